@@ -19,7 +19,7 @@ ifneq ($(shell $(PY) -c 'print("runs")' 2>/dev/null),runs)
 endif
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint format chaos test-wide dist clean
+.PHONY: help demo test lint format chaos dist clean
 
 help:  ## Show this list
 	@grep -E '^[a-z-]+:.*##' Makefile | sed -E 's/:.*## /\t/' | while IFS="$$(printf '\t')" \
@@ -42,9 +42,6 @@ format: $(VENV)/dev  ## Rewrite the files as ruff wants them
 
 chaos: $(VENV)/dev  ## The long attacks
 	@$(PY) -m pytest -m chaos
-
-test-wide: $(VENV)/dev  ## What needs more than the package registries
-	@$(PY) -m pytest -m wide
 
 dist: $(VENV)/dev  ## Build the wheel and the source archive into dist/
 	@rm -rf dist
