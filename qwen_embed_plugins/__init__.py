@@ -1,0 +1,83 @@
+"""One embedding space, any provider. The public names load on first use, so importing is cheap."""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from qwen_embed_plugins.embedder import AsyncEmbedder, Embedder
+    from qwen_embed_plugins.errors import (
+        BudgetExceeded,
+        ConfigurationError,
+        DatabaseError,
+        InvalidInput,
+        NoOfferLeft,
+        PartialFailure,
+        ProviderError,
+        QwenEmbedError,
+        SpaceMismatch,
+    )
+    from qwen_embed_plugins.hookspecs import hookimpl
+    from qwen_embed_plugins.models import Model
+    from qwen_embed_plugins.offers import Offer
+    from qwen_embed_plugins.provider import Provider
+    from qwen_embed_plugins.settings import Settings
+    from qwen_embed_plugins.spaces import EmbeddingSpace
+    from qwen_embed_plugins.types import EmbedResult
+
+__version__ = "0.1.0"
+
+_HOMES = {
+    "AsyncEmbedder": "embedder",
+    "BudgetExceeded": "errors",
+    "ConfigurationError": "errors",
+    "DatabaseError": "errors",
+    "EmbedResult": "types",
+    "Embedder": "embedder",
+    "EmbeddingSpace": "spaces",
+    "InvalidInput": "errors",
+    "Model": "models",
+    "NoOfferLeft": "errors",
+    "Offer": "offers",
+    "PartialFailure": "errors",
+    "Provider": "provider",
+    "ProviderError": "errors",
+    "QwenEmbedError": "errors",
+    "Settings": "settings",
+    "SpaceMismatch": "errors",
+    "hookimpl": "hookspecs",
+}
+
+__all__ = [
+    "AsyncEmbedder",
+    "BudgetExceeded",
+    "ConfigurationError",
+    "DatabaseError",
+    "EmbedResult",
+    "Embedder",
+    "EmbeddingSpace",
+    "InvalidInput",
+    "Model",
+    "NoOfferLeft",
+    "Offer",
+    "PartialFailure",
+    "Provider",
+    "ProviderError",
+    "QwenEmbedError",
+    "Settings",
+    "SpaceMismatch",
+    "hookimpl",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(importlib.import_module(f"{__name__}.{_HOMES[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -83,7 +83,14 @@ class NoOfferLeft(QwenEmbedError):
 
 
 class BudgetExceeded(QwenEmbedError):
-    """A budget of the user's would be overrun; the request was not sent."""
+    """A budget of the user's would be overrun; the request was not sent.
+
+    `retry_at` is when the budget renews (seconds since the epoch; None: when it is raised).
+    """
+
+    def __init__(self, message: str, *, retry_at: float | None = None) -> None:
+        super().__init__(message)
+        self.retry_at = retry_at
 
 
 class ProviderError(QwenEmbedError):

@@ -78,6 +78,11 @@ class Provider:
         """The configured base URL, without a slash at its end."""
         return (self.config.base_url or self.base_url or "").rstrip("/")
 
+    @classmethod
+    def url_from_environment(cls, value: str) -> str:
+        """The base URL that the variable `base_url_env` means; by default, just its value."""
+        return value
+
     def build_request(self, batch: Batch) -> WireRequest:
         """The request that asks for the vectors of the batch, in order."""
         raise NotImplementedError(f"{type(self).__name__} must define build_request")

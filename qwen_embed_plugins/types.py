@@ -40,7 +40,8 @@ class Fault:
 
     `retry_after_seconds` is relative, `until` absolute (seconds since the epoch); at most one is
     set. `text_index` is the place of the refused text in the batch, if the provider named it.
-    `limit` is the provider's number for `too_large` when its message gives one (inputs a request).
+    `limit` is the provider's number for `too_large` when its message gives one (inputs a request);
+    `asks_for_floats` says that it refused base64, not the texts.
     """
 
     kind: FaultKind
@@ -50,6 +51,7 @@ class Fault:
     until: float | None = None
     text_index: int | None = None
     limit: int | None = None
+    asks_for_floats: bool = False
 
 
 @dataclass(frozen=True, slots=True)

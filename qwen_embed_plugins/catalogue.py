@@ -1,0 +1,236 @@
+"""Which offers the settings give: providers configured, offers merged with the user's overrides.
+
+Pure: it reads settings and what plugins declared, and reaches no network.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from decimal import Decimal
+from ipaddress import ip_address
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
+
+from qwen_embed_plugins.errors import ConfigurationError, shown
+from qwen_embed_plugins.offers import Offer
+from qwen_embed_plugins.plugins import Registry, unknown_name
+from qwen_embed_plugins.provider import Provider, ProviderConfig
+from qwen_embed_plugins.settings import PROVIDER, ProviderSettings, Settings, unknown_setting
+
+if TYPE_CHECKING:
+    from qwen_embed_plugins.models import Model
+
+DEFAULT_MAX_INPUTS = 32
+"""Texts in a request where an offer names no limit: the smallest default among the servers that
+have one (TEI's --max-client-batch-size, SiliconFlow's documented 32)."""
+
+
+@dataclass(frozen=True, slots=True)
+class ConfiguredOffer:
+    """An offer with the account and the terms that hold for this user.
+
+    `key` names it everywhere ("ollama/qwen3-embedding-8b"). `price` is US dollars per million
+    tokens, 0 for private addresses, None when unknown. `endpoint` tells servers apart for what is
+    learnt about them.
+    """
+
+    key: str
+    provider: Provider
+    account: str
+    offer: Offer
+    model: Model
+    price: Decimal | None
+    private: bool
+    proxy: str | None = field(default=None, repr=False)
+
+    @property
+    def endpoint(self) -> str:
+        return f"{self.provider.url} {self.offer.wire_name}"
+
+    @property
+    def max_inputs(self) -> int:
+        return self.offer.max_inputs or DEFAULT_MAX_INPUTS
+
+    def cost(self, tokens: int) -> Decimal:
+        """What so many tokens cost here, in US dollars; 0 where no price is known."""
+        return (self.price or Decimal(0)) * tokens / 1_000_000
+
+
+@dataclass(frozen=True, slots=True)
+class Catalogue:
+    """The offers that may serve a model, in the order of the settings, and why others may not."""
+
+    model: Model
+    offers: tuple[ConfiguredOffer, ...]
+    left_out: Mapping[str, str]
+
+
+def build_catalogue(settings: Settings, registry: Registry) -> Catalogue:
+    """The offers for the settings' model. Raises `ConfigurationError` where settings name what does
+    not exist; an offer that cannot serve is left out with its reason."""
+    if settings.model not in registry.models:
+        raise unknown_name(registry, "models", settings.model)
+    model = registry.models[settings.model]
+    offers: list[ConfiguredOffer] = []
+    left_out: dict[str, str] = {}
+    for table in provider_tables(settings, registry):
+        outcome = configure(table, model, settings, registry)
+        if isinstance(outcome, str):
+            left_out[table.name] = outcome
+        else:
+            offers.append(outcome)
+    return Catalogue(model, tuple(offers), left_out)
+
+
+def provider_tables(settings: Settings, registry: Registry) -> Iterator[ProviderSettings]:
+    """The providers to consider: those in `use` in its order, else all tables and built-ins."""
+    for name in settings.use or ():
+        if name not in settings.providers and name not in registry.providers:
+            raise unknown_name(registry, "providers", name)
+    names = settings.use or tuple(dict.fromkeys((*settings.providers, *registry.providers)))
+    for name in names:
+        yield settings.providers.get(name) or ProviderSettings(name=name)
+
+
+def configure(
+    table: ProviderSettings, model: Model, settings: Settings, registry: Registry
+) -> ConfiguredOffer | str:
+    """The offer of one provider table for the model, or why there is none."""
+    declared = registry.providers.get(table.kind or table.name)
+    if declared is None:
+        raise _unknown_kind(table, registry)
+    provider_class = declared.provider
+    _check_options(table, provider_class)
+    named = table.name in settings.providers or table.name in (settings.use or ())
+    offer = _offer_for(table, model, declared.offers, provider_class)
+    if offer is None:
+        served = ", ".join(sorted({item.model for item in declared.offers})) or "none"
+        return f"does not serve {model.name} (serves: {served})"
+    if provider_class.needs_naming and not named and model.name != provider_class.name:
+        return "serves only when named"
+    base_url = table.base_url or _base_url(provider_class, settings.environ)
+    if provider_class.serves_any_model and base_url is None:
+        if named:
+            raise ConfigurationError(
+                f"providers.{table.name}: base_url is missing; say where the server is, for "
+                'example base_url = "http://127.0.0.1:8000/v1"'
+            )
+        return "no base_url set"
+    key = _api_key(table, provider_class, settings)
+    if key is None and provider_class.api_key_env and not table.base_url:
+        return f"no key: set {table.api_key_env or provider_class.api_key_env}"
+    provider = provider_class(ProviderConfig(table.name, base_url, key, table.options))
+    return _configured(table, provider, offer, model, settings)
+
+
+def _configured(
+    table: ProviderSettings, provider: Provider, offer: Offer, model: Model, settings: Settings
+) -> ConfiguredOffer:
+    private = is_private(provider.url)
+    return ConfiguredOffer(
+        key=f"{table.name}/{model.name}",
+        provider=provider,
+        account=table.account or table.name,
+        offer=offer,
+        model=model,
+        price=Decimal(0) if private else offer.price_per_million,
+        private=private,
+        proxy=_proxy(table, settings),
+    )
+
+
+def _offer_for(
+    table: ProviderSettings,
+    model: Model,
+    declared: tuple[Offer, ...],
+    provider_class: type[Provider],
+) -> Offer | None:
+    offer = next((item for item in declared if item.model == model.name), None)
+    if offer is None and provider_class.serves_any_model:
+        offer = Offer(model=model.name, wire_name=model.hub_name or model.name)
+    if offer is None and table.wire_name:
+        offer = Offer(model=model.name, wire_name=table.wire_name)
+    if offer is None:
+        return None
+    own: dict[str, Any] = {
+        name: value
+        for name in (
+            "wire_name",
+            "price_per_million",
+            "max_concurrency",
+            "max_inputs",
+            "max_input_tokens",
+        )
+        if (value := getattr(table, name)) is not None
+    }
+    return replace(offer, **{**own, **table.models.get(model.name, {})})
+
+
+def _unknown_kind(table: ProviderSettings, registry: Registry) -> ConfigurationError:
+    if table.kind:
+        error = unknown_name(registry, "providers", table.kind)
+        return ConfigurationError(f"providers.{table.name}: kind: {error}")
+    error = unknown_name(registry, "providers", table.name)
+    return ConfigurationError(
+        f"providers.{table.name}: {error}; a server of your own needs kind = "
+        '"openai-compatible" and a base_url'
+    )
+
+
+def _check_options(table: ProviderSettings, provider_class: type[Provider]) -> None:
+    for name, value in table.options.items():
+        expected = provider_class.options.get(name)
+        where = f"providers.{table.name}"
+        if expected is None:
+            known = {**PROVIDER, "models": None, **provider_class.options}
+            raise unknown_setting(name, known, where)
+        if not isinstance(value, expected):
+            raise ConfigurationError(
+                f"{where}: {name} = {shown(value)}: expected {expected.__name__}"
+            )
+
+
+def _base_url(provider_class: type[Provider], environ: Mapping[str, str]) -> str | None:
+    if provider_class.base_url_env and environ.get(provider_class.base_url_env):
+        return provider_class.url_from_environment(environ[provider_class.base_url_env])
+    return provider_class.base_url
+
+
+def _api_key(
+    table: ProviderSettings, provider_class: type[Provider], settings: Settings
+) -> str | None:
+    if table.name in settings.api_keys:
+        return settings.api_keys[table.name]
+    variable = table.api_key_env or provider_class.api_key_env
+    key = settings.environ.get(variable) if variable else None
+    if table.api_key_env and not key:
+        raise ConfigurationError(
+            f"providers.{table.name}: the variable {table.api_key_env} is not set; set it or "
+            "remove api_key_env"
+        )
+    return key
+
+
+def _proxy(table: ProviderSettings, settings: Settings) -> str | None:
+    if table.proxy_env:
+        return settings.environ.get(table.proxy_env)
+    return table.proxy
+
+
+def is_private(url: str) -> bool:
+    """Whether an address lies on this machine or in a private network, judged by its name alone.
+
+    No URL (a provider that computes in process), loopback and private addresses, names without a
+    dot and those under `.local` or `.internal` count as private.
+
+    >>> is_private("http://10.0.0.5:8000/v1"), is_private("https://api.example.com")
+    (True, False)
+    """
+    if not url:
+        return True
+    host = urlsplit(url).hostname or ""
+    try:
+        return ip_address(host).is_private
+    except ValueError:
+        return "." not in host or host.endswith((".local", ".internal", ".localhost"))

@@ -1,0 +1,393 @@
+"""Flows and their effects: one generator of decisions for a call, whatever drives it.
+
+A flow does no I/O and reads no clock of its own; it yields what it wants done and is sent the
+outcome. Three drivers run the same flow: blocking and awaiting here, simulated in `testing`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import queue
+import threading
+import time
+from collections.abc import Callable, Generator
+from dataclasses import dataclass
+from decimal import Decimal
+from typing import Any, Protocol, TypeAlias, TypeVar
+
+from qwen_embed_plugins.catalogue import ConfiguredOffer
+from qwen_embed_plugins.errors import ConfigurationError, ProviderError, without_secrets
+from qwen_embed_plugins.ledger import Ledger, Reservation
+from qwen_embed_plugins.state import State
+from qwen_embed_plugins.types import (
+    Answer,
+    Batch,
+    Call,
+    Exchange,
+    Fault,
+    Pause,
+    TransportFailure,
+    WireRequest,
+    WireResponse,
+)
+
+log = logging.getLogger("qwen_embed_plugins")
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """One attempt to be made: a batch for an offer, with bounds on time and on the answer's size."""
+
+    id: int
+    offer: ConfiguredOffer
+    batch: Batch
+    timeout_seconds: float
+    max_answer_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class Finished:
+    """How a job ended: with an answer, or with a fault.
+
+    `maybe_served` says that there is no answer although the request may have reached the provider,
+    which may have counted it.
+    """
+
+    job: Job
+    outcome: Answer | Fault
+    seconds: float
+    maybe_served: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Start:
+    """Begin a job; gives nothing and does not wait."""
+
+    job: Job
+
+
+@dataclass(frozen=True, slots=True)
+class Wait:
+    """Give the first job that finished, or None at `until` (seconds since the epoch), or None when
+    the flow's `wake` was called."""
+
+    until: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Reserve:
+    """Hold tokens and money for an attempt; gives a `Reservation` or `Refused`."""
+
+    offer: str
+    tokens: int
+    cost: Decimal
+
+
+@dataclass(frozen=True, slots=True)
+class Settle:
+    """Replace a reservation by what was really used."""
+
+    reservation: Reservation
+    tokens: int
+    cost: Decimal
+
+
+@dataclass(frozen=True, slots=True)
+class Learn:
+    """Remember what an endpoint can do."""
+
+    endpoint: str
+    name: str
+    value: str
+
+
+Effect: TypeAlias = Start | Wait | Reserve | Settle | Learn
+Flow: TypeAlias = Generator[Effect, Any, T]
+Wake: TypeAlias = Callable[[], None]
+MakeFlow: TypeAlias = Callable[[Wake], Flow[T]]
+"""Makes a flow, given the function that other flows call when a place at an offer is free."""
+
+
+class Transport(Protocol):
+    """Sends a wire request. Raises `TransportFailure` when no whole answer arrives."""
+
+    def send(self, request: WireRequest, job: Job) -> WireResponse: ...
+
+
+class AsyncTransport(Protocol):
+    """The awaiting twin of `Transport`."""
+
+    async def send(self, request: WireRequest, job: Job) -> WireResponse: ...
+
+
+def settle_rest(ledger: Ledger, held: dict[int, Reservation]) -> None:
+    """A flow ended early: what its open attempts use will never be known, so bounds stand."""
+    for reservation in held.values():
+        ledger.abandon(reservation)
+    held.clear()
+
+
+def keep_books(effect: Reserve | Settle, ledger: Ledger, held: dict[int, Reservation]) -> Any:
+    """Carry out a ledger effect, noting which reservations are open."""
+    if isinstance(effect, Settle):
+        held.pop(effect.reservation.id, None)
+        return ledger.settle(effect.reservation, effect.tokens, effect.cost)
+    outcome = ledger.reserve(effect.offer, effect.tokens, effect.cost)
+    if isinstance(outcome, Reservation):
+        held[outcome.id] = outcome
+    return outcome
+
+
+def remember(effect: Learn, state: State) -> None:
+    """Write down a capability. One that cannot be written costs a request next time, no more, so
+    a state file that is not writable must not fail a call whose vectors are paid."""
+    try:
+        state.learn(effect.endpoint, effect.name, effect.value)
+    except ConfigurationError as error:
+        log.warning("could not remember that %s: %s", effect.name, error)
+
+
+def fault_of(error: BaseException, offer: ConfiguredOffer) -> Fault:
+    """What an exception out of an exchange means."""
+    if isinstance(error, ProviderError):
+        return error.fault
+    if isinstance(error, ConfigurationError):
+        return Fault("bad_offer", str(error))
+    if isinstance(error, TransportFailure):
+        return offer.provider.classify(error)
+    said = without_secrets(" ".join(str(error).split()))[:200]
+    return Fault("unavailable", f"the answer could not be read: {type(error).__name__}: {said}")
+
+
+def failed(job: Job, error: BaseException, seconds: float) -> Finished:
+    """How a job ended that raised."""
+    lost = isinstance(error, TransportFailure) and error.kind != "connect"
+    return Finished(job, fault_of(error, job.offer), seconds, maybe_served=lost)
+
+
+def run_exchange(job: Job, transport: Transport) -> Finished:
+    """Make one attempt, blocking. Never raises for what a server or a plugin does wrong."""
+    started = time.monotonic()
+    try:
+        exchange = job.offer.provider.exchange(job.batch)
+        answer = _drive_exchange(exchange, job, transport)
+    except (Exception, SystemExit) as error:
+        return failed(job, error, time.monotonic() - started)
+    return Finished(job, answer, time.monotonic() - started)
+
+
+def _drive_exchange(exchange: Exchange, job: Job, transport: Transport) -> Answer:
+    try:
+        step = next(exchange)
+        while True:
+            try:
+                reply = _take_step(step, job, transport)
+            except Exception as error:
+                step = exchange.throw(error)
+            else:
+                step = exchange.send(reply)
+    except StopIteration as stop:
+        answer: Answer = stop.value
+        return answer
+
+
+def _take_step(step: WireRequest | Pause | Call, job: Job, transport: Transport) -> Any:
+    if isinstance(step, WireRequest):
+        return transport.send(step, job)
+    return time.sleep(step.seconds) if isinstance(step, Pause) else step.function()
+
+
+async def arun_exchange(job: Job, transport: AsyncTransport) -> Finished:
+    """Make one attempt, awaiting."""
+    started = time.monotonic()
+    try:
+        exchange = job.offer.provider.exchange(job.batch)
+        answer = await _adrive_exchange(exchange, job, transport)
+    except (Exception, SystemExit) as error:
+        return failed(job, error, time.monotonic() - started)
+    return Finished(job, answer, time.monotonic() - started)
+
+
+async def _adrive_exchange(exchange: Exchange, job: Job, transport: AsyncTransport) -> Answer:
+    try:
+        step = next(exchange)
+        while True:
+            try:
+                reply = await _atake_step(step, job, transport)
+            except Exception as error:
+                step = exchange.throw(error)
+            else:
+                step = exchange.send(reply)
+    except StopIteration as stop:
+        answer: Answer = stop.value
+        return answer
+
+
+async def _atake_step(
+    step: WireRequest | Pause | Call, job: Job, transport: AsyncTransport
+) -> Any:
+    if isinstance(step, WireRequest):
+        return await transport.send(step, job)
+    if isinstance(step, Pause):
+        return await asyncio.sleep(step.seconds)
+    return await asyncio.to_thread(step.function)
+
+
+class Workers:
+    """Daemon threads that make attempts for the blocking driver.
+
+    Not a ThreadPoolExecutor: that one joins its threads at exit, so Ctrl-C would wait for every
+    request that is still out.
+    """
+
+    def __init__(self) -> None:
+        self._tasks: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
+        self._lock = threading.Lock()
+        self._threads = 0
+        self._idle = 0
+
+    def submit(self, task: Callable[[], None]) -> None:
+        """Run a task in some thread; one is added when none is idle."""
+        with self._lock:
+            if self._idle:
+                self._idle -= 1
+            else:
+                self._threads += 1
+                name = f"qwen-embed-{self._threads}"
+                threading.Thread(target=self._work, name=name, daemon=True).start()
+        self._tasks.put(task)
+
+    def close(self) -> None:
+        """Let the threads end once their tasks are done; does not wait for them."""
+        with self._lock:
+            threads, self._threads, self._idle = self._threads, 0, 0
+        for _ in range(threads):
+            self._tasks.put(None)
+
+    def _work(self) -> None:
+        while (task := self._tasks.get()) is not None:
+            task()
+            with self._lock:
+                self._idle += 1
+
+
+class BlockingDriver:
+    """Runs flows in the calling thread, their jobs in worker threads.
+
+    A job that is alone, with nothing else to wait for, is made in the calling thread: handing it
+    over would cost a single query more than the ledger does.
+    """
+
+    def __init__(self, transport: Transport, ledger: Ledger, state: State) -> None:
+        self._transport = transport
+        self._ledger = ledger
+        self._state = state
+        self._workers = Workers()
+
+    def run(self, make_flow: MakeFlow[T]) -> T:
+        """Run one flow to its end and give its result. Blocks; safe from any thread."""
+        mailbox: queue.SimpleQueue[Finished | None] = queue.SimpleQueue()
+        flow = make_flow(lambda: mailbox.put(None))
+        held: dict[int, Reservation] = {}
+        waiting: list[Job] = []
+        running = 0
+        reply: Any = None
+        try:
+            while True:
+                effect = flow.send(reply)
+                reply = None
+                if isinstance(effect, Start):
+                    waiting.append(effect.job)
+                elif isinstance(effect, Wait):
+                    if len(waiting) == 1 and not running and effect.until is None:
+                        reply = run_exchange(waiting.pop(), self._transport)
+                        continue
+                    running += len(waiting)
+                    for job in waiting:
+                        self._workers.submit(self._task(job, mailbox))
+                    waiting.clear()
+                    reply = _take(mailbox, effect.until)
+                    running -= isinstance(reply, Finished)
+                elif isinstance(effect, (Reserve, Settle)):
+                    reply = keep_books(effect, self._ledger, held)
+                elif isinstance(effect, Learn):
+                    remember(effect, self._state)
+        except StopIteration as stop:
+            result: T = stop.value
+            return result
+        finally:
+            settle_rest(self._ledger, held)
+            flow.close()
+
+    def _task(self, job: Job, mailbox: queue.SimpleQueue[Finished | None]) -> Callable[[], None]:
+        return lambda: mailbox.put(run_exchange(job, self._transport))
+
+    def close(self) -> None:
+        """End the worker threads; jobs that are out are forgotten."""
+        self._workers.close()
+
+
+def _take(mailbox: queue.SimpleQueue[Finished | None], until: float | None) -> Finished | None:
+    try:
+        return mailbox.get(timeout=None if until is None else max(0.0, until - time.time()))
+    except queue.Empty:
+        return None
+
+
+class AwaitingDriver:
+    """Runs flows in the running event loop, each job as a task of it."""
+
+    def __init__(self, transport: AsyncTransport, ledger: Ledger, state: State) -> None:
+        self._transport = transport
+        self._ledger = ledger
+        self._state = state
+
+    async def run(self, make_flow: MakeFlow[T]) -> T:
+        """Run one flow to its end and give its result. Cancelling it cancels its jobs."""
+        loop = asyncio.get_running_loop()
+        mailbox: asyncio.Queue[Finished | None] = asyncio.Queue()
+        flow = make_flow(lambda: _wake(loop, mailbox))
+        held: dict[int, Reservation] = {}
+        tasks: dict[int, asyncio.Task[None]] = {}
+        reply: Any = None
+        try:
+            while True:
+                effect = flow.send(reply)
+                reply = None
+                if isinstance(effect, Start):
+                    tasks[effect.job.id] = loop.create_task(self._attempt(effect.job, mailbox))
+                elif isinstance(effect, Wait):
+                    reply = await _atake(mailbox, effect.until)
+                elif isinstance(effect, (Reserve, Settle)):
+                    reply = keep_books(effect, self._ledger, held)
+                elif isinstance(effect, Learn):
+                    await asyncio.to_thread(remember, effect, self._state)
+        except StopIteration as stop:
+            result: T = stop.value
+            return result
+        finally:
+            settle_rest(self._ledger, held)
+            flow.close()
+            for task in tasks.values():
+                task.cancel()
+            await asyncio.gather(*tasks.values(), return_exceptions=True)
+
+    async def _attempt(self, job: Job, mailbox: asyncio.Queue[Finished | None]) -> None:
+        mailbox.put_nowait(await arun_exchange(job, self._transport))
+
+
+def _wake(loop: asyncio.AbstractEventLoop, mailbox: asyncio.Queue[Finished | None]) -> None:
+    if not loop.is_closed():
+        loop.call_soon_threadsafe(mailbox.put_nowait, None)
+
+
+async def _atake(mailbox: asyncio.Queue[Finished | None], until: float | None) -> Finished | None:
+    if until is None:
+        return await mailbox.get()
+    try:
+        return await asyncio.wait_for(mailbox.get(), max(0.0, until - time.time()))
+    except asyncio.TimeoutError:
+        return None

@@ -1,0 +1,130 @@
+"""What flows share about offers: pauses, places taken, latency. In memory, behind one small lock.
+
+An offer's pause grows with each failure in a row and carries jitter, so that many workers do not
+come back at the same moment; one success ends it.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from random import Random
+
+from qwen_embed_plugins.types import Fault, FaultKind
+
+FIRST_PAUSE_SECONDS: dict[FaultKind, float] = {
+    "rate_limited": 1.0,
+    "unavailable": 0.5,
+    "bad_vector": 5.0,
+    "quota_spent": 600.0,
+    # Out until the settings change, by the user's own view of it; but a model may be pulled and a
+    # key be topped up while a worker runs for weeks, so these are asked again, rarely.
+    "bad_key": 300.0,
+    "bad_offer": 60.0,
+}
+LONGEST_PAUSE_SECONDS = 60.0
+JITTER = 0.25
+LATENCY_WEIGHT = 0.2
+BAD_VECTORS_IN_A_ROW = 3
+
+
+@dataclass(slots=True)
+class _OfferHealth:
+    in_flight: int = 0
+    failures: int = 0
+    bad_vectors: int = 0
+    paused_until: float = 0.0
+    fault: Fault | None = None
+    latency_seconds: float | None = None
+    waiting: set[Callable[[], None]] = field(default_factory=set)
+
+
+@dataclass(frozen=True, slots=True)
+class Paused:
+    """An offer is not to be asked before `until` (seconds since the epoch), because of `fault`."""
+
+    until: float
+    fault: Fault
+
+
+class Health:
+    """Shared by all flows of an embedder; every method takes the lock for arithmetic only."""
+
+    def __init__(self, rng: Random) -> None:
+        self._lock = threading.Lock()
+        self._rng = rng
+        self._offers: dict[str, _OfferHealth] = {}
+
+    def _of(self, key: str) -> _OfferHealth:
+        return self._offers.setdefault(key, _OfferHealth())
+
+    def paused(self, key: str, now: float) -> Paused | None:
+        """The pause that an offer or an account is in, if any."""
+        with self._lock:
+            state = self._of(key)
+            if state.fault is None or state.paused_until <= now:
+                return None
+            return Paused(state.paused_until, state.fault)
+
+    def latency_seconds(self, key: str) -> float | None:
+        with self._lock:
+            return self._of(key).latency_seconds
+
+    def acquire(self, key: str, limit: int, wake: Callable[[], None]) -> bool:
+        """Take one of the `limit` places at an offer; if none is free, `wake` is called when one
+        may be."""
+        with self._lock:
+            state = self._of(key)
+            if state.in_flight >= limit:
+                state.waiting.add(wake)
+                return False
+            state.in_flight += 1
+            return True
+
+    def release(self, key: str) -> None:
+        """Give a place back and wake those that wait for one."""
+        with self._lock:
+            state = self._of(key)
+            state.in_flight -= 1
+            waiting, state.waiting = state.waiting, set()
+        for wake in waiting:
+            wake()
+
+    def succeeded(self, key: str, seconds: float) -> None:
+        """An attempt gave good vectors: pauses end, latency is noted."""
+        with self._lock:
+            state = self._of(key)
+            state.failures = state.bad_vectors = 0
+            state.paused_until, state.fault = 0.0, None
+            old = state.latency_seconds
+            state.latency_seconds = (
+                seconds if old is None else old + LATENCY_WEIGHT * (seconds - old)
+            )
+
+    def failed(self, key: str, fault: Fault, now: float) -> Paused:
+        """Pause an offer or account as its fault asks, longer with each failure in a row."""
+        with self._lock:
+            state = self._of(key)
+            state.failures += 1
+            until = max(state.paused_until, now + self._pause_seconds(state, fault, now))
+            state.paused_until, state.fault = until, fault
+            return Paused(until, fault)
+
+    def gave_bad_vector(self, key: str) -> bool:
+        """Count a single bad vector; True when so many came in a row that the offer is at fault
+        and not a text that it happens to mangle."""
+        with self._lock:
+            state = self._of(key)
+            state.bad_vectors += 1
+            return state.bad_vectors >= BAD_VECTORS_IN_A_ROW
+
+    def _pause_seconds(self, state: _OfferHealth, fault: Fault, now: float) -> float:
+        if fault.until is not None:
+            return max(0.0, fault.until - now)
+        first = FIRST_PAUSE_SECONDS.get(fault.kind, 1.0)
+        told = fault.retry_after_seconds
+        # Told or not, a pause doubles while failures go on; never beyond the longest of its kind.
+        grown = min(first * 2.0 ** min(state.failures - 1, 20), max(first, LONGEST_PAUSE_SECONDS))
+        seconds = grown if told is None else told
+        return seconds * (1 + JITTER * self._rng.random())

@@ -1,0 +1,136 @@
+"""What became of each text of a call, and how that is told."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from decimal import Decimal
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from qwen_embed_plugins.errors import BudgetExceeded, NoOfferLeft
+from qwen_embed_plugins.spaces import shorten
+from qwen_embed_plugins.types import (
+    Attempt,
+    EmbedResult,
+    FaultKind,
+    TextError,
+    TextErrorKind,
+    Usage,
+)
+
+if TYPE_CHECKING:
+    from qwen_embed_plugins.bisect import Piece
+    from qwen_embed_plugins.catalogue import ConfiguredOffer
+    from qwen_embed_plugins.ledger import Refused
+    from qwen_embed_plugins.router import EmbedRequest, Router
+    from qwen_embed_plugins.types import Matrix
+
+TEXT_FAULTS: dict[FaultKind, TextErrorKind] = {
+    "bad_input": "bad_input",
+    "too_large": "too_large",
+    "bad_vector": "bad_vector",
+    # A text that makes a server fail whenever it is sent, while its neighbours pass.
+    "unavailable": "bad_input",
+}
+
+SETTLED_BY_USER: frozenset[FaultKind] = frozenset({"bad_key", "bad_offer"})
+"""Faults that waiting does not mend: such an offer is not one that may yet take a text."""
+
+
+class Outcome:
+    """Collects vectors, errors and attempts of one call; `out` has the offers it does without."""
+
+    def __init__(self, router: Router, request: EmbedRequest) -> None:
+        self.router = router
+        self.request = request
+        count = len(request.texts)
+        self.vectors: Matrix = np.full((count, request.space.dimensions), np.nan, np.float32)
+        self.offers: list[str | None] = [None] * count
+        self.errors: dict[int, TextError] = {}
+        self.attempts: list[Attempt] = []
+        self.estimated = False
+        self.out: dict[str, str] = {}
+        self._budget: Refused | None = None
+
+    def store(self, places: Sequence[int], matrix: Matrix, offer: ConfiguredOffer) -> None:
+        """Keep checked native vectors, cut to the space's length and normalised."""
+        if len(places):
+            self.vectors[list(places)] = shorten(matrix, self.request.space.dimensions)
+        for place in places:
+            self.offers[place] = offer.key
+
+    def over_budget(self, offer: ConfiguredOffer, refused: Refused) -> None:
+        """Note that a budget keeps an offer out of this call."""
+        self._budget = refused
+        self.out[offer.key] = refused.message
+
+    def give_up(self, piece: Piece) -> None:
+        """No offer takes these texts now: say whose fault it is."""
+        kind, message = self._why(piece)
+        for place in piece.places:
+            self.errors[place] = TextError(place, kind, message)
+
+    def _why(self, piece: Piece) -> tuple[TextErrorKind, str]:
+        if not piece.refused:
+            return "no_offer", _listed(self.reasons())
+        said = "; ".join(f"{key}: {fault.message}" for key, fault in piece.refused.items())
+        waiting = [offer.key for offer in self.router.catalogue.offers if self._may_take(offer, piece)]
+        if waiting:
+            return "no_offer", f"{said}; {', '.join(waiting)} may take it later"
+        *_, last = piece.refused.values()
+        return TEXT_FAULTS.get(last.kind, "bad_input"), said
+
+    def _may_take(self, offer: ConfiguredOffer, piece: Piece) -> bool:
+        """Whether an offer that is out now has served before and has not refused these texts."""
+        if offer.key in piece.refused or self.router.health.latency_seconds(offer.key) is None:
+            return False
+        pause = self.router.pause(offer)
+        return pause is None or pause.fault.kind not in SETTLED_BY_USER
+
+    def reasons(self) -> dict[str, str]:
+        """Why each offer does not serve this call."""
+        reasons = dict(self.router.catalogue.left_out)
+        for offer in self.router.catalogue.offers:
+            pause = self.router.pause(offer)
+            reasons[offer.key] = self.out.get(offer.key) or (
+                pause.fault.message if pause else "not usable for these texts"
+            )
+        return reasons
+
+    def _retry_at(self) -> float | None:
+        pauses = [self.router.pause(offer) for offer in self.router.catalogue.offers]
+        moments = [pause.until for pause in pauses if pause is not None]
+        if self._budget is not None and self._budget.until is not None:
+            moments.append(self._budget.until)
+        return min(moments, default=None)
+
+    def result(self) -> EmbedResult:
+        """The call's result; raises when no text got a vector and no text is to blame."""
+        blameless = all(error.kind == "no_offer" for error in self.errors.values())
+        if self.errors and len(self.errors) == len(self.request.texts) and blameless:
+            if self._budget is not None:
+                raise BudgetExceeded(self._budget.message, retry_at=self._budget.until)
+            reasons = self.reasons()
+            message = f"no offer left for {self.request.space}: {_listed(reasons)}"
+            raise NoOfferLeft(message, reasons=reasons, retry_at=self._retry_at())
+        return EmbedResult(
+            vectors=self.vectors,
+            errors=tuple(self.errors[place] for place in sorted(self.errors)),
+            space=self.request.space,
+            usage=Usage(
+                tokens=sum(attempt.tokens for attempt in self.attempts),
+                texts=len(self.request.texts) - len(self.errors),
+                requests=len(self.attempts),
+                estimated=self.estimated,
+            ),
+            cost=sum((attempt.cost for attempt in self.attempts), Decimal(0)),
+            attempts=tuple(self.attempts),
+            offers=tuple(self.offers),
+        )
+
+
+def _listed(reasons: dict[str, str]) -> str:
+    if not reasons:
+        return "none is configured; start Ollama, or see `qwen-embed providers`"
+    return "; ".join(f"{name}: {reason}" for name, reason in reasons.items())

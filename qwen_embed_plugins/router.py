@@ -1,0 +1,511 @@
+"""The flow of one call: from texts to checked vectors, over whichever offers serve.
+
+The call keeps a pool of pieces (runs of texts that wait for an offer). It starts batches while
+offers have room, takes whatever finishes first, and puts back what has to go elsewhere, until
+nothing is left that any offer could still take. How a refused batch is taken apart is in
+`bisect.py`; what flows share is in `health.py`; what became of each text is in `outcome.py`.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from decimal import Decimal
+from itertools import count
+from typing import Any
+
+from qwen_embed_plugins.bisect import Piece, Split, take_apart
+from qwen_embed_plugins.catalogue import Catalogue, ConfiguredOffer
+from qwen_embed_plugins.events import AttemptFinished, BudgetReached, Event, OfferPaused
+from qwen_embed_plugins.flow import Finished, Flow, Job, Learn, Reserve, Settle, Start, Wait, Wake
+from qwen_embed_plugins.health import Health, Paused
+from qwen_embed_plugins.ledger import Refused, Reservation
+from qwen_embed_plugins.outcome import Outcome
+from qwen_embed_plugins.routing import UNKNOWN_PRICE, Candidate, Policy
+from qwen_embed_plugins.spaces import EmbeddingSpace
+from qwen_embed_plugins.tokens import estimate_all, estimate_tokens
+from qwen_embed_plugins.types import Answer, Attempt, Batch, EmbedResult, Fault, FaultKind, Role
+from qwen_embed_plugins.vectors import BadAnswer, as_matrix, row_faults
+
+KNOWN_GOOD = "The capital of China is Beijing."
+"""The probe text: short, plain, from the model card. Who refuses this refuses everything."""
+
+FAILURES_IN_A_ROW = 3
+"""After so many a call does without an offer, or suspects a text of causing them."""
+
+RATE_LIMITS_IN_A_ROW = 10
+"""Waiting for a limit is worth more patience than an outage, but not for ever."""
+
+RESERVED_OVER_ESTIMATE = 2
+"""A reservation is an upper bound; the estimate can be half the truth (code, rare scripts)."""
+
+BYTES_PER_NUMBER = 32
+"""Generous: a float64 takes up to 25 characters in JSON."""
+
+ANSWER_SLACK_BYTES = 1 << 20
+
+OUTAGE_PATIENCE_SECONDS = 5.0
+"""How long a call waits for an offer that fails; longer outages are its caller's business."""
+
+OUTAGES: frozenset[FaultKind] = frozenset({"unavailable", "bad_vector"})
+
+
+@dataclass(frozen=True, slots=True)
+class EmbedRequest:
+    """What one call asks for. Its texts are distinct, and none is empty."""
+
+    texts: Sequence[str]
+    role: Role
+    space: EmbeddingSpace
+    instruction: str | None = None
+
+
+@dataclass(slots=True)
+class Router:
+    """What the flows of one embedder share. Values and in-memory state, no I/O."""
+
+    catalogue: Catalogue
+    policy: Policy
+    query_policy: Policy
+    health: Health
+    capabilities: dict[tuple[str, str], str]
+    now: Callable[[], float]
+    emit: Callable[[Event], None]
+    concurrency: int = 8
+    timeout_seconds: float = 60.0
+    spill_after_seconds: float = 2.0
+    spill_to_paid: bool = False
+    job_ids: Iterator[int] = field(default_factory=count)
+
+    def flow(self, request: EmbedRequest, wake: Wake) -> Flow[EmbedResult]:
+        """The flow of one call. It raises `NoOfferLeft` or `BudgetExceeded` when no text at all
+        got a vector and none is to blame for it."""
+        return _EmbedCall(self, request, wake).run()
+
+    def ranked(self, role: Role) -> list[ConfiguredOffer]:
+        """The offers in the order in which this role asks them."""
+        policy = self.query_policy if role == "query" else self.policy
+        candidates = [
+            Candidate(offer, self.health.latency_seconds(offer.key))
+            for offer in self.catalogue.offers
+        ]
+        return [candidate.offer for candidate in policy(candidates)]
+
+    def pause(self, offer: ConfiguredOffer) -> Paused | None:
+        """The pause that an offer is in, by itself or with its account."""
+        now = self.now()
+        return self.health.paused(offer.key, now) or self.health.paused(offer.account, now)
+
+
+@dataclass(frozen=True, slots=True)
+class _Blocked:
+    """No offer takes a piece now. `until` is when one may, `busy` says that one has no free place;
+    with neither, none will in this call."""
+
+    until: float | None = None
+    busy: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class _UnderWay:
+    piece: Piece
+    reservation: Reservation
+    tokens: int
+
+
+class _EmbedCall:
+    """The state of one call. Methods that yield are parts of its flow."""
+
+    def __init__(self, router: Router, request: EmbedRequest, wake: Wake) -> None:
+        self.router = router
+        self.request = request
+        self.wake = wake
+        self.model = router.catalogue.model
+        self.ranked = router.ranked(request.role)
+        self.started = router.now()
+        self.pool: deque[Piece] = deque()
+        if request.texts:
+            self.pool.append(Piece(tuple(range(len(request.texts)))))
+        self.under_way: dict[int, _UnderWay] = {}
+        self.failures: Counter[str] = Counter()
+        self.accepted: set[str] = set()
+        self.outcome = Outcome(router, request)
+
+    def run(self) -> Flow[EmbedResult]:
+        try:
+            while self.pool or self.under_way:
+                blocked = yield from self._dispatch()
+                if self.under_way or blocked.busy or blocked.until is not None:
+                    finished = yield Wait(blocked.until)
+                    if finished is not None:
+                        yield from self._take_in(finished)
+        finally:
+            # Places are shared with other flows; one that ends early must not keep them.
+            for job in self._jobs_left():
+                self.router.health.release(job)
+        return self.outcome.result()
+
+    def _jobs_left(self) -> list[str]:
+        return [item.reservation.offer for item in self.under_way.values()]
+
+    # Choosing an offer
+
+    def _dispatch(self) -> Flow[_Blocked]:
+        """Start what can be started; say when it is worth looking again."""
+        until: float | None = None
+        busy = False
+        for _ in range(len(self.pool)):
+            piece: Piece | None = self.pool.popleft()
+            if piece.probe and piece.split is not None and piece.split.dissolved:
+                continue
+            while piece is not None:
+                if len(self.under_way) >= self.router.concurrency:
+                    self.pool.appendleft(piece)
+                    return _Blocked(until, busy)
+                choice = self._choose(piece)
+                if isinstance(choice, _Blocked):
+                    self._wait_or_give_up(piece, choice)
+                    busy = busy or choice.busy
+                    until = _sooner(until, choice.until)
+                    break
+                piece = yield from self._start(piece, choice)
+        return _Blocked(until, busy)
+
+    def _choose(self, piece: Piece) -> ConfiguredOffer | _Blocked:
+        """The offer that takes the piece now, with a place taken there; or why none does."""
+        until: float | None = None
+        busy = False
+        cheapest_waiting = UNKNOWN_PRICE
+        for offer in self._allowed(piece):
+            if _price(offer) > cheapest_waiting and not self._may_pay_more():
+                if self.request.role == "query":
+                    until = _sooner(until, self.started + self.router.spill_after_seconds)
+                continue
+            pause = self.router.pause(offer)
+            if pause is not None:
+                if pause.until - self.router.now() <= self._patience(pause):
+                    until = _sooner(until, pause.until)
+                    if pause.fault.kind == "rate_limited":
+                        cheapest_waiting = min(cheapest_waiting, _price(offer))
+                continue
+            places = offer.offer.max_concurrency or self.router.concurrency
+            if self.router.health.acquire(offer.key, places, self.wake):
+                return offer
+            busy = True
+            cheapest_waiting = min(cheapest_waiting, _price(offer))
+        return _Blocked(until, busy)
+
+    def _allowed(self, piece: Piece) -> list[ConfiguredOffer]:
+        if piece.split is not None and not piece.split.dissolved:
+            return [piece.split.offer]
+        allowed = [
+            offer
+            for offer in self.ranked
+            if offer.key not in piece.refused and offer.key not in self.outcome.out
+        ]
+        return sorted(allowed, key=lambda offer: offer.key in piece.avoid)
+
+    def _may_pay_more(self) -> bool:
+        """Whether a dearer offer may be used while a cheaper one is only full or rate limited."""
+        if self.request.role == "query":
+            return self.router.now() >= self.started + self.router.spill_after_seconds
+        return self.router.spill_to_paid
+
+    def _patience(self, pause: Paused) -> float:
+        """How many seconds a pause may last for this call to wait for its end."""
+        if pause.fault.kind == "rate_limited":
+            return self.router.timeout_seconds
+        return OUTAGE_PATIENCE_SECONDS if pause.fault.kind in OUTAGES else 0.0
+
+    def _wait_or_give_up(self, piece: Piece, blocked: _Blocked) -> None:
+        if blocked.busy or blocked.until is not None:
+            self.pool.append(piece)
+        elif piece.split is not None and not piece.split.dissolved:
+            self._dissolve(piece.split, piece)
+        elif not piece.probe:
+            self.outcome.give_up(piece)
+
+    # Starting a batch
+
+    def _start(self, piece: Piece, offer: ConfiguredOffer) -> Flow[Piece | None]:
+        """Start a batch from the front of the piece; gives what is left of it."""
+        piece, too_long = self._set_long_apart(piece, offer)
+        if too_long is not None:
+            self.pool.append(too_long)
+        if not piece.places and not piece.probe:
+            self.router.health.release(offer.key)
+            return None
+        batch_piece, rest = self._cut(piece, offer)
+        texts = self._texts(batch_piece)
+        tokens = estimate_all(texts)
+        bound = tokens * RESERVED_OVER_ESTIMATE
+        reserved = yield Reserve(offer.key, bound, offer.cost(bound))
+        if isinstance(reserved, Refused):
+            self.router.health.release(offer.key)
+            self.outcome.over_budget(offer, reserved)
+            self.router.emit(BudgetReached(reserved.budget, reserved.message))
+            return piece
+        job = self._job(batch_piece, offer, texts)
+        self.under_way[job.id] = _UnderWay(batch_piece, reserved, tokens)
+        yield Start(job)
+        return rest
+
+    def _job(self, piece: Piece, offer: ConfiguredOffer, texts: list[str]) -> Job:
+        role: Role = "document" if piece.probe else self.request.role
+        instruction = self.request.instruction if role == "query" else None
+        format_query = self.model.format_query
+        if instruction and format_query and not offer.provider.adds_instruction:
+            texts = [format_query(text, instruction) for text in texts]
+        encoding = self.router.capabilities.get((offer.endpoint, "encoding"))
+        batch = Batch(
+            texts,
+            role,
+            self.model,
+            offer.offer.wire_name,
+            instruction,
+            "float" if encoding == "float" else "base64",
+        )
+        size = len(texts) * self.model.dimensions * BYTES_PER_NUMBER + ANSWER_SLACK_BYTES
+        return Job(next(self.router.job_ids), offer, batch, self.router.timeout_seconds, size)
+
+    def _texts(self, piece: Piece) -> list[str]:
+        if piece.probe:
+            return [KNOWN_GOOD]
+        return [self.request.texts[place] for place in piece.places]
+
+    def _cut(self, piece: Piece, offer: ConfiguredOffer) -> tuple[Piece, Piece | None]:
+        """The part of a piece that one request to the offer may hold, and the rest."""
+        if piece.split is not None or piece.probe:
+            return piece, None
+        size = self._batch_size(piece, offer)
+        rest = piece.places[size:]
+        return (
+            replace(piece, places=piece.places[:size]),
+            replace(piece, places=rest, failures=0) if rest else None,
+        )
+
+    def _batch_size(self, piece: Piece, offer: ConfiguredOffer) -> int:
+        learnt = self.router.capabilities.get((offer.endpoint, "max_inputs"))
+        size = min(
+            offer.max_inputs,
+            int(learnt) if learnt else offer.max_inputs,
+        )
+        if offer.offer.max_batch_tokens is None:
+            return size
+        tokens = 0
+        for number, place in enumerate(piece.places[:size]):
+            tokens += estimate_tokens(self.request.texts[place])
+            if tokens > offer.offer.max_batch_tokens:
+                return max(1, number)
+        return size
+
+    def _set_long_apart(
+        self, piece: Piece, offer: ConfiguredOffer
+    ) -> tuple[Piece, Piece | None]:
+        """Part a piece into what suits the offer and what looks too long for it, if another offer
+        takes longer texts.
+
+        An estimate routes and never refuses: without such an offer all stay together, and the
+        provider's own answer decides.
+        """
+        limit = offer.offer.max_input_tokens
+        if limit is None or piece.split is not None or piece.probe or offer.key in piece.avoid:
+            return piece, None
+        is_long = [estimate_tokens(self.request.texts[place]) > limit for place in piece.places]
+        if not any(is_long) or not self._roomier(piece, limit):
+            return piece, None
+        pairs = list(zip(piece.places, is_long, strict=True))
+        long_places = tuple(place for place, long in pairs if long)
+        return (
+            replace(piece, places=tuple(place for place, long in pairs if not long)),
+            replace(piece, places=long_places, avoid=piece.avoid | {offer.key}),
+        )
+
+    def _roomier(self, piece: Piece, limit: int) -> bool:
+        limits = (offer.offer.max_input_tokens for offer in self._allowed(piece))
+        return any(other is None or other > limit for other in limits)
+
+    # Taking in what came back
+
+    def _take_in(self, finished: Finished) -> Flow[None]:
+        item = self.under_way.pop(finished.job.id)
+        offer = finished.job.offer
+        self.router.health.release(offer.key)
+        verdict = examine(finished)
+        yield from self._settle(item, finished, verdict.fault)
+        if verdict.fault is not None:
+            yield from self._failed(item.piece, finished.job, verdict.fault)
+            return
+        self.failures[offer.key] = 0
+        self.accepted.add(offer.key)
+        if not verdict.bad_rows:
+            self.router.health.succeeded(offer.key, finished.seconds)
+            self.router.health.succeeded(offer.account, finished.seconds)
+        if verdict.answered_in_floats and finished.job.batch.encoding == "base64":
+            yield from self._learn(offer, "encoding", "float")
+        if not item.piece.probe:
+            self._keep(item.piece, offer, verdict)
+        self._answered(item.piece)
+
+    def _settle(self, item: _UnderWay, finished: Finished, fault: Fault | None) -> Flow[None]:
+        answer = finished.outcome if isinstance(finished.outcome, Answer) else None
+        if answer is not None and answer.tokens is not None:
+            tokens = answer.tokens
+        else:
+            # Without an answer a provider may have counted the request all the same.
+            tokens = item.tokens if answer is not None or finished.maybe_served else 0
+            self.outcome.estimated |= tokens > 0
+        offer = finished.job.offer
+        cost = offer.cost(tokens)
+        yield Settle(item.reservation, tokens, cost)
+        count_ = len(finished.job.batch.texts)
+        self.outcome.attempts.append(
+            Attempt(offer.key, count_, finished.seconds, tokens, cost, fault)
+        )
+        kind = fault.kind if fault else None
+        self.router.emit(AttemptFinished(offer.key, count_, tokens, cost, finished.seconds, kind))
+
+    def _keep(self, piece: Piece, offer: ConfiguredOffer, verdict: Verdict) -> None:
+        """Store the good rows; texts whose rows are bad go to other offers."""
+        good = [row for row in range(len(piece.places)) if row not in verdict.bad_rows]
+        self.outcome.store([piece.places[row] for row in good], verdict.matrix[good], offer)
+        for row, message in verdict.bad_rows.items():
+            fault = Fault("bad_vector", message)
+            if self.router.health.gave_bad_vector(offer.key):
+                self._pause(offer, fault)
+            alone = replace(piece, places=(piece.places[row],)).refused_by(offer, fault)
+            self.pool.append(alone)
+
+    def _failed(self, piece: Piece, job: Job, fault: Fault) -> Flow[None]:
+        """Decide by the fault's kind what becomes of the texts and of the offer."""
+        offer = job.offer
+        if fault.kind in ("bad_input", "too_large"):
+            if (yield from self._adapted(piece, job, fault)):
+                self.pool.appendleft(piece)
+            else:
+                self._refused(piece, offer, fault)
+            return
+        self._pause(offer, fault)
+        if fault.kind in OUTAGES:
+            piece = replace(piece, failures=piece.failures + 1)
+        if piece.failures >= FAILURES_IN_A_ROW and offer.key in self.accepted:
+            # The offer takes other texts: perhaps one of these is what makes it fail.
+            self._refused(replace(piece, failures=0), offer, fault)
+            return
+        self.failures[offer.key] += 1
+        if self.failures[offer.key] >= self._failures_allowed(fault):
+            self.outcome.out[offer.key] = fault.message
+        if piece.split is not None and not piece.split.dissolved:
+            self._dissolve(piece.split, piece)
+        elif not piece.probe:
+            self.pool.appendleft(piece.freed())
+
+    def _failures_allowed(self, fault: Fault) -> int:
+        return RATE_LIMITS_IN_A_ROW if fault.kind == "rate_limited" else FAILURES_IN_A_ROW
+
+    def _adapted(self, piece: Piece, job: Job, fault: Fault) -> Flow[bool]:
+        """Learn from a refusal that says what the offer would take; True if the same texts may
+        now be sent another way."""
+        if fault.asks_for_floats and job.batch.encoding == "base64":
+            yield from self._learn(job.offer, "encoding", "float")
+            return True
+        if fault.limit is not None and 0 < fault.limit < len(piece.places):
+            yield from self._learn(job.offer, "max_inputs", str(fault.limit))
+            return piece.split is None
+        return False
+
+    def _learn(self, offer: ConfiguredOffer, name: str, value: str) -> Flow[None]:
+        self.router.capabilities[offer.endpoint, name] = value
+        yield Learn(offer.endpoint, name, value)
+
+    def _pause(self, offer: ConfiguredOffer, fault: Fault) -> None:
+        key = offer.account if fault.scope == "account" else offer.key
+        pause = self.router.health.failed(key, fault, self.router.now())
+        self.router.emit(OfferPaused(key, fault.kind, fault.message, pause.until))
+
+    # Taking refused batches apart
+
+    def _refused(self, piece: Piece, offer: ConfiguredOffer, fault: Fault) -> None:
+        split = piece.split
+        if piece.probe and split is not None:
+            self._offer_at_fault(split, fault)
+        elif split is not None and not split.dissolved:
+            split.unanswered -= 1
+            split.held.append((piece, fault))
+            self._judge(split)
+        elif len(piece.places) > 1:
+            self.pool.extendleft(reversed(take_apart(piece, offer, fault.text_index)))
+        else:
+            self._judge(Split(offer, unanswered=0, held=[(piece, fault)]))
+
+    def _answered(self, piece: Piece) -> None:
+        split = piece.split
+        if split is not None and not split.dissolved:
+            split.accepted = True
+            split.unanswered -= not piece.probe
+            self._judge(split)
+
+    def _judge(self, split: Split) -> None:
+        """Once all parts of a split have their verdict: blame texts, split on, or ask the probe."""
+        if split.unanswered or not split.held:
+            return
+        if split.needs_probe():
+            self.pool.appendleft(Piece((), split=split, probe=True))
+            return
+        held, split.held = split.held, []
+        for piece, fault in held:
+            if len(piece.places) > 1:
+                parts = take_apart(piece, split.offer, fault.text_index)
+                self.pool.extendleft(reversed(parts))
+            else:
+                self.pool.append(piece.refused_by(split.offer, fault))
+
+    def _offer_at_fault(self, split: Split, fault: Fault) -> None:
+        """The offer refuses even the known-good text: no text is to blame."""
+        message = f"it refuses even a plain text: {fault.message}"
+        self._pause(split.offer, Fault("bad_offer", message))
+        self._dissolve(split)
+
+    def _dissolve(self, split: Split, piece: Piece | None = None) -> None:
+        """Give the texts of a split free for other offers."""
+        split.dissolved = True
+        pieces = [held for held, _ in split.held]
+        if piece is not None and not piece.probe:
+            pieces.append(piece)
+        split.held = []
+        self.pool.extendleft(held.freed() for held in pieces)
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """An answer after the checks: a fault, or the matrix with what is wrong in single rows."""
+
+    fault: Fault | None = None
+    matrix: Any = None
+    bad_rows: Mapping[int, str] = field(default_factory=dict)
+    answered_in_floats: bool = False
+
+
+def examine(finished: Finished) -> Verdict:
+    """Check what came back against what was sent."""
+    if isinstance(finished.outcome, Fault):
+        return Verdict(finished.outcome)
+    answer, model = finished.outcome, finished.job.offer.model
+    count_ = len(finished.job.batch.texts)
+    try:
+        matrix = as_matrix(answer.vectors, count_, model)
+    except BadAnswer as error:
+        return Verdict(Fault("bad_vector", str(error)))
+    bad_rows = row_faults(matrix, model)
+    if len(bad_rows) == count_ > 1:
+        return Verdict(Fault("bad_vector", f"in all {count_} answers {bad_rows[0]}"))
+    return Verdict(None, matrix, bad_rows, answer.encoding == "float")
+
+
+def _price(offer: ConfiguredOffer) -> Decimal:
+    return UNKNOWN_PRICE if offer.price is None else offer.price
+
+
+def _sooner(one: float | None, other: float | None) -> float | None:
+    return min((moment for moment in (one, other) if moment is not None), default=None)

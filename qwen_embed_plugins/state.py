@@ -1,0 +1,99 @@
+"""What outlives a process: for now, the capabilities that offers were found to have.
+
+One SQLite file in WAL mode. Learning is rare, so each write opens the file and closes it: nothing
+is held across a fork, and no thread owns a connection.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from pathlib import Path
+from time import time
+from typing import Protocol
+
+from qwen_embed_plugins.errors import ConfigurationError
+
+VERSION = 1
+
+SCHEMA = """
+create table if not exists capability (
+    endpoint text not null,
+    name text not null,
+    value text not null,
+    learnt_at real not null,
+    primary key (endpoint, name)
+) without rowid;
+"""
+
+
+class State(Protocol):
+    """Where capabilities are kept: `endpoint` is an address and a wire name, never a key."""
+
+    def capabilities(self) -> dict[tuple[str, str], str]:
+        """All that is known: (endpoint, name) to value."""
+
+    def learn(self, endpoint: str, name: str, value: str) -> None:
+        """Remember one capability; blocks for one small transaction."""
+
+
+class MemoryState:
+    """A state that ends with the process."""
+
+    def __init__(self) -> None:
+        self._known: dict[tuple[str, str], str] = {}
+
+    def capabilities(self) -> dict[tuple[str, str], str]:
+        return dict(self._known)
+
+    def learn(self, endpoint: str, name: str, value: str) -> None:
+        self._known[endpoint, name] = value
+
+
+class SQLiteState:
+    """A state in a file, shared by all processes that name it. The file appears at the first
+    `learn`; until then reading it gives nothing."""
+
+    def __init__(self, path: str) -> None:
+        self.path = Path(path)
+
+    def capabilities(self) -> dict[tuple[str, str], str]:
+        if not self.path.exists():
+            return {}
+        with self._opened() as database:
+            rows = database.execute("select endpoint, name, value from capability").fetchall()
+        return {(endpoint, name): value for endpoint, name, value in rows}
+
+    def learn(self, endpoint: str, name: str, value: str) -> None:
+        with self._opened() as database, database:
+            database.execute(
+                "insert into capability values (?, ?, ?, ?) on conflict (endpoint, name) do update "
+                "set value = excluded.value, learnt_at = excluded.learnt_at",
+                (endpoint, name, value, time()),
+            )
+
+    @contextmanager
+    def _opened(self) -> Iterator[sqlite3.Connection]:
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            with closing(sqlite3.connect(self.path, timeout=10)) as database:
+                self._prepare(database)
+                yield database
+        except (OSError, sqlite3.Error) as error:
+            raise ConfigurationError(
+                f"state file {self.path}: {error}; make it writable, or name another with "
+                "state = … or QWEN_EMBED_STATE"
+            ) from error
+
+    def _prepare(self, database: sqlite3.Connection) -> None:
+        (version,) = database.execute("pragma user_version").fetchone()
+        if version > VERSION:
+            raise ConfigurationError(
+                f"state file {self.path}: made by a newer version (schema {version}, this one "
+                f"knows {VERSION}); upgrade qwen-embed-plugins, or name another file"
+            )
+        if version < VERSION:
+            database.execute("pragma journal_mode = wal")
+            database.executescript(SCHEMA + f"pragma user_version = {VERSION};")
+        database.execute("pragma synchronous = normal")

@@ -1,0 +1,242 @@
+"""The HTTP seam on httpx: bytes out, bytes in, every failure mapped, every answer bounded.
+
+httpx stays behind this module: nothing of it is in a signature elsewhere. Clients are made on
+first use, one for each way out (direct, the environment's proxies, a provider's own proxy).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+import weakref
+from collections.abc import AsyncGenerator
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
+
+from qwen_embed_plugins.errors import ConfigurationError, without_secrets
+from qwen_embed_plugins.types import TransportFailure, WireRequest, WireResponse
+
+if TYPE_CHECKING:
+    import httpx
+
+    from qwen_embed_plugins.flow import Job
+
+CONNECT_SECONDS = 10.0
+HEADERS = {"content-type": "application/json", "accept-encoding": "identity"}
+"""No compression: unpacking a gzipped base64 answer costs several times what decoding it does."""
+
+
+def client_options(job: Job) -> dict[str, Any]:
+    """How to reach an offer: its own proxy, directly if it is near, else as the environment says.
+
+    A proxy of the environment's is for the outside; a server on this machine or in the private
+    network would not be reached through it.
+    """
+    if job.offer.proxy:
+        return {"proxy": job.offer.proxy, "trust_env": False}
+    return {"trust_env": not job.offer.private}
+
+
+def client_key(job: Job) -> tuple[str | None, bool]:
+    return (job.offer.proxy, job.offer.private)
+
+
+def common_options(job: Job) -> dict[str, Any]:
+    import httpx
+
+    unlimited = httpx.Limits(max_connections=None, max_keepalive_connections=64)
+    return {**client_options(job), "limits": unlimited, "headers": {}}
+
+
+def timeouts(job: Job) -> httpx.Timeout:
+    import httpx
+
+    seconds = job.timeout_seconds
+    return httpx.Timeout(seconds, connect=min(CONNECT_SECONDS, seconds))
+
+
+def place(request: WireRequest) -> str:
+    """Host and port of a request, for messages: no path, no query, no user, no password."""
+    parts = urlsplit(request.url)
+    return f"{parts.hostname}:{parts.port}" if parts.port else str(parts.hostname)
+
+
+def failure(error: Exception, request: WireRequest, job: Job) -> TransportFailure:
+    """Our failure for an exception of httpx's, saying what happened and where."""
+    import httpx
+
+    where = place(request)
+    said = without_secrets(str(error) or type(error).__name__)[:200]
+    if isinstance(error, (httpx.ConnectError, httpx.ConnectTimeout, httpx.ProxyError)):
+        return TransportFailure("connect", f"cannot connect to {where}: {said}")
+    if isinstance(error, httpx.TimeoutException):
+        return TransportFailure("timeout", f"{where} did not answer in {job.timeout_seconds:g} s")
+    return TransportFailure("dropped", f"the connection to {where} broke: {said}")
+
+
+class _Body:
+    """Collects an answer's bytes, within the bounds of time and size that its job has."""
+
+    def __init__(self, request: WireRequest, job: Job) -> None:
+        self._request = request
+        self._job = job
+        self._deadline = time.monotonic() + job.timeout_seconds
+        self._parts: list[bytes] = []
+        self._size = 0
+
+    def add(self, part: bytes) -> None:
+        self._size += len(part)
+        self._parts.append(part)
+        if self._size > self._job.max_answer_bytes:
+            raise TransportFailure(
+                "too_big",
+                f"{place(self._request)} sent more than {self._job.max_answer_bytes} bytes, which "
+                "no right answer to this request has",
+            )
+        # httpx bounds each read; a server that trickles bytes must meet a bound on the whole.
+        if time.monotonic() > self._deadline:
+            raise TransportFailure(
+                "timeout",
+                f"{place(self._request)} did not finish in {self._job.timeout_seconds:g} s",
+            )
+
+    def response(self, answer: httpx.Response) -> WireResponse:
+        headers = {name.lower(): value for name, value in answer.headers.items()}
+        return WireResponse(answer.status_code, b"".join(self._parts), headers)
+
+
+def _arguments(request: WireRequest, job: Job) -> dict[str, Any]:
+    return {
+        "method": request.method,
+        "url": request.url,
+        "content": request.content,
+        "headers": {**HEADERS, **request.headers},
+        "timeout": timeouts(job),
+    }
+
+
+def _misconfigured(error: Exception) -> ConfigurationError:
+    return ConfigurationError(
+        f"the HTTP client cannot be set up: {without_secrets(str(error))}; check proxy settings "
+        "(socks5 needs the package socksio)"
+    )
+
+
+class HttpTransport:
+    """Blocking transport. Safe from any thread; not carried across a fork (make a new one)."""
+
+    def __init__(self) -> None:
+        self._clients: dict[tuple[str | None, bool], httpx.Client] = {}
+
+    def send(self, request: WireRequest, job: Job) -> WireResponse:
+        """Send a request and give the whole answer, or raise `TransportFailure`."""
+        import httpx
+
+        body = _Body(request, job)
+        try:
+            with self._client(job).stream(**_arguments(request, job)) as answer:
+                for part in answer.iter_bytes():
+                    body.add(part)
+        except (httpx.HTTPError, httpx.InvalidURL) as error:
+            raise failure(error, request, job) from error
+        return body.response(answer)
+
+    def _client(self, job: Job) -> httpx.Client:
+        key = client_key(job)
+        if key not in self._clients:
+            import httpx
+
+            try:
+                client = httpx.Client(**common_options(job))
+            except (ImportError, ValueError) as error:
+                raise _misconfigured(error) from error
+            # Two threads may get here at once; the loser's client has no connection yet.
+            kept = self._clients.setdefault(key, client)
+            if kept is not client:
+                client.close()
+        return self._clients[key]
+
+    def close(self) -> None:
+        """Close all connections."""
+        for client in self._clients.values():
+            client.close()
+        self._clients.clear()
+
+
+class AsyncHttpTransport:
+    """Awaiting transport. One object serves any number of event loops, one after another or at
+    once: each loop has its own clients, closed when the loop shuts down."""
+
+    def __init__(self) -> None:
+        self._loops: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, _LoopClients] = (
+            weakref.WeakKeyDictionary()
+        )
+
+    async def send(self, request: WireRequest, job: Job) -> WireResponse:
+        """Send a request and give the whole answer, or raise `TransportFailure`."""
+        import httpx
+
+        body = _Body(request, job)
+        client = await self._client(job)
+        try:
+            async with client.stream(**_arguments(request, job)) as answer:
+                async for part in answer.aiter_bytes():
+                    body.add(part)
+        except (httpx.HTTPError, httpx.InvalidURL) as error:
+            raise failure(error, request, job) from error
+        return body.response(answer)
+
+    async def _client(self, job: Job) -> httpx.AsyncClient:
+        loop = asyncio.get_running_loop()
+        clients = self._loops.get(loop)
+        if clients is None:
+            clients = self._loops[loop] = _LoopClients()
+            await clients.watch()
+        return clients.get(job)
+
+    async def aclose(self) -> None:
+        """Close the running loop's connections."""
+        clients = self._loops.pop(asyncio.get_running_loop(), None)
+        if clients is not None:
+            await clients.aclose()
+
+
+class _LoopClients:
+    """The clients of one event loop.
+
+    An event loop closes its open async generators when it shuts down, as `asyncio.run` does at its
+    end. One generator that stands open for the loop's life is therefore the loop's own "closing"
+    signal, and the connections are closed while the loop can still do it.
+    """
+
+    def __init__(self) -> None:
+        self._clients: dict[tuple[str | None, bool], httpx.AsyncClient] = {}
+        self._guard = self._until_shutdown()
+
+    async def watch(self) -> None:
+        await self._guard.__anext__()
+
+    async def _until_shutdown(self) -> AsyncGenerator[None, None]:
+        try:
+            yield
+        finally:
+            await self._close_clients()
+
+    def get(self, job: Job) -> httpx.AsyncClient:
+        key = client_key(job)
+        if key not in self._clients:
+            import httpx
+
+            try:
+                self._clients[key] = httpx.AsyncClient(**common_options(job))
+            except (ImportError, ValueError) as error:
+                raise _misconfigured(error) from error
+        return self._clients[key]
+
+    async def _close_clients(self) -> None:
+        clients, self._clients = self._clients, {}
+        for client in clients.values():
+            await client.aclose()
+
+    async def aclose(self) -> None:
+        await self._guard.aclose()

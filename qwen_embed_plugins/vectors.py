@@ -1,0 +1,58 @@
+"""The checks that every vector passes before anyone sees it, in one pass over the answer."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+if TYPE_CHECKING:
+    import numpy.typing as npt
+
+    from qwen_embed_plugins.models import Model
+    from qwen_embed_plugins.types import Matrix
+
+PADDING_RUN = 32
+"""So many exact zeros at a dense vector's end are padding: a model's outputs are never all 0.0."""
+
+
+class BadAnswer(ValueError):
+    """The answer as a whole cannot be trusted: wrong count or wrong length."""
+
+
+def as_matrix(vectors: Any, count: int, model: Model) -> Matrix:
+    """The answer as float32 (count, native dimensions), or `BadAnswer` with what was found."""
+    try:
+        with np.errstate(over="ignore", invalid="ignore"):
+            matrix = np.asarray(vectors, dtype=np.float32)
+    except (TypeError, ValueError):
+        raise BadAnswer("the answer's vectors differ in length or hold something else") from None
+    if matrix.ndim != 2 or matrix.shape[0] != count:
+        found = matrix.shape[0] if matrix.ndim else 0
+        raise BadAnswer(f"{count} texts were sent and {found} vectors came back")
+    if matrix.shape[1] != model.dimensions:
+        raise BadAnswer(
+            f"the vectors have {matrix.shape[1]} numbers where {model.name} gives "
+            f"{model.dimensions}"
+        )
+    return matrix
+
+
+def row_faults(matrix: Matrix, model: Model) -> dict[int, str]:
+    """What is wrong with single rows, by row: not finite, zero, or padded. Empty: all are right."""
+    squares = np.einsum("ij,ij->i", matrix, matrix, dtype=np.float64)
+    # One comparison is false for NaN, infinity and zero alike.
+    bad = ~((squares > 1e-12) & (squares < np.inf))
+    if model.dense and model.dimensions > PADDING_RUN:
+        bad |= ~matrix[:, -PADDING_RUN:].any(axis=1)
+    return {int(row): _row_fault(matrix[row]) for row in np.flatnonzero(bad)}
+
+
+def _row_fault(row: npt.NDArray[np.float32]) -> str:
+    if not np.isfinite(row).all():
+        return "the vector holds NaN or infinity"
+    if not row.any():
+        return "the vector is all zeros"
+    if not row[-PADDING_RUN:].any():
+        return f"the vector is padded: its last {PADDING_RUN} or more numbers are zero"
+    return "the vector's length is too small or too large to be normalised"
