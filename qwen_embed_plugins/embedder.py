@@ -8,7 +8,6 @@ import time
 import weakref
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from random import Random
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
@@ -124,10 +123,10 @@ class Planned(NamedTuple):
     request: EmbedRequest
     positions: list[list[int]]
     unusable: list[TextError]
-    count: int
+    total: int
 
 
-def plan(texts: Sequence[str], role: Role, space: EmbeddingSpace, instruction: str) -> Planned:
+def plan(texts: Sequence[Any], role: Role, space: EmbeddingSpace, instruction: str) -> Planned:
     """Sort out what cannot be sent, and send equal texts once.
 
     Raises `InvalidInput` for what is not a list of strings; an empty text, or one that is not
@@ -172,10 +171,10 @@ def spread(planned: Planned, result: EmbedResult) -> EmbedResult:
     """The result for the list as it was passed, from the one for its distinct texts."""
     import numpy as np
 
-    if not planned.unusable and len(planned.positions) == planned.count:
+    if not planned.unusable and len(planned.positions) == planned.total:
         return result
-    vectors = np.full((planned.count, planned.request.space.dimensions), np.nan, np.float32)
-    offers: list[str | None] = [None] * planned.count
+    vectors = np.full((planned.total, planned.request.space.dimensions), np.nan, np.float32)
+    offers: list[str | None] = [None] * planned.total
     for row, positions in enumerate(planned.positions):
         vectors[positions] = result.vectors[row]
         for position in positions:
@@ -190,7 +189,7 @@ def spread(planned: Planned, result: EmbedResult) -> EmbedResult:
         vectors=vectors,
         offers=tuple(offers),
         errors=tuple(sorted(errors)),
-        usage=replace(result.usage, texts=planned.count - len(errors)),
+        usage=replace(result.usage, texts=planned.total - len(errors)),
     )
 
 

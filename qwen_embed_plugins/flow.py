@@ -39,7 +39,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """One attempt to be made: a batch for an offer, with bounds on time and on the answer's size."""
+    """One attempt to be made: a batch for an offer, bounded in time and in the answer's size."""
 
     id: int
     offer: ConfiguredOffer
@@ -226,9 +226,7 @@ async def _adrive_exchange(exchange: Exchange, job: Job, transport: AsyncTranspo
         return answer
 
 
-async def _atake_step(
-    step: WireRequest | Pause | Call, job: Job, transport: AsyncTransport
-) -> Any:
+async def _atake_step(step: WireRequest | Pause | Call, job: Job, transport: AsyncTransport) -> Any:
     if isinstance(step, WireRequest):
         return await transport.send(step, job)
     if isinstance(step, Pause):

@@ -105,7 +105,9 @@ class MemoryLedger:
         today = self._spent_by_day.get(day, Decimal(0)) + self._held(day) + cost
         per_day, in_total = self._budget.usd_per_day, self._budget.usd_total
         if per_day is not None and today > per_day:
-            return Refused("usd_per_day", _over("usd_per_day", today, per_day), (day + 1) * DAY_SECONDS)
+            return Refused(
+                "usd_per_day", _over("usd_per_day", today, per_day), (day + 1) * DAY_SECONDS
+            )
         if in_total is not None and total > in_total:
             return Refused("usd_total", _over("usd_total", total, in_total))
         return None

@@ -9,9 +9,7 @@ from qwen_embed_plugins.hookspecs import hookimpl
 
 DEFAULT_MODEL = "qwen3-embedding-8b"
 
-DEFAULT_INSTRUCTION = (
-    "Given a web search query, retrieve relevant passages that answer the query"
-)
+DEFAULT_INSTRUCTION = "Given a web search query, retrieve relevant passages that answer the query"
 """The model card's task sentence (QwenLM/Qwen3-Embedding README, read 2026-11)."""
 
 

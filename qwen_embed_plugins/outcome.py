@@ -75,7 +75,9 @@ class Outcome:
         if not piece.refused:
             return "no_offer", _listed(self.reasons())
         said = "; ".join(f"{key}: {fault.message}" for key, fault in piece.refused.items())
-        waiting = [offer.key for offer in self.router.catalogue.offers if self._may_take(offer, piece)]
+        waiting = [
+            offer.key for offer in self.router.catalogue.offers if self._may_take(offer, piece)
+        ]
         if waiting:
             return "no_offer", f"{said}; {', '.join(waiting)} may take it later"
         *_, last = piece.refused.values()

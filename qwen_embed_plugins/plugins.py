@@ -93,7 +93,7 @@ class Registry:
         self.declared = Declarations()
         self.plugins: list[PluginInfo] = []
         self.observer_failures: Counter[str] = Counter()
-        self._observers: list[tuple[str, Callable[..., None], tuple[str, ...]]] = []
+        self._observers: list[tuple[str, Callable[..., object], tuple[str, ...]]] = []
 
     @property
     def models(self) -> Mapping[str, Model]:
@@ -137,9 +137,7 @@ class Registry:
     def fail(self, name: str, source: str, error: Exception, version: str | None = None) -> None:
         """Keep a plugin's failure, on one line and without secrets."""
         message = " ".join(f"{type(error).__name__}: {error}".split())
-        self.plugins.append(
-            PluginInfo(name, source, version, error=without_secrets(message)[:300])
-        )
+        self.plugins.append(PluginInfo(name, source, version, error=without_secrets(message)[:300]))
 
     def emit(self, event: Event) -> None:
         """Show an event to every observer; what one raises is counted and harms nobody."""
@@ -185,7 +183,8 @@ def _provider_registrar(
 ) -> Callable[..., None]:
     from qwen_embed_plugins.provider import Provider
 
-    def register(provider: type[Provider], offers: Sequence[Offer] = ()) -> None:
+    # Typed as what a stranger's plugin may pass, not as what it should.
+    def register(provider: Any, offers: Sequence[Any] = ()) -> None:
         if not (isinstance(provider, type) and issubclass(provider, Provider)):
             raise ConfigurationError(
                 f"register() takes a subclass of Provider, got {shown(provider)}; "

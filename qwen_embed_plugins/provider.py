@@ -1,4 +1,4 @@
-"""The plugin author's side of the contract: turn a batch into a request, and an answer into vectors.
+"""The plugin author's side of the contract: a batch becomes a request, an answer becomes vectors.
 
 A provider does no I/O and knows neither threads nor event loops. The core sends what it builds,
 checks what it parses, and decides by the fault kinds what happens next.

@@ -156,9 +156,10 @@ class _EmbedCall:
         until: float | None = None
         busy = False
         for _ in range(len(self.pool)):
-            piece: Piece | None = self.pool.popleft()
-            if piece.probe and piece.split is not None and piece.split.dissolved:
+            first = self.pool.popleft()
+            if first.probe and first.split is not None and first.split.dissolved:
                 continue
+            piece: Piece | None = first
             while piece is not None:
                 if len(self.under_way) >= self.router.concurrency:
                     self.pool.appendleft(piece)
@@ -300,9 +301,7 @@ class _EmbedCall:
                 return max(1, number)
         return size
 
-    def _set_long_apart(
-        self, piece: Piece, offer: ConfiguredOffer
-    ) -> tuple[Piece, Piece | None]:
+    def _set_long_apart(self, piece: Piece, offer: ConfiguredOffer) -> tuple[Piece, Piece | None]:
         """Part a piece into what suits the offer and what looks too long for it, if another offer
         takes longer texts.
 

@@ -1,4 +1,4 @@
-"""Ranking: in which order offers are asked. Policies are plain functions, registered like plugins'."""
+"""Ranking: in which order offers are asked. Policies are plain functions, registered by a hook."""
 
 from __future__ import annotations
 

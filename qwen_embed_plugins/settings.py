@@ -360,9 +360,7 @@ def unknown_setting(name: str, known: Mapping[str, Any], where: str) -> Configur
     return ConfigurationError(f"{where}: unknown setting {shown(name)}; {hint}")
 
 
-def find_file(
-    path: str | os.PathLike[str] | None, environ: Mapping[str, str]
-) -> Path | None:
+def find_file(path: str | os.PathLike[str] | None, environ: Mapping[str, str]) -> Path | None:
     """The settings file: the one named (which must exist), else the first that is there."""
     named = path or environ.get(f"{ENVIRONMENT_PREFIX}SETTINGS")
     if named:
