@@ -164,13 +164,20 @@ def _ollama_body(
 ) -> bytes:
     body: dict[str, Any] = {
         "model": request.body["model"],
-        "embeddings": [orjson.Fragment(row) for _, row in _ordered(rows, behaviour)],
+        "embeddings": [orjson.Fragment(row) for row in _listed(rows, behaviour)],
         "total_duration": 14143917,
         "load_duration": 1019500,
     }
     if behaviour.reports_tokens:
         body["prompt_eval_count"] = tokens
     return orjson.dumps(body)
+
+
+def _listed(rows: list[bytes], behaviour: Behaviour) -> list[bytes]:
+    """The rows of a format that knows places only: another order would be another answer."""
+    if behaviour.order in ("shuffled", "shuffled_with_gaps"):
+        return rows
+    return [row for _, row in _ordered(rows, behaviour)]
 
 
 def _openai_body(

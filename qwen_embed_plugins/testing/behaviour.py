@@ -89,8 +89,8 @@ class Behaviour:
     (cut and normalised below the native length, ignored at or above it: Ollama), "cut" (not
     normalised: Infinity), "ignore", "pad" (zeros up to the length asked for: DeepInfra) or
     "refuse" (400: vLLM). `rows` damages each vector of a text that contains `rows_with`;
-    `order` damages their list; `seed` serves another space; `noise` is the length of a random
-    vector added to each unit vector.
+    `order` damages their list (the native Ollama route has no indexes and is never shuffled);
+    `seed` serves another space; `noise` is the length of a random vector added to each unit vector.
 
     Answers: `always` replaces every answer; `refuse_texts_with` refuses a request with 400 if one
     of its texts contains it, with `refusal` as the message. `encodings` says what becomes of
