@@ -1,0 +1,188 @@
+"""What a refusal of an OpenAI-compatible server means, whichever of the known shapes it has.
+
+Servers agree neither on statuses nor on shapes, so codes are read before messages. A message may
+quote the user's text: a rule that takes more than this text out of service (an account, an offer)
+never rests on words that could stand anywhere in it.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any, NamedTuple
+
+import orjson
+
+from qwen_embed_plugins.errors import without_secrets
+from qwen_embed_plugins.provider import classify_by_status, excerpt
+from qwen_embed_plugins.types import Fault, TransportFailure, WireResponse
+
+MESSAGE_LIMIT = 200
+"""Characters of a server's message that we keep: enough to act on, too few for a whole text."""
+
+# "Out of money" has no status of its own. DashScope: 400 Arrearage, 429 insufficient_quota or a
+# FreeTierOnly code; Jina: 403 AUTHZ_INSUFFICIENT_BALANCE; OpenAI: 429 insufficient_quota (their
+# error code pages, read 2026-11).
+_SPENT_CODES = re.compile(
+    r"(?i)insufficient_quota|insufficient_balance|arrearage|freetieronly|billing_hard_limit"
+)
+_SPENT_MESSAGES = re.compile(
+    r"(?i)^.{0,80}(exceeded your current quota|insufficient (account )?balance|insufficient credits"
+    r"|free tier .{0,40}exhausted)"
+)
+_KEY_CODES = re.compile(r"(?i)^(invalid_api_key|invalidapikey|authentication_error)$")
+_MODEL_CODES = re.compile(r"(?i)^(model_?not_?found|invalid_model|model_not_exist)$")
+_MODEL_MESSAGES = re.compile(
+    r"(?i)^(the |unknown |no such )?model\b.{0,120}?"
+    r"(not found|does not exist|not exist|not available|is not supported|not support)"
+)
+# vLLM refuses `dimensions` for Qwen3 with these words (QwenLM/Qwen3-Embedding#85), pydantic
+# servers an unknown field with "Extra inputs are not permitted".
+_PARAMETER_MESSAGES = re.compile(
+    r"(?i)^.{0,120}(does not support matryoshka|extra inputs are not permitted"
+    r"|(unknown|unsupported|unrecognized) (request )?(parameter|argument))"
+)
+_LENGTH_CODES = re.compile(
+    r"(?i)^(context_length_exceeded|exceed_context_size_error|string_too_long)"
+)
+# "input is too large to process. increase the physical batch size" is llama.cpp's, with status 500
+# (ggml-org/llama.cpp#12295).
+_LENGTH_MESSAGES = re.compile(
+    r"(?i)(context (length|size|window)|maximum context|max(imum)? (input|sequence) length"
+    r"|must have less than \d+ tokens|too (long|large|many (tokens|inputs))|batch size)"
+)
+# DashScope: "batch size is invalid, it should not be larger than 10"; TEI: "batch size 33 > maximum
+# allowed batch size 32"; pydantic servers: "List should have at most 2048 items"; OpenAI:
+# "Expected an array with maximum length 2048".
+_INPUT_LIMIT = re.compile(
+    r"(?i)(?:batch size.{0,60}?(?:not (?:be )?(?:larger|greater|more) than"
+    r"|maximum allowed batch size|at most|limit of)"
+    r"|(?:list|array|input) .{0,40}?at most|array with maximum length) (\d{1,6})"
+)
+# TEI, vLLM and Ollama name a failed computation so; "nan" alone is a word in many languages.
+_NOT_FINITE = re.compile(r"NaN or Inf|unsupported value: NaN|not JSON compliant|contains NaN")
+
+
+class Refusal(NamedTuple):
+    """The parts of an error answer; `text_index` is the input it names, if it does."""
+
+    message: str = ""
+    type: str = ""
+    code: str = ""
+    text_index: int | None = None
+
+
+def read_refusal(response: WireResponse) -> Refusal:
+    """The refusal in a body of any known shape; all parts empty if it is none of them."""
+    try:
+        body = orjson.loads(response.content)
+    except orjson.JSONDecodeError:
+        return Refusal()
+    if not isinstance(body, dict):
+        return Refusal()
+    return _in_object(body)
+
+
+def _in_object(body: Mapping[str, Any]) -> Refusal:
+    error = body.get("error")
+    if isinstance(error, dict):  # OpenAI, newer vLLM, Infinity, llama.cpp
+        return _flat(error)
+    if isinstance(error, str):  # Ollama, TEI's native routes
+        return Refusal(error, _word(body.get("error_type")))
+    if isinstance(body.get("message"), str):  # older vLLM, TEI's OpenAI route, DashScope's native
+        return _flat(body)
+    detail = body.get("detail")
+    if isinstance(detail, str):  # FastAPI
+        return Refusal(detail)
+    if isinstance(detail, list) and detail and isinstance(detail[0], dict):  # pydantic
+        return Refusal(
+            _word(detail[0].get("msg")), _word(detail[0].get("type")), "", _place(detail)
+        )
+    return Refusal()
+
+
+def _flat(error: Mapping[str, Any]) -> Refusal:
+    return Refusal(_word(error.get("message")), _word(error.get("type")), _word(error.get("code")))
+
+
+def _word(value: Any) -> str:
+    return str(value) if isinstance(value, (str, int)) else ""
+
+
+def _place(detail: list[Any]) -> int | None:
+    """The input that pydantic's `loc` points at, such as ["body", "input", 3]."""
+    if len(detail) != 1:
+        return None
+    where = detail[0].get("loc")
+    if isinstance(where, list) and "input" in where and type(where[-1]) is int:
+        return int(where[-1])
+    return None
+
+
+def classify_refusal(response: WireResponse, *, status: int | None = None) -> Fault:
+    """The fault of an answer that is no success; `status` stands in for that of a false 200."""
+    refusal = read_refusal(response)
+    status = response.status if status is None else status
+    said = refusal.message or excerpt(response)
+    by_status = classify_by_status(WireResponse(status, b"", response.headers), _short(said))
+    fault = _by_code(refusal, by_status) or _by_message(refusal, status, by_status)
+    return fault or replace(by_status, text_index=refusal.text_index)
+
+
+def _by_code(refusal: Refusal, base: Fault) -> Fault | None:
+    codes = (refusal.code, refusal.type)
+    if any(_SPENT_CODES.search(code) for code in codes):
+        return replace(base, kind="quota_spent", scope="account")
+    if any(_KEY_CODES.match(code) for code in codes):
+        return replace(base, kind="bad_key", scope="account", retry_after_seconds=None)
+    if any(_MODEL_CODES.match(code) for code in codes):
+        return replace(base, kind="bad_offer")
+    if any(_LENGTH_CODES.match(code) for code in codes):
+        return replace(base, kind="too_large", limit=_input_limit(refusal.message))
+    return None
+
+
+def _by_message(refusal: Refusal, status: int, base: Fault) -> Fault | None:
+    message = refusal.message
+    if status in (402, 403, 429) and _SPENT_MESSAGES.search(message):
+        return replace(base, kind="quota_spent", scope="account")
+    if status not in (400, 413, 422, 500):
+        return None
+    if names_base64(message):
+        return replace(base, kind="bad_input")
+    if _NOT_FINITE.search(message):
+        return replace(base, kind="bad_vector")
+    if _MODEL_MESSAGES.search(message) or _PARAMETER_MESSAGES.search(message):
+        return replace(base, kind="bad_offer")
+    if _LENGTH_MESSAGES.search(message) or _INPUT_LIMIT.search(message):
+        return replace(base, kind="too_large", limit=_input_limit(message))
+    return None
+
+
+def _input_limit(message: str) -> int | None:
+    found = _INPUT_LIMIT.search(message)
+    return int(found[1]) or None if found else None
+
+
+def names_base64(message: str) -> bool:
+    """Whether a message complains of the encoding that was asked for."""
+    return "encoding_format" in message or "encoding format" in message.lower()
+
+
+def _short(message: str) -> str:
+    return without_secrets(" ".join(message.split()))[:MESSAGE_LIMIT]
+
+
+def fault_of(answer: WireResponse | TransportFailure, *, key: str | None = None) -> Fault:
+    """The fault of whatever came instead of vectors, its message free of the key."""
+    if isinstance(answer, TransportFailure):
+        fault = Fault("unavailable", _short(str(answer)) or f"no answer ({answer.kind})")
+    else:
+        fault = classify_refusal(answer)
+    return cleaned(fault, key)
+
+
+def cleaned(fault: Fault, key: str | None) -> Fault:
+    """The fault with the configured key, wherever the server repeated it, replaced by stars."""
+    return replace(fault, message=without_secrets(fault.message, (key,))) if key else fault

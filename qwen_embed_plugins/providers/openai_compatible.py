@@ -1,0 +1,71 @@
+"""Any server that speaks OpenAI's embeddings route: settings say where it is.
+
+    [providers.mine]
+    kind = "openai-compatible"
+    base_url = "http://127.0.0.1:8000/v1"
+
+A service of its own is a subclass that sets `name`, `base_url` and `api_key_env`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, ClassVar
+
+import orjson
+
+from qwen_embed_plugins.errors import ProviderError
+from qwen_embed_plugins.hookspecs import hookimpl
+from qwen_embed_plugins.provider import Provider
+from qwen_embed_plugins.providers import _openai_wire
+from qwen_embed_plugins.providers._refusals import cleaned, fault_of
+from qwen_embed_plugins.types import (
+    Answer,
+    Batch,
+    Fault,
+    TransportFailure,
+    WireRequest,
+    WireResponse,
+)
+
+
+class OpenAICompatible(Provider):
+    """Sends model, texts and encoding; reads base64 and floats. The model's hub name is its wire
+    name unless settings say otherwise."""
+
+    name = "openai-compatible"
+    serves_any_model = True
+
+    path: ClassVar[str] = "/embeddings"
+    """Where the route is, below the base URL."""
+
+    def body(self, batch: Batch) -> dict[str, Any]:
+        """The request's body; a subclass may add what its service needs."""
+        return _openai_wire.request_body(batch)
+
+    def build_request(self, batch: Batch) -> WireRequest:
+        headers = {"content-type": "application/json", "accept": "application/json"}
+        if batch.encoding == "base64":
+            # Compressed base64 is hardly smaller, and unpacking it costs more than parsing it.
+            headers["accept-encoding"] = "identity"
+        if self.config.api_key:
+            headers["authorization"] = f"Bearer {self.config.api_key}"
+        return WireRequest(self.url + self.path, orjson.dumps(self.body(batch)), headers)
+
+    def parse_response(self, response: WireResponse) -> Answer:
+        try:
+            return _openai_wire.parse_answer(response)
+        except ProviderError as error:
+            raise ProviderError(cleaned(error.fault, self.config.api_key)) from None
+
+    def classify(self, answer: WireResponse | TransportFailure) -> Fault:
+        return fault_of(answer, key=self.config.api_key)
+
+    def refuses_base64(self, fault: Fault) -> bool:
+        """Whether the refused batch is worth another try with `encoding="float"`."""
+        return _openai_wire.refuses_base64(fault)
+
+
+@hookimpl
+def register_providers(register: Callable[..., None]) -> None:
+    register(OpenAICompatible)
