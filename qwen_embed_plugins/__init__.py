@@ -5,6 +5,8 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from qwen_embed_plugins._version import __version__
+
 if TYPE_CHECKING:
     from qwen_embed_plugins.embedder import AsyncEmbedder, Embedder
     from qwen_embed_plugins.errors import (
@@ -26,7 +28,6 @@ if TYPE_CHECKING:
     from qwen_embed_plugins.spaces import EmbeddingSpace
     from qwen_embed_plugins.types import EmbedResult
 
-__version__ = "0.1.0"
 
 _HOMES = {
     "AsyncEmbedder": "embedder",
@@ -67,6 +68,7 @@ __all__ = [
     "QwenEmbedError",
     "Settings",
     "SpaceMismatch",
+    "__version__",
     "hookimpl",
 ]
 

@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from qwen_embed_plugins.hookspecs import hookimpl
-
 DEFAULT_MODEL = "qwen3-embedding-8b"
 
 DEFAULT_INSTRUCTION = "Given a web search query, retrieve relevant passages that answer the query"
@@ -63,9 +61,3 @@ def _qwen3(size: str, dimensions: int) -> Model:
 
 
 QWEN3_MODELS = (_qwen3("8B", 4096), _qwen3("4B", 2560), _qwen3("0.6B", 1024))
-
-
-@hookimpl
-def register_models(register: Callable[[Model], None]) -> None:
-    for model in QWEN3_MODELS:
-        register(model)

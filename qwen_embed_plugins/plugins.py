@@ -28,8 +28,7 @@ if TYPE_CHECKING:
     from qwen_embed_plugins.routing import Policy
 
 BUILT_INS = (
-    "qwen_embed_plugins.models",
-    "qwen_embed_plugins.routing",
+    "qwen_embed_plugins.defaults",
     "qwen_embed_plugins.providers.ollama",
     "qwen_embed_plugins.providers.openai_compatible",
     "qwen_embed_plugins.providers.lexical",

@@ -48,6 +48,9 @@ ANSWER_SLACK_BYTES = 1 << 20
 OUTAGE_PATIENCE_SECONDS = 5.0
 """How long a call waits for an offer that fails; longer outages are its caller's business."""
 
+REFUSALS: frozenset[FaultKind] = frozenset({"bad_input", "too_large", "bad_vector"})
+"""What a provider says of the texts. (A bad vector that only we noticed is the offer's failure.)"""
+
 OUTAGES: frozenset[FaultKind] = frozenset({"unavailable", "bad_vector"})
 
 
@@ -334,7 +337,9 @@ class _EmbedCall:
         verdict = examine(finished)
         yield from self._settle(item, finished, verdict.fault)
         if verdict.fault is not None:
-            yield from self._failed(item.piece, finished.job, verdict.fault)
+            refused = verdict.fault is finished.outcome and verdict.fault.kind in REFUSALS
+            handle = self._refusal if refused else self._failure
+            yield from handle(item.piece, finished.job, verdict.fault)
             return
         self.failures[offer.key] = 0
         self.accepted.add(offer.key)
@@ -376,20 +381,23 @@ class _EmbedCall:
             alone = replace(piece, places=(piece.places[row],)).refused_by(offer, fault)
             self.pool.append(alone)
 
-    def _failed(self, piece: Piece, job: Job, fault: Fault) -> Flow[None]:
-        """Decide by the fault's kind what becomes of the texts and of the offer."""
+    def _refusal(self, piece: Piece, job: Job, fault: Fault) -> Flow[None]:
+        """The provider objects to what was sent: send it another way, or look for the bad text."""
+        if (yield from self._adapted(piece, job, fault)):
+            self.pool.appendleft(piece)
+        else:
+            self._refused(piece, job.offer, fault)
+
+    def _failure(self, piece: Piece, job: Job, fault: Fault) -> Flow[None]:
+        """The offer failed, whatever was sent: pause it, and let the texts go elsewhere."""
+        yield from ()
         offer = job.offer
-        if fault.kind in ("bad_input", "too_large"):
-            if (yield from self._adapted(piece, job, fault)):
-                self.pool.appendleft(piece)
-            else:
-                self._refused(piece, offer, fault)
-            return
         self._pause(offer, fault)
         if fault.kind in OUTAGES:
             piece = replace(piece, failures=piece.failures + 1)
         if piece.failures >= FAILURES_IN_A_ROW and offer.key in self.accepted:
             # The offer takes other texts: perhaps one of these is what makes it fail.
+            self.failures[offer.key] = 0
             self._refused(replace(piece, failures=0), offer, fault)
             return
         self.failures[offer.key] += 1

@@ -8,7 +8,6 @@ from decimal import Decimal
 from typing import TypeAlias
 
 from qwen_embed_plugins.catalogue import ConfiguredOffer
-from qwen_embed_plugins.hookspecs import hookimpl
 
 UNKNOWN_PRICE = Decimal("Infinity")
 
@@ -49,11 +48,3 @@ def fastest(candidates: Sequence[Candidate]) -> Sequence[Candidate]:
 def ordered(candidates: Sequence[Candidate]) -> Sequence[Candidate]:
     """As the settings name them."""
     return list(candidates)
-
-
-@hookimpl
-def register_policies(register: Callable[[str, Policy], None]) -> None:
-    register("free-first", free_first)
-    register("cheapest", cheapest)
-    register("fastest", fastest)
-    register("ordered", ordered)

@@ -41,7 +41,7 @@ ALLOWED = {
     "embedder": {"values", "contract", "parts", "router"},
     "root": CORE,
     # What a third party's provider may import is enough for ours.
-    "providers": {"values", "contract"},
+    "providers": {"values", "contract", "providers"},
     "testing": CORE | {"root", "testing"},
     "langchain": CORE | {"root", "langchain"},
     "postgres": CORE | {"root", "postgres"},

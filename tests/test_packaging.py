@@ -24,6 +24,7 @@ PUBLIC = {
     "EmbedResult",
     "Embedder",
     "EmbeddingSpace",
+    "Model",
     "Offer",
     "Provider",
     "Settings",

@@ -12,8 +12,18 @@ from heapq import heappop, heappush
 from itertools import count
 from typing import Any, TypeVar
 
-from qwen_embed_plugins.flow import Finished, Job, Learn, MakeFlow, Reserve, Settle, Start, Wait
-from qwen_embed_plugins.flow import keep_books, settle_rest
+from qwen_embed_plugins.flow import (
+    Finished,
+    Job,
+    Learn,
+    MakeFlow,
+    Reserve,
+    Settle,
+    Start,
+    Wait,
+    keep_books,
+    settle_rest,
+)
 from qwen_embed_plugins.ledger import Ledger, Reservation
 from qwen_embed_plugins.types import Answer, Fault
 
@@ -67,9 +77,7 @@ class SimulatedDriver:
                 if isinstance(effect, Start):
                     self.jobs.append(effect.job)
                     served = self.respond(effect.job)
-                    done = Finished(
-                        effect.job, served.outcome, served.seconds, served.maybe_served
-                    )
+                    done = Finished(effect.job, served.outcome, served.seconds, served.maybe_served)
                     heappush(finishing, (self.clock.seconds + served.seconds, next(order), done))
                 elif isinstance(effect, Wait):
                     reply = self._wait(effect, finishing)

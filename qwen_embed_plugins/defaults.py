@@ -1,0 +1,23 @@
+"""What the package itself registers besides providers: the Qwen3 models and the policies."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from qwen_embed_plugins import routing
+from qwen_embed_plugins.hookspecs import hookimpl
+from qwen_embed_plugins.models import QWEN3_MODELS, Model
+
+
+@hookimpl
+def register_models(register: Callable[[Model], None]) -> None:
+    for model in QWEN3_MODELS:
+        register(model)
+
+
+@hookimpl
+def register_policies(register: Callable[[str, routing.Policy], None]) -> None:
+    register("free-first", routing.free_first)
+    register("cheapest", routing.cheapest)
+    register("fastest", routing.fastest)
+    register("ordered", routing.ordered)
