@@ -13,11 +13,16 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export PIP_ROOT_USER_ACTION := ignore
 PIP := $(PY) -m pip install --quiet --constraint $(CONSTRAINTS)
 
-# A venv whose Python was moved or upgraded away starts no more: it is made anew.
-ifneq ($(shell $(PY) -c 'print("runs")' 2>/dev/null),runs)
+# A venv whose Python was moved, upgraded away or is another than the named one is made anew.
+VERSION := import sys; print(*sys.version_info)
+HAVE := $(shell $(PY) -c '$(VERSION)' 2>/dev/null)
+WANTED := $(if $(PYTHON),$(shell "$(PYTHON)" -c '$(VERSION)' 2>/dev/null),$(HAVE))
+ifneq ($(HAVE),$(or $(WANTED),none))
 .PHONY: $(VENV)/made
 endif
 
+# Two installs into one venv at a time would break each other.
+.NOTPARALLEL:
 .DEFAULT_GOAL := help
 .PHONY: help demo test lint format chaos dist clean
 
