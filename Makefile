@@ -11,7 +11,9 @@ INPUTS := pyproject.toml qwen_embed_plugins/_version.py $(CONSTRAINTS)
 export PIP_NO_INPUT := 1
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export PIP_ROOT_USER_ACTION := ignore
-PIP := $(PY) -m pip install --quiet --constraint $(CONSTRAINTS)
+# Under sudo, or without a home, pip would complain that its cache is not ours to write.
+NO_CACHE := $(shell test -O "$$HOME" || echo --no-cache-dir)
+PIP := $(PY) -m pip install --quiet $(NO_CACHE) --constraint $(CONSTRAINTS)
 
 # A venv whose Python was moved, upgraded away or is another than the named one is made anew.
 VERSION := import sys; print(*sys.version_info)
