@@ -29,8 +29,7 @@ endif
 .PHONY: help demo test lint format chaos dist clean
 
 help:  ## Show this list
-	@grep -E '^[a-z-]+:.*##' Makefile | sed -E 's/:.*## /\t/' | while IFS="$$(printf '\t')" \
-	read -r name text; do printf '  make %-10s %s\n' "$$name" "$$text"; done
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' Makefile
 
 demo: $(VENV)/demo  ## A table of texts embeds itself in an embedded Postgres; searches print rows
 	@$(PY) -m qwen_embed_plugins demo
