@@ -11,19 +11,25 @@ INPUTS := pyproject.toml qwen_embed_plugins/_version.py $(CONSTRAINTS)
 export PIP_NO_INPUT := 1
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export PIP_ROOT_USER_ACTION := ignore
-PIP := $(PY) -m pip install --quiet --constraint $(CONSTRAINTS)
+# Under sudo, or without a home, pip would complain that its cache is not ours to write.
+NO_CACHE := $(shell test -O "$$HOME" || echo --no-cache-dir)
+PIP := $(PY) -m pip install --quiet $(NO_CACHE) --constraint $(CONSTRAINTS)
 
-# A venv whose Python was moved or upgraded away starts no more: it is made anew.
-ifneq ($(shell $(PY) -c 'print("runs")' 2>/dev/null),runs)
+# A venv whose Python was moved, upgraded away or is another than the named one is made anew.
+VERSION := import sys; print(*sys.version_info)
+HAVE := $(shell $(PY) -c '$(VERSION)' 2>/dev/null)
+WANTED := $(if $(PYTHON),$(shell "$(PYTHON)" -c '$(VERSION)' 2>/dev/null),$(HAVE))
+ifneq ($(HAVE),$(or $(WANTED),none))
 .PHONY: $(VENV)/made
 endif
 
+# Two installs into one venv at a time would break each other.
+.NOTPARALLEL:
 .DEFAULT_GOAL := help
 .PHONY: help demo test lint format chaos dist clean
 
 help:  ## Show this list
-	@grep -E '^[a-z-]+:.*##' Makefile | sed -E 's/:.*## /\t/' | while IFS="$$(printf '\t')" \
-	read -r name text; do printf '  make %-10s %s\n' "$$name" "$$text"; done
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' Makefile
 
 demo: $(VENV)/demo  ## A table of texts embeds itself in an embedded Postgres; searches print rows
 	@$(PY) -m qwen_embed_plugins demo

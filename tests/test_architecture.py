@@ -216,7 +216,11 @@ def test_importing_the_package_loads_no_integration(blocked: bool) -> None:
         "print([name for name in names if sys.modules.get(name)])\n"
     )
     answer = subprocess.run(
-        [sys.executable, "-c", program], capture_output=True, text=True, check=False
+        [sys.executable, "-c", program],
+        cwd=ROOT,  # this checkout, also where another one is installed
+        capture_output=True,
+        text=True,
+        check=False,
     )
     assert answer.returncode == 0, answer.stderr
     assert answer.stdout.strip() == "[]"
