@@ -2,232 +2,22 @@
 
 from __future__ import annotations
 
-import logging
 import os
-import time
 import weakref
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
-from random import Random
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
 
-from qwen_embed_plugins.catalogue import Catalogue, build_catalogue
-from qwen_embed_plugins.errors import ConfigurationError, InvalidInput, PartialFailure, shown
 from qwen_embed_plugins.flow import AwaitingDriver, BlockingDriver, MakeFlow
-from qwen_embed_plugins.health import Health
-from qwen_embed_plugins.ledger import Ledger, MemoryLedger
-from qwen_embed_plugins.plugins import Registry, load_plugins, unknown_name
-from qwen_embed_plugins.router import EmbedRequest, Router
+from qwen_embed_plugins.planning import Planned, only, plan, spread, whole
+from qwen_embed_plugins.plugins import Registry
 from qwen_embed_plugins.settings import Settings
+from qwen_embed_plugins.setup import SettingsLike, Setup, announce, settings_from
 from qwen_embed_plugins.spaces import EmbeddingSpace
-from qwen_embed_plugins.state import SQLiteState, State
 from qwen_embed_plugins.transport import AsyncHttpTransport, HttpTransport
-from qwen_embed_plugins.types import EmbedResult, Role, TextError
+from qwen_embed_plugins.types import EmbedResult, Role
 
 if TYPE_CHECKING:
-    import numpy as np
-    import numpy.typing as npt
-
-    Vector: TypeAlias = npt.NDArray[np.float32]
-    Matrix: TypeAlias = npt.NDArray[np.float32]
-
-log = logging.getLogger("qwen_embed_plugins")
-
-SettingsLike: TypeAlias = "Settings | str | os.PathLike[str] | Mapping[str, Any] | None"
-
-
-def settings_from(source: SettingsLike, overrides: Mapping[str, Any]) -> Settings:
-    """Settings from a `Settings`, a file's path, a mapping or nothing, with arguments on top."""
-    if isinstance(source, Settings):
-        given = {name: value for name, value in overrides.items() if value is not None}
-        if not given:
-            return source
-        checked = Settings.load(os.devnull, environ={}, **given)
-        changes = {name: getattr(checked, name) for name in given}
-        origins = {**source.origins, **dict.fromkeys(given, "argument")}
-        return replace(source, **changes, origins=origins)
-    if isinstance(source, Mapping):
-        return Settings.load(None, **{**source, **_given(overrides)})
-    return Settings.load(source, **_given(overrides))
-
-
-def _given(overrides: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: value for name, value in overrides.items() if value is not None}
-
-
-def space_of(settings: Settings, catalogue: Catalogue) -> EmbeddingSpace:
-    """The space that the settings ask for; refused if the model has no vectors of that length."""
-    model = catalogue.model
-    dimensions = settings.dimensions or model.dimensions
-    if not model.takes_dimensions(dimensions):
-        possible = (
-            f"{model.min_dimensions} to {model.dimensions}"
-            if model.min_dimensions is not None
-            else f"only {model.dimensions}"
-        )
-        raise ConfigurationError(
-            f"dimensions = {dimensions}: {model.name} gives {possible}; "
-            "choose one of these or another model"
-        )
-    return EmbeddingSpace(model.name, dimensions)
-
-
-@dataclass(frozen=True, slots=True)
-class Setup:
-    """What an embedder is made of, put together once from settings and plugins."""
-
-    settings: Settings
-    registry: Registry
-    catalogue: Catalogue
-    space: EmbeddingSpace
-    state: State
-    ledger: Ledger
-
-    @classmethod
-    def make(cls, settings: Settings, registry: Registry | None) -> Setup:
-        registry = registry or load_plugins()
-        catalogue = build_catalogue(settings, registry)
-        return cls(
-            settings,
-            registry,
-            catalogue,
-            space_of(settings, catalogue),
-            SQLiteState(settings.state_path()),
-            MemoryLedger(settings.budget, time.time),
-        )
-
-    def router(self) -> Router:
-        """A router with fresh health: what one process learns about offers while it runs."""
-        settings, policies = self.settings, self.registry.policies
-        for name in (settings.policy, settings.query_policy or settings.policy):
-            if name not in policies:
-                raise unknown_name(self.registry, "policies", name)
-        return Router(
-            catalogue=self.catalogue,
-            policy=policies[settings.policy],
-            query_policy=policies[settings.query_policy or settings.policy],
-            health=Health(Random()),
-            capabilities=self.state.capabilities(),
-            now=time.time,
-            emit=self.registry.emit,
-            concurrency=settings.concurrency,
-            timeout_seconds=settings.timeout_seconds,
-            spill_after_seconds=settings.spill_after_seconds,
-            spill_to_paid=settings.spill_to_paid,
-        )
-
-
-class Planned(NamedTuple):
-    """A call before it runs: its request, and where each distinct text stood in the list."""
-
-    request: EmbedRequest
-    positions: list[list[int]]
-    unusable: list[TextError]
-    total: int
-
-
-def plan(texts: Sequence[Any], role: Role, space: EmbeddingSpace, instruction: str) -> Planned:
-    """Sort out what cannot be sent, and send equal texts once.
-
-    Raises `InvalidInput` for what is not a list of strings; an empty text, or one that is not
-    valid Unicode, becomes an error of its own and harms no other.
-    """
-    if isinstance(texts, (str, bytes)):
-        raise InvalidInput(f"expected a list of strings, got {shown(texts)}; put it in a list")
-    if role not in ("query", "document"):
-        raise InvalidInput(f'role = {shown(role)}: expected "query" or "document"')
-    places: dict[str, list[int]] = {}
-    unusable: list[TextError] = []
-    texts = list(texts)
-    for position, text in enumerate(texts):
-        if not isinstance(text, str):
-            kind = type(text).__name__
-            raise InvalidInput(
-                f"the text at position {position} is of type {kind}, expected a string",
-                position=position,
-            )
-        problem = _problem(position, text)
-        if problem:
-            unusable.append(problem)
-        else:
-            places.setdefault(text, []).append(position)
-    request = EmbedRequest(tuple(places), role, space, instruction if role == "query" else None)
-    return Planned(request, list(places.values()), unusable, len(texts))
-
-
-def _problem(position: int, text: str) -> TextError | None:
-    if not text.strip():
-        return TextError(position, "empty", "the text is empty")
-    if not text.isascii():
-        try:
-            text.encode("utf-8")
-        except UnicodeEncodeError as error:
-            said = f"not valid Unicode: a lone surrogate at character {error.start}"
-            return TextError(position, "bad_input", said)
-    return None
-
-
-def spread(planned: Planned, result: EmbedResult) -> EmbedResult:
-    """The result for the list as it was passed, from the one for its distinct texts."""
-    import numpy as np
-
-    if not planned.unusable and len(planned.positions) == planned.total:
-        return result
-    vectors = np.full((planned.total, planned.request.space.dimensions), np.nan, np.float32)
-    offers: list[str | None] = [None] * planned.total
-    for row, positions in enumerate(planned.positions):
-        vectors[positions] = result.vectors[row]
-        for position in positions:
-            offers[position] = result.offers[row]
-    errors = planned.unusable + [
-        error._replace(position=position)
-        for error in result.errors
-        for position in planned.positions[error.position]
-    ]
-    return replace(
-        result,
-        vectors=vectors,
-        offers=tuple(offers),
-        errors=tuple(sorted(errors)),
-        usage=replace(result.usage, texts=planned.total - len(errors)),
-    )
-
-
-def whole(result: EmbedResult) -> Matrix:
-    """The vectors, all of them; `PartialFailure` if a text has none."""
-    if not result.errors:
-        return result.vectors
-    first = result.errors[0]
-    more = f" (and {len(result.errors) - 1} more)" if len(result.errors) > 1 else ""
-    raise PartialFailure(
-        f"{len(result.errors)} of {len(result.vectors)} texts have no vector: the one at position "
-        f"{first.position}: {first.kind}: {first.message}{more}; the others are in .result",
-        result=result,
-    )
-
-
-def only(result: EmbedResult) -> Vector:
-    """The one vector of a query; `InvalidInput` or `PartialFailure` if there is none."""
-    if result.errors and result.errors[0].kind == "empty":
-        raise InvalidInput("the query is empty; pass some text")
-    vector: Vector = whole(result)[0]
-    return vector
-
-
-_announced: set[str] = set()
-
-
-def announce(setup: Setup) -> None:
-    """Say once in a process, in one line, which offers may receive texts.
-
-    A warning if texts may leave for outside addresses, so that it is seen by default.
-    """
-    offers = setup.catalogue.offers
-    line = "texts may be sent to: " + (", ".join(offer.key for offer in offers) or "nobody")
-    if line not in _announced:
-        _announced.add(line)
-        leaves = any(not offer.private for offer in offers)
-        log.log(logging.WARNING if leaves else logging.INFO, line)
+    from qwen_embed_plugins.types import Matrix, Vector
 
 
 class _Shell:
@@ -320,6 +110,15 @@ class Embedder(_Shell):
     def embed_query(self, text: str, *, instruction: str | None = None) -> Vector:
         """float32 (dimensions,) of unit length; the instruction goes before the text, once."""
         return only(self.embed([text], "query", instruction=instruction))
+
+    def awaiting(self) -> AsyncEmbedder:
+        """The same for asyncio, sharing offers' health, ledger and state with this one."""
+        twin = AsyncEmbedder.__new__(AsyncEmbedder)
+        twin._setup = self._setup
+        twin._start()
+        twin._router = self._router
+        _shells.add(twin)
+        return twin
 
     def close(self) -> None:
         """Close connections and let threads end. The embedder may be used again."""

@@ -7,6 +7,7 @@ first use, one for each way out (direct, the environment's proxies, a provider's
 from __future__ import annotations
 
 import asyncio
+import os
 import time
 import weakref
 from collections.abc import AsyncGenerator
@@ -127,6 +128,8 @@ class HttpTransport:
 
     def __init__(self) -> None:
         self._clients: dict[tuple[str | None, bool], httpx.Client] = {}
+        # Many users never close an embedder; its connections end with it all the same.
+        weakref.finalize(self, _close_clients, self._clients, os.getpid())
 
     def send(self, request: WireRequest, job: Job) -> WireResponse:
         """Send a request and give the whole answer, or raise `TransportFailure`."""
@@ -158,9 +161,15 @@ class HttpTransport:
 
     def close(self) -> None:
         """Close all connections."""
-        for client in self._clients.values():
+        _close_clients(self._clients, os.getpid())
+
+
+def _close_clients(clients: dict[tuple[str | None, bool], httpx.Client], owner: int) -> None:
+    """Close clients in the process that made them: a fork's connections are its parent's."""
+    if os.getpid() == owner:
+        for client in clients.values():
             client.close()
-        self._clients.clear()
+    clients.clear()
 
 
 class AsyncHttpTransport:

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from qwen_embed_plugins.spaces import EmbeddingSpace
 
     Matrix: TypeAlias = npt.NDArray[np.float32]
+    Vector: TypeAlias = npt.NDArray[np.float32]
 
 Role = Literal["query", "document"]
 """What a text is: queries carry the instruction, documents are embedded bare."""

@@ -22,7 +22,7 @@ LAYERS = {
     "contract": {"provider", "hookspecs"},
     "parts": set[str](),
     "router": {"router"},
-    "embedder": {"embedder"},
+    "embedder": {"embedder", "planning", "setup"},
     "root": {"__init__"},
     "providers": {"providers"},
     "testing": {"testing"},
@@ -38,7 +38,7 @@ ALLOWED = {
     "contract": {"values", "contract"},
     "parts": {"values", "contract", "parts"},
     "router": {"values", "contract", "parts"},
-    "embedder": {"values", "contract", "parts", "router"},
+    "embedder": {"values", "contract", "parts", "router", "embedder"},
     "root": CORE,
     # What a third party's provider may import is enough for ours.
     "providers": {"values", "contract", "providers"},

@@ -1,0 +1,105 @@
+"""`QwenEmbeddings`: the four methods of LangChain's interface, each in its own colour."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from langchain_core.embeddings import Embeddings
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    PrivateAttr,
+    SecretStr,
+    SkipValidation,
+    model_validator,
+)
+
+from qwen_embed_plugins.embedder import AsyncEmbedder, Embedder
+from qwen_embed_plugins.errors import ConfigurationError
+from qwen_embed_plugins.setup import SettingsLike, settings_from
+
+if TYPE_CHECKING:
+    from qwen_embed_plugins.spaces import EmbeddingSpace
+
+
+class QwenEmbeddings(BaseModel, Embeddings):
+    """Embeddings of one space, from whichever provider serves it.
+
+    `QwenEmbeddings()` finds Ollama, or the keys in the environment. All fields are optional:
+    `model`, `dimensions`, `instruction` (goes before queries only), `policy`, `use` (the providers
+    that may receive texts), `settings` (a file's path, a mapping or `Settings`), `api_keys` (by
+    provider name) and `embedder` (a ready `Embedder`, instead of all the others).
+
+    Raises `ConfigurationError` for wrong settings when made, and no network is reached before the
+    first text. Errors of the methods are those of `Embedder`: `PartialFailure` holds what was paid.
+    Async methods need no thread and may be used from any number of event loops.
+    """
+
+    model_config = ConfigDict(extra="forbid", arbitrary_types_allowed=True, protected_namespaces=())
+
+    model: str | None = None
+    dimensions: int | None = None
+    instruction: str | None = None
+    policy: str | None = None
+    use: list[str] | None = None
+    settings: SkipValidation[SettingsLike] = Field(default=None, repr=False)
+    api_keys: dict[str, SecretStr] = Field(default_factory=dict)
+    embedder: Embedder | None = Field(default=None, exclude=True, repr=False)
+
+    _blocking: Embedder = PrivateAttr()
+    _awaiting: AsyncEmbedder = PrivateAttr()
+
+    @model_validator(mode="after")
+    def _make_embedders(self) -> QwenEmbeddings:
+        if self.embedder is None:
+            self._blocking = Embedder(settings_from(self.settings, self._overrides()))
+        else:
+            self._refuse_other_fields()
+            self._blocking = self.embedder
+        self._awaiting = self._blocking.awaiting()
+        return self
+
+    def _overrides(self) -> dict[str, Any]:
+        keys = {name: secret.get_secret_value() for name, secret in self.api_keys.items()}
+        return {
+            "model": self.model,
+            "dimensions": self.dimensions,
+            "instruction": self.instruction,
+            "policy": self.policy,
+            "use": self.use,
+            "api_keys": keys or None,
+        }
+
+    def _refuse_other_fields(self) -> None:
+        others = {*self._overrides(), "settings"}
+        given = sorted(name for name in others if name != "api_keys" and getattr(self, name))
+        if given or self.api_keys:
+            raise ConfigurationError(
+                f"embedder= already has its settings; leave out {', '.join(given or ['api_keys'])}"
+            )
+
+    @property
+    def space(self) -> EmbeddingSpace:
+        """The space of every vector that this object gives."""
+        return self._blocking.space
+
+    def embed_documents(self, texts: list[str]) -> list[list[float]]:
+        """n texts to n lists of `dimensions` floats, of unit length. Blocks."""
+        lists: list[list[float]] = self._blocking.embed_documents(texts).tolist()
+        return lists
+
+    def embed_query(self, text: str) -> list[float]:
+        """One list of `dimensions` floats; the instruction goes before the text. Blocks."""
+        numbers: list[float] = self._blocking.embed_query(text).tolist()
+        return numbers
+
+    async def aembed_documents(self, texts: list[str]) -> list[list[float]]:
+        """`embed_documents`, awaited."""
+        lists: list[list[float]] = (await self._awaiting.embed_documents(texts)).tolist()
+        return lists
+
+    async def aembed_query(self, text: str) -> list[float]:
+        """`embed_query`, awaited."""
+        numbers: list[float] = (await self._awaiting.embed_query(text)).tolist()
+        return numbers

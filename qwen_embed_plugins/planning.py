@@ -1,0 +1,112 @@
+"""From the caller's list to a request and back: what cannot be sent, and what is sent once."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from qwen_embed_plugins.errors import InvalidInput, PartialFailure, shown
+from qwen_embed_plugins.router import EmbedRequest
+from qwen_embed_plugins.spaces import EmbeddingSpace
+from qwen_embed_plugins.types import EmbedResult, Role, TextError
+
+if TYPE_CHECKING:
+    from qwen_embed_plugins.types import Matrix, Vector
+
+
+class Planned(NamedTuple):
+    """A call before it runs: its request, and where each distinct text stood in the list."""
+
+    request: EmbedRequest
+    positions: list[list[int]]
+    unusable: list[TextError]
+    total: int
+
+
+def plan(texts: Sequence[Any], role: Role, space: EmbeddingSpace, instruction: str) -> Planned:
+    """Sort out what cannot be sent, and send equal texts once.
+
+    Raises `InvalidInput` for what is not a list of strings; an empty text, or one that is not
+    valid Unicode, becomes an error of its own and harms no other.
+    """
+    if isinstance(texts, (str, bytes)):
+        raise InvalidInput(f"expected a list of strings, got {shown(texts)}; put it in a list")
+    if role not in ("query", "document"):
+        raise InvalidInput(f'role = {shown(role)}: expected "query" or "document"')
+    places: dict[str, list[int]] = {}
+    unusable: list[TextError] = []
+    texts = list(texts)
+    for position, text in enumerate(texts):
+        if not isinstance(text, str):
+            kind = type(text).__name__
+            raise InvalidInput(
+                f"the text at position {position} is of type {kind}, expected a string",
+                position=position,
+            )
+        problem = _problem(position, text)
+        if problem:
+            unusable.append(problem)
+        else:
+            places.setdefault(text, []).append(position)
+    request = EmbedRequest(tuple(places), role, space, instruction if role == "query" else None)
+    return Planned(request, list(places.values()), unusable, len(texts))
+
+
+def _problem(position: int, text: str) -> TextError | None:
+    if not text.strip():
+        return TextError(position, "empty", "the text is empty")
+    if not text.isascii():
+        try:
+            text.encode("utf-8")
+        except UnicodeEncodeError as error:
+            said = f"not valid Unicode: a lone surrogate at character {error.start}"
+            return TextError(position, "bad_input", said)
+    return None
+
+
+def spread(planned: Planned, result: EmbedResult) -> EmbedResult:
+    """The result for the list as it was passed, from the one for its distinct texts."""
+    import numpy as np
+
+    if not planned.unusable and len(planned.positions) == planned.total:
+        return result
+    vectors = np.full((planned.total, planned.request.space.dimensions), np.nan, np.float32)
+    offers: list[str | None] = [None] * planned.total
+    for row, positions in enumerate(planned.positions):
+        vectors[positions] = result.vectors[row]
+        for position in positions:
+            offers[position] = result.offers[row]
+    errors = planned.unusable + [
+        error._replace(position=position)
+        for error in result.errors
+        for position in planned.positions[error.position]
+    ]
+    return replace(
+        result,
+        vectors=vectors,
+        offers=tuple(offers),
+        errors=tuple(sorted(errors)),
+        usage=replace(result.usage, texts=planned.total - len(errors)),
+    )
+
+
+def whole(result: EmbedResult) -> Matrix:
+    """The vectors, all of them; `PartialFailure` if a text has none."""
+    if not result.errors:
+        return result.vectors
+    first = result.errors[0]
+    more = f" (and {len(result.errors) - 1} more)" if len(result.errors) > 1 else ""
+    raise PartialFailure(
+        f"{len(result.errors)} of {len(result.vectors)} texts have no vector: the one at position "
+        f"{first.position}: {first.kind}: {first.message}{more}; the others are in .result",
+        result=result,
+    )
+
+
+def only(result: EmbedResult) -> Vector:
+    """The one vector of a query; `InvalidInput` or `PartialFailure` if there is none."""
+    if result.errors and result.errors[0].kind == "empty":
+        raise InvalidInput("the query is empty; pass some text")
+    vector: Vector = whole(result)[0]
+    return vector

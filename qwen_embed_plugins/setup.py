@@ -1,0 +1,123 @@
+"""What an embedder is made of: settings, plugins, offers, state and ledger, put together once."""
+
+from __future__ import annotations
+
+import logging
+import os
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from random import Random
+from typing import Any, TypeAlias
+
+from qwen_embed_plugins.catalogue import Catalogue, build_catalogue
+from qwen_embed_plugins.errors import ConfigurationError
+from qwen_embed_plugins.health import Health
+from qwen_embed_plugins.ledger import Ledger, MemoryLedger
+from qwen_embed_plugins.plugins import Registry, load_plugins, unknown_name
+from qwen_embed_plugins.router import Router
+from qwen_embed_plugins.settings import Settings
+from qwen_embed_plugins.spaces import EmbeddingSpace
+from qwen_embed_plugins.state import SQLiteState, State
+
+log = logging.getLogger("qwen_embed_plugins")
+
+SettingsLike: TypeAlias = Settings | str | os.PathLike[str] | Mapping[str, Any] | None
+"""Settings as callers pass them: ready, by file, as a mapping, or None to be discovered."""
+
+
+def settings_from(source: SettingsLike, overrides: Mapping[str, Any]) -> Settings:
+    """Settings from a `Settings`, a file's path, a mapping or nothing, with arguments on top."""
+    if isinstance(source, Settings):
+        given = {name: value for name, value in overrides.items() if value is not None}
+        if not given:
+            return source
+        checked = Settings.load(os.devnull, environ={}, **given)
+        changes = {name: getattr(checked, name) for name in given}
+        origins = {**source.origins, **dict.fromkeys(given, "argument")}
+        return replace(source, **changes, origins=origins)
+    if isinstance(source, Mapping):
+        return Settings.load(None, **{**source, **_given(overrides)})
+    return Settings.load(source, **_given(overrides))
+
+
+def _given(overrides: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in overrides.items() if value is not None}
+
+
+def space_of(settings: Settings, catalogue: Catalogue) -> EmbeddingSpace:
+    """The space that the settings ask for; refused if the model has no vectors of that length."""
+    model = catalogue.model
+    dimensions = settings.dimensions or model.dimensions
+    if not model.takes_dimensions(dimensions):
+        possible = (
+            f"{model.min_dimensions} to {model.dimensions}"
+            if model.min_dimensions is not None
+            else f"only {model.dimensions}"
+        )
+        raise ConfigurationError(
+            f"dimensions = {dimensions}: {model.name} gives {possible}; "
+            "choose one of these or another model"
+        )
+    return EmbeddingSpace(model.name, dimensions)
+
+
+@dataclass(frozen=True, slots=True)
+class Setup:
+    """What an embedder is made of, put together once from settings and plugins."""
+
+    settings: Settings
+    registry: Registry
+    catalogue: Catalogue
+    space: EmbeddingSpace
+    state: State
+    ledger: Ledger
+
+    @classmethod
+    def make(cls, settings: Settings, registry: Registry | None) -> Setup:
+        registry = registry or load_plugins()
+        catalogue = build_catalogue(settings, registry)
+        return cls(
+            settings,
+            registry,
+            catalogue,
+            space_of(settings, catalogue),
+            SQLiteState(settings.state_path()),
+            MemoryLedger(settings.budget, time.time),
+        )
+
+    def router(self) -> Router:
+        """A router with fresh health: what one process learns about offers while it runs."""
+        settings, policies = self.settings, self.registry.policies
+        for name in (settings.policy, settings.query_policy or settings.policy):
+            if name not in policies:
+                raise unknown_name(self.registry, "policies", name)
+        return Router(
+            catalogue=self.catalogue,
+            policy=policies[settings.policy],
+            query_policy=policies[settings.query_policy or settings.policy],
+            health=Health(Random()),
+            capabilities=self.state.capabilities(),
+            now=time.time,
+            emit=self.registry.emit,
+            concurrency=settings.concurrency,
+            timeout_seconds=settings.timeout_seconds,
+            spill_after_seconds=settings.spill_after_seconds,
+            spill_to_paid=settings.spill_to_paid,
+        )
+
+
+_announced: set[str] = set()
+
+
+def announce(setup: Setup) -> None:
+    """Say once in a process, in one line, which offers may receive texts.
+
+    A warning if texts may leave for outside addresses, so that it is seen by default.
+    """
+    offers = setup.catalogue.offers
+    line = "texts may be sent to: " + (", ".join(offer.key for offer in offers) or "nobody")
+    if line not in _announced:
+        _announced.add(line)
+        leaves = any(not offer.private for offer in offers)
+        log.log(logging.WARNING if leaves else logging.INFO, line)
