@@ -77,8 +77,8 @@ def search(
 
     `filter` maps columns of the source to a value or a list of values. `exact` reads every vector.
     `embedder` must be of the vectorizer's model and dimensions (else `SpaceMismatch`); without one
-    `embedder_for` is asked for it, or an `Embedder` is made from the discovered settings. Raises `DatabaseError` for an unknown name
-    or column, and what the embedder raises.
+    `embedder_for` is asked for it, or an `Embedder` is made from the discovered settings. Raises
+    `DatabaseError` for an unknown name or column, and what the embedder raises.
     """
     with connect.explained(target), connect.opened(target) as connection:
         with connection.transaction():
