@@ -31,9 +31,16 @@ def print_json(value: object) -> None:
 
 
 def print_table(
-    columns: Sequence[Column | str], rows: Sequence[Sequence[object]], *, empty: str = "none"
+    columns: Sequence[Column | str],
+    rows: Sequence[Sequence[object]],
+    *,
+    empty: str = "none",
+    one_line: bool = False,
 ) -> None:
-    """A table as wide as the terminal, 80 columns in a pipe; colour only on a terminal."""
+    """A table as wide as the terminal, 80 columns in a pipe; colour only on a terminal.
+
+    With `one_line` what is too long for its row ends in an ellipsis instead of going on below.
+    """
     from rich.box import SIMPLE_HEAD
     from rich.table import Table
 
@@ -46,8 +53,8 @@ def print_table(
         table.add_column(
             title,
             justify="right" if right else "left",
-            overflow="fold",
-            no_wrap=not folds,
+            overflow="ellipsis" if one_line else "fold",
+            no_wrap=one_line or not folds,
         )
     for row in rows:
         table.add_row(*(_cell(value) for value in row))

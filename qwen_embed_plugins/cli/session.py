@@ -15,6 +15,9 @@ if TYPE_CHECKING:
 
 LOGGER = "qwen_embed_plugins"
 
+_PLAIN = logging.makeLogRecord({}).__dict__.keys() | {"message", "asctime"}
+"""What every log record has; the rest are the fields of the event."""
+
 Command = TypeVar("Command", bound=Callable[..., Any])
 
 
@@ -54,7 +57,10 @@ class _Format(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
         from qwen_embed_plugins.errors import without_secrets
 
-        message = without_secrets(" ".join(record.getMessage().split()))
+        names = sorted(record.__dict__.keys() - _PLAIN)
+        fields = [f"{name}: {record.__dict__[name]}" for name in names]
+        said = ", ".join([record.getMessage(), *fields])
+        message = without_secrets(" ".join(said.split()))
         if record.levelno >= logging.WARNING:
             return f"{record.levelname.lower()}: {message}"
         return message
