@@ -73,7 +73,7 @@ def search(
     from qwen_embed_plugins import postgres
 
     hits = postgres.search(
-        dsn, name, text, k=k, filter=wanted, exact=exact, embedder_for=Queries(settings)
+        dsn, name, text, k=k, filter=wanted, exact=exact, embedder_for=Embedders(settings)
     )
     if as_json:
         print_json([asdict(hit) for hit in hits])
@@ -81,7 +81,7 @@ def search(
         print_hits(hits)
 
 
-class Queries:
+class Embedders:
     """Makes the embedder of whatever space a vectorizer has, from one set of settings."""
 
     def __init__(self, settings: Settings) -> None:

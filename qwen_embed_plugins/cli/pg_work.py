@@ -71,7 +71,7 @@ def worker(
             dsn,
             once=once,
             only=chosen,
-            embedder_for=AsyncQueries(settings),
+            embedder_for=AsyncEmbedders(settings),
             batch_size=batch_size,
             in_flight=in_flight,
             on_progress=Tally(meter),
@@ -100,7 +100,7 @@ def _expected(before: Sequence[VectorizerStatus]) -> int | None:
     return sum(item.pending + item.leased for item in before)
 
 
-class AsyncQueries:
+class AsyncEmbedders:
     """Makes the embedder of whatever space a vectorizer has, from one set of settings."""
 
     def __init__(self, settings: Settings) -> None:
