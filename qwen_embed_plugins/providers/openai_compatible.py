@@ -35,6 +35,7 @@ class OpenAICompatible(Provider):
 
     name = "openai-compatible"
     serves_any_model = True
+    needs_address = True
 
     path: ClassVar[str] = "/embeddings"
     """Where the route is, below the base URL."""
