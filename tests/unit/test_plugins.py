@@ -114,10 +114,13 @@ def test_what_an_observer_raises_is_counted_and_harms_nobody() -> None:
     def fail(event: Any) -> None:
         raise RuntimeError("boom")
 
+    def watch(event: Any) -> None:
+        seen.append(event)
+
     registry = load_plugins(
         extra={
             "fails": plugin(observe=fail),
-            "sees": plugin(observe=lambda event: seen.append(event)),
+            "sees": plugin(observe=watch),
         },
         found=(),
     )

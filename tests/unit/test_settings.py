@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -157,7 +156,7 @@ def test_variables_may_stand_in_an_env_file_behind_the_environment() -> None:
 
 
 def test_an_env_file_beside_the_settings_file_is_found() -> None:
-    os.mkdir("conf")
+    Path("conf").mkdir()
     write("A_KEY=found\n", "conf/keys.env")
     write('env_file = "keys.env"\n', "conf/settings.toml")
     assert Settings.load("conf/settings.toml", environ={}).environ["A_KEY"] == "found"
