@@ -1,0 +1,95 @@
+"""Postgres tables that embed themselves: install, create, run a worker, search.
+
+Every function takes an address or a psycopg connection first (None: `QWEN_EMBED_DSN`,
+`DATABASE_URL`, libpq's variables) and runs in one transaction; with a connection that has one open
+it joins that. The names with a leading `a` are awaited and take async connections. What Postgres
+refuses is raised as `DatabaseError`: one line that says what to do.
+"""
+
+from __future__ import annotations
+
+from qwen_embed_plugins.errors import ConfigurationError
+
+try:
+    import psycopg as _psycopg  # noqa: F401  the extra is named before anything else fails on it
+except ImportError as _missing:
+    raise ConfigurationError(
+        "qwen_embed_plugins.postgres needs psycopg 3 with libpq: "
+        "pip install 'qwen-embed-plugins[postgres]'"
+    ) from _missing
+
+from qwen_embed_plugins.postgres import schema as _schema
+from qwen_embed_plugins.postgres import vectorizers as _vectorizers
+from qwen_embed_plugins.postgres._flow import awaiting as _awaiting
+from qwen_embed_plugins.postgres._flow import blocking as _blocking
+from qwen_embed_plugins.postgres.indexes import abuild_index, build_index
+from qwen_embed_plugins.postgres.search import Hit, asearch, search
+from qwen_embed_plugins.postgres.vectorizers import (
+    DeadLetter,
+    VectorizerDefinition,
+    VectorizerStatus,
+)
+from qwen_embed_plugins.postgres.worker import (
+    WorkerProgress,
+    WorkerSummary,
+    arun_worker,
+    run_worker,
+)
+
+__all__ = [
+    "DeadLetter",
+    "Hit",
+    "VectorizerDefinition",
+    "VectorizerStatus",
+    "WorkerProgress",
+    "WorkerSummary",
+    "abuild_index",
+    "acreate_vectorizer",
+    "adead_letters",
+    "adrop_vectorizer",
+    "aenqueue",
+    "ainstall",
+    "alist_vectorizers",
+    "apause",
+    "arepair",
+    "aresume",
+    "aretry",
+    "arun_worker",
+    "asearch",
+    "astatus",
+    "auninstall",
+    "build_index",
+    "create_vectorizer",
+    "dead_letters",
+    "drop_vectorizer",
+    "enqueue",
+    "install",
+    "list_vectorizers",
+    "pause",
+    "repair",
+    "resume",
+    "retry",
+    "run_worker",
+    "search",
+    "status",
+    "uninstall",
+]
+
+install, ainstall = _blocking(_schema.install), _awaiting(_schema.install)
+uninstall, auninstall = _blocking(_schema.uninstall), _awaiting(_schema.uninstall)
+create_vectorizer = _blocking(_vectorizers.create_vectorizer)
+acreate_vectorizer = _awaiting(_vectorizers.create_vectorizer)
+drop_vectorizer = _blocking(_vectorizers.drop_vectorizer)
+adrop_vectorizer = _awaiting(_vectorizers.drop_vectorizer)
+list_vectorizers = _blocking(_vectorizers.list_vectorizers)
+alist_vectorizers = _awaiting(_vectorizers.list_vectorizers)
+status, astatus = _blocking(_vectorizers.status), _awaiting(_vectorizers.status)
+dead_letters, adead_letters = (
+    _blocking(_vectorizers.dead_letters),
+    _awaiting(_vectorizers.dead_letters),
+)
+retry, aretry = _blocking(_vectorizers.retry), _awaiting(_vectorizers.retry)
+enqueue, aenqueue = _blocking(_vectorizers.enqueue), _awaiting(_vectorizers.enqueue)
+pause, apause = _blocking(_vectorizers.pause), _awaiting(_vectorizers.pause)
+resume, aresume = _blocking(_vectorizers.resume), _awaiting(_vectorizers.resume)
+repair, arepair = _blocking(_vectorizers.repair), _awaiting(_vectorizers.repair)

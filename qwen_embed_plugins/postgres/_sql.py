@@ -1,0 +1,77 @@
+"""Where the SQL files are, and what they hold. The only door from Python to `sql/`."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+from psycopg import sql
+
+from qwen_embed_plugins.errors import ConfigurationError
+
+_PACKAGE = Path(__file__).resolve().parents[1]
+_QUERY_HEAD = re.compile(r"^-- (\w+) --$", re.MULTILINE)
+
+
+@dataclass(frozen=True, slots=True)
+class Migration:
+    """One numbered file of `sql/migrations/`; `digest` is the SHA-256 of its bytes."""
+
+    number: int
+    name: str
+    text: str
+    digest: str
+
+
+@cache
+def folder() -> Path:
+    """The packaged copy of `sql/` if there is one, else the checkout's top-level folder."""
+    for place in (_PACKAGE / "sql", _PACKAGE.parent / "sql"):
+        if (place / "queries.sql").is_file():
+            return place
+    raise ConfigurationError(
+        f"the SQL files of qwen-embed-plugins are missing beside {_PACKAGE.name}: reinstall it"
+    )
+
+
+@cache
+def migrations() -> tuple[Migration, ...]:
+    """All migrations in the order in which they run."""
+    return tuple(_migration(path) for path in sorted((folder() / "migrations").glob("*.sql")))
+
+
+def _migration(path: Path) -> Migration:
+    # Line ends differ between checkouts; what is run does not.
+    text = path.read_text(encoding="utf-8")
+    digest = hashlib.sha256(text.encode()).hexdigest()
+    return Migration(int(path.stem.split("_")[0]), path.stem, text, digest)
+
+
+@cache
+def functions() -> tuple[str, ...]:
+    """The texts of `sql/functions/`, in the order in which they run at each install."""
+    paths = sorted((folder() / "functions").glob("*.sql"))
+    return tuple(path.read_text(encoding="utf-8") for path in paths)
+
+
+@cache
+def query(name: str) -> sql.SQL:
+    """The named query of `sql/queries.sql`; its {fields} are filled by `format`."""
+    return sql.SQL(_queries()[name])
+
+
+@cache
+def _queries() -> dict[str, str]:
+    text = (folder() / "queries.sql").read_text(encoding="utf-8")
+    parts = _QUERY_HEAD.split(text)[1:]
+    return {
+        name: _without_purpose(body) for name, body in zip(parts[::2], parts[1::2], strict=True)
+    }
+
+
+def _without_purpose(body: str) -> str:
+    lines = [line for line in body.strip().splitlines() if not line.startswith("--")]
+    return "\n".join(lines)

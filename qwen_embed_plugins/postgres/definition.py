@@ -1,0 +1,173 @@
+"""A vectorizer as a worker sees it, and the fragments of SQL that its queries are filled with."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+from psycopg import sql
+
+from qwen_embed_plugins.errors import DatabaseError
+from qwen_embed_plugins.postgres import _sql
+from qwen_embed_plugins.postgres._flow import Flow, Query, Row, Statement
+from qwen_embed_plugins.postgres.vectors import Storage
+
+
+@dataclass(frozen=True, slots=True)
+class VectorTypes:
+    """pgvector in this database: its schema, and the object ids of its types."""
+
+    schema: str
+    oids: dict[str, int]
+
+
+@dataclass(frozen=True)
+class Vectorizer:
+    """One row of `define_vectorizers`: names as they are now, found anew when a query misses one.
+
+    `problem` says what keeps changes from being captured. Names are None where a table is gone.
+    """
+
+    id: int
+    name: str
+    model: str
+    dimensions: int
+    storage: Storage
+    index_kind: str
+    paused: bool
+    trouble: str | None
+    source_schema: str | None
+    source_table: str | None
+    target_schema: str | None
+    target_table: str | None
+    source_key: list[str]
+    target_key: list[str]
+    key_types: list[str]
+    equality: list[str]
+    greater: list[str]
+    problem: str | None
+    capture_changed: bool
+    has_task: bool
+    has_expired: bool
+
+    @property
+    def workable(self) -> bool:
+        """Whether its tables and functions are there, be its triggers or not."""
+        return bool(
+            self.source_table
+            and self.target_table
+            and self.source_key
+            and len(self.source_key) == len(self.target_key)
+        )
+
+    @cached_property
+    def _fragments(self) -> dict[str, Query | sql.Identifier | sql.Literal]:
+        numbered = [f"k{place}" for place, _ in enumerate(self.source_key, 1)]
+        return {
+            "id": sql.Literal(self.id),
+            "log": sql.Identifier("qwen_embed", f"log_{self.id}"),
+            "work": sql.Identifier("qwen_embed", f"work_{self.id}"),
+            "dead": sql.Identifier("qwen_embed", f"dead_{self.id}"),
+            "content": sql.Identifier("qwen_embed", f"content_{self.id}"),
+            "source": sql.Identifier(self.source_schema or "", self.source_table or ""),
+            "target": sql.Identifier(self.target_schema or "", self.target_table or ""),
+            "keys": _columns(numbered),
+            "source_keys": _columns(self.source_key, "source"),
+            "source_keys_as": _renamed("source", self.source_key, numbered),
+            "target_keys": _columns(self.target_key),
+            "target_keys_of": _columns(self.target_key, "target"),
+            "target_keys_as": _renamed("target", self.target_key, numbered),
+            "done_keys": _columns(numbered, "done"),
+            "portion_keys": _columns(numbered, "portion"),
+            "portion_keys_text": _joined("portion.{}::text", numbered),
+            "portion_keys_descending": _joined("portion.{} DESC", numbered),
+            "source_is_work": self._equal("source", self.source_key, "work", numbered),
+            "source_is_portion": self._equal("source", self.source_key, "portion", numbered),
+            "target_is_work": self._equal("target", self.target_key, "work", numbered),
+            "target_is_portion": self._equal("target", self.target_key, "portion", numbered),
+            "dead_is_done": self._equal("dead", numbered, "done", numbered),
+        }
+
+    def _equal(
+        self, left: str, left_key: Iterable[str], right: str, right_key: Iterable[str]
+    ) -> sql.Composed:
+        return sql.SQL(" AND ").join(
+            sql.SQL("{} {} {}").format(
+                sql.Identifier(left, a), sql.SQL(op), sql.Identifier(right, b)
+            )
+            for a, op, b in zip(left_key, self.equality, right_key, strict=True)
+        )
+
+    def after(self, alias: str, reached: Sequence[str] | None) -> Query:
+        """The condition that a row of `alias` comes after the key `reached` in index order."""
+        if reached is None:
+            return sql.SQL("true")
+        key = self.source_key if alias == "source" else self.target_key
+        columns = [sql.Identifier(alias, name) for name in key]
+        values = [
+            sql.SQL("{}::{}").format(sql.Literal(value), sql.SQL(kind))
+            for value, kind in zip(reached, self.key_types, strict=True)
+        ]
+        if set(self.greater) == {"OPERATOR(pg_catalog.>)"}:
+            # One row comparison, which an index scan can start at.
+            return sql.SQL("ROW({}) OPERATOR(pg_catalog.>) ROW({})").format(
+                sql.SQL(", ").join(columns), sql.SQL(", ").join(values)
+            )
+        return self._after_stepwise(columns, values)
+
+    def _after_stepwise(
+        self, columns: Sequence[sql.Identifier], values: Sequence[sql.Composed]
+    ) -> sql.Composed:
+        # Operators of several schemas do not fit into one row comparison.
+        alternatives = []
+        for place, greater in enumerate(self.greater):
+            operators = [*self.equality[:place], greater]
+            terms = [
+                sql.SQL("{} {} {}").format(column, sql.SQL(operator), value)
+                for column, operator, value in zip(columns, operators, values, strict=False)
+            ]
+            alternatives.append(sql.SQL("({})").format(sql.SQL(" AND ").join(terms)))
+        return sql.SQL("({})").format(sql.SQL(" OR ").join(alternatives))
+
+    def query(self, name: str, **more: Query | sql.Identifier | sql.Literal) -> sql.Composed:
+        """The named query with this vectorizer's tables and columns in it."""
+        return _sql.query(name).format(**self._fragments, **more)
+
+    def vector_type(self, types: VectorTypes) -> sql.Identifier:
+        """The column type of its vectors."""
+        return sql.Identifier(types.schema, self.storage)
+
+
+def _columns(names: Iterable[str], alias: str | None = None) -> sql.Composed:
+    prefix = (alias,) if alias else ()
+    return sql.SQL(", ").join(sql.Identifier(*prefix, name) for name in names)
+
+
+def _renamed(alias: str, names: Iterable[str], new: Iterable[str]) -> sql.Composed:
+    return sql.SQL(", ").join(
+        sql.SQL("{} AS {}").format(sql.Identifier(alias, name), sql.Identifier(other))
+        for name, other in zip(names, new, strict=True)
+    )
+
+
+def _joined(pattern: str, names: Iterable[str]) -> sql.Composed:
+    return sql.SQL(", ").join(sql.SQL(pattern).format(sql.Identifier(name)) for name in names)
+
+
+def define_vectorizers() -> Flow[list[Vectorizer]]:
+    """All vectorizers of the database, by age."""
+    rows = yield Statement(_sql.query("define_vectorizers"))
+    return [Vectorizer(**row) for row in rows]
+
+
+def vector_types() -> Flow[VectorTypes]:
+    """Where pgvector lives. Raises `DatabaseError` if it was removed."""
+    rows: list[Row] = yield Statement(_sql.query("vector_types"))
+    if not rows:
+        raise DatabaseError(
+            "the extension `vector` is not in this database: CREATE EXTENSION vector;"
+        )
+    schema: Any = rows[0]["nspname"]
+    return VectorTypes(str(schema), {row["typname"]: row["oid"] for row in rows})

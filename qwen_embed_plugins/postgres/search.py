@@ -1,0 +1,153 @@
+"""Searching by text: the query is embedded here, the rows are found by `qwen_embed.search`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib import import_module
+from typing import TYPE_CHECKING, Any, Protocol
+
+from psycopg import sql
+from psycopg.types.json import Jsonb
+
+from qwen_embed_plugins.errors import SpaceMismatch
+from qwen_embed_plugins.postgres import connect
+from qwen_embed_plugins.postgres._flow import Flow, Row, Statement, arun, run
+from qwen_embed_plugins.postgres.vectors import vector_text
+
+if TYPE_CHECKING:
+    from qwen_embed_plugins.spaces import EmbeddingSpace
+    from qwen_embed_plugins.types import Matrix
+
+
+@dataclass(frozen=True, slots=True)
+class Hit:
+    """A found row: its key {column: value}, the chunk and text that matched, the cosine distance."""
+
+    key: dict[str, Any]
+    chunk: int
+    text: str
+    distance: float
+
+
+class EmbedsQuery(Protocol):
+    """What `search` needs of an embedder; `Embedder` is one."""
+
+    @property
+    def space(self) -> EmbeddingSpace: ...
+
+    def embed_query(self, text: str, *, instruction: str | None = None) -> Matrix: ...
+
+
+class AsyncEmbedsQuery(Protocol):
+    """What `asearch` needs of an embedder; `AsyncEmbedder` is one."""
+
+    @property
+    def space(self) -> EmbeddingSpace: ...
+
+    async def embed_query(self, text: str, *, instruction: str | None = None) -> Matrix: ...
+
+
+def search(
+    target: connect.Target,
+    name: str,
+    text: str,
+    *,
+    k: int = 10,
+    filter: Mapping[str, Any] | None = None,
+    exact: bool = False,
+    embedder: EmbedsQuery | None = None,
+) -> list[Hit]:
+    """The k rows of a vectorizer nearest to a query text, nearest first. Blocks.
+
+    `filter` maps columns of the source to a value or a list of values. `exact` reads every vector.
+    `embedder` must be of the vectorizer's model and dimensions (else `SpaceMismatch`); without one
+    an `Embedder` is made from the discovered settings. Raises `DatabaseError` for an unknown name
+    or column, and what the embedder raises.
+    """
+    with connect.explained(target), connect.opened(target) as connection:
+        with connection.transaction():
+            wanted = run(connection, _wanted(name))
+        # Nothing is open while the query is embedded.
+        vector = _embed(wanted, text, embedder)
+        with connection.transaction():
+            return run(connection, _nearest(name, vector, k, filter, exact))
+
+
+async def asearch(
+    target: connect.AsyncTarget,
+    name: str,
+    text: str,
+    *,
+    k: int = 10,
+    filter: Mapping[str, Any] | None = None,
+    exact: bool = False,
+    embedder: AsyncEmbedsQuery | None = None,
+) -> list[Hit]:
+    """As `search`, awaiting."""
+    with connect.explained(target):
+        async with connect.aopened(target) as connection:
+            async with connection.transaction():
+                wanted = await arun(connection, _wanted(name))
+            vector = await _aembed(wanted, text, embedder)
+            async with connection.transaction():
+                return await arun(connection, _nearest(name, vector, k, filter, exact))
+
+
+def _embed(wanted: Row, text: str, embedder: EmbedsQuery | None) -> Matrix:
+    if embedder is not None:
+        _require_space(wanted, embedder.space)
+        return embedder.embed_query(text, instruction=wanted["instruction"])
+    made: Any = import_module("qwen_embed_plugins.embedder").Embedder
+    with made(model=wanted["model"], dimensions=wanted["dimensions"]) as own:
+        vector: Matrix = own.embed_query(text, instruction=wanted["instruction"])
+        return vector
+
+
+async def _aembed(wanted: Row, text: str, embedder: AsyncEmbedsQuery | None) -> Matrix:
+    if embedder is not None:
+        _require_space(wanted, embedder.space)
+        return await embedder.embed_query(text, instruction=wanted["instruction"])
+    made: Any = import_module("qwen_embed_plugins.embedder").AsyncEmbedder
+    async with made(model=wanted["model"], dimensions=wanted["dimensions"]) as own:
+        vector: Matrix = await own.embed_query(text, instruction=wanted["instruction"])
+        return vector
+
+
+def _require_space(wanted: Row, space: EmbeddingSpace) -> None:
+    if (space.model, space.dimensions) != (wanted["model"], wanted["dimensions"]):
+        raise SpaceMismatch(
+            f"the embedder gives {space}, the vectorizer {wanted['name']} holds "
+            f"{wanted['model']}/{wanted['dimensions']}. Use that model and those dimensions."
+        )
+
+
+def _wanted(name: str) -> Flow[Row]:
+    rows = yield Statement(
+        sql.SQL("SELECT name, model, dimensions, instruction FROM qwen_embed.definition(%(name)s)"),
+        {"name": name},
+    )
+    return rows[0]
+
+
+def _nearest(
+    name: str, vector: Matrix, k: int, filter: Mapping[str, Any] | None, exact: bool
+) -> Flow[list[Hit]]:
+    rows = yield Statement(
+        sql.SQL("SELECT qwen_embed.extension_schema() AS schema"),
+    )
+    query = sql.SQL(
+        "SELECT key, chunk, text, distance FROM qwen_embed.search("
+        "%(name)s, %(vector)s::{}.vector, %(k)s, %(filter)s, %(exact)s)"
+    ).format(sql.SQL(rows[0]["schema"]))
+    found = yield Statement(
+        query,
+        {
+            "name": name,
+            "vector": vector_text(vector),
+            "k": k,
+            "filter": Jsonb(dict(filter)) if filter is not None else None,
+            "exact": exact,
+        },
+    )
+    return [Hit(**row) for row in found]

@@ -1,0 +1,105 @@
+"""A worker's connection: transactions with the settings that the protocol asks for."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from typing import Any, TypeVar
+
+import psycopg
+from psycopg import sql
+
+from qwen_embed_plugins.postgres import connect
+from qwen_embed_plugins.postgres._flow import Flow, arun
+from qwen_embed_plugins.postgres.vectors import BinaryArray, BinaryArrayDumper
+
+T = TypeVar("T")
+
+# All local to the transaction, so that a pooler in transaction mode keeps them.
+# READ COMMITTED: under SERIALIZABLE our reads would make the app's transactions fail.
+# row_security: without the right to see all rows a worker would take hidden ones for deleted.
+# lock_timeout below deadlock_timeout: where an app and a worker block each other, we give up first.
+# force_custom_plan: generic plans made the finish of a batch six times slower.
+# The last five decide how a value reads as text, hence its hash.
+_BEGIN = """
+BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE;
+SET LOCAL search_path = pg_catalog, pg_temp;
+SET LOCAL row_security = off;
+SET LOCAL lock_timeout = {lock_timeout};
+SET LOCAL statement_timeout = '5min';
+SET LOCAL idle_in_transaction_session_timeout = '10s';
+SET LOCAL plan_cache_mode = force_custom_plan;
+SET LOCAL client_min_messages = warning;
+SET LOCAL "TimeZone" = 'UTC';
+SET LOCAL "DateStyle" = 'ISO, YMD';
+SET LOCAL "IntervalStyle" = 'postgres';
+SET LOCAL extra_float_digits = 1;
+SET LOCAL bytea_output = 'hex'
+"""
+_LONGEST_LOCK_WAIT_MS = 500
+
+
+class Session:
+    """One connection, opened when first needed and again after it was lost. One flow at a time."""
+
+    def __init__(self, address: str) -> None:
+        self._address = address
+        self._connection: psycopg.AsyncConnection[Any] | None = None
+        self._begin: sql.Composed | None = None
+        self._alone = asyncio.Lock()
+
+    async def transact(self, flow: Flow[T]) -> T:
+        """Run the flow in one transaction. Raises psycopg's errors; a lost connection is dropped."""
+        async with self._alone:
+            connection = await self._connected()
+            try:
+                assert self._begin is not None
+                await connection.execute(self._begin)
+                result = await arun(connection, flow)
+                await connection.execute("COMMIT")
+            except BaseException:
+                await self._roll_back(connection)
+                raise
+            return result
+
+    async def _connected(self) -> psycopg.AsyncConnection[Any]:
+        if self._connection is None or self._connection.closed:
+            self._connection = await connect.aconnect(self._address)
+            self._connection.adapters.register_dumper(BinaryArray, BinaryArrayDumper)
+            self._begin = await self._prepare_begin(self._connection)
+        return self._connection
+
+    async def _prepare_begin(self, connection: psycopg.AsyncConnection[Any]) -> sql.Composed:
+        cursor = await connection.execute(
+            "SELECT setting::int FROM pg_catalog.pg_settings WHERE name = 'deadlock_timeout'"
+        )
+        row = await cursor.fetchone()
+        longest = max(1, int(row[0]) // 2) if row else _LONGEST_LOCK_WAIT_MS
+        wait = min(_LONGEST_LOCK_WAIT_MS, longest)
+        return sql.SQL(_BEGIN).format(lock_timeout=sql.Literal(wait))
+
+    async def _roll_back(self, connection: psycopg.AsyncConnection[Any]) -> None:
+        # A connection that is busy, broken or of unknown state is not worth saving: the server
+        # rolls back what it closes.
+        try:
+            if connection.info.transaction_status in (
+                psycopg.pq.TransactionStatus.INTRANS,
+                psycopg.pq.TransactionStatus.INERROR,
+            ):
+                await connection.execute("ROLLBACK")
+            elif connection.info.transaction_status != psycopg.pq.TransactionStatus.IDLE:
+                await self.close()
+        except psycopg.Error:
+            await self.close()
+
+    async def close(self) -> None:
+        """Close the connection; the next transaction opens another."""
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            with contextlib.suppress(psycopg.Error):
+                await connection.close()
+
+    @property
+    def lost(self) -> bool:
+        """Whether the connection is gone, so that an error was the connection's, not the query's."""
+        return self._connection is None or self._connection.closed

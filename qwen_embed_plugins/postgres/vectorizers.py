@@ -1,0 +1,219 @@
+"""Creating, changing, dropping and watching vectorizers: calls of the SQL functions, typed."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any
+
+from psycopg import errors as pg
+from psycopg import sql
+
+from qwen_embed_plugins.errors import DatabaseError, shown
+from qwen_embed_plugins.postgres._flow import Flow, Statement
+
+
+@dataclass(frozen=True, slots=True)
+class VectorizerStatus:
+    """One row of the view `qwen_embed.status`; its comment in the database explains the states."""
+
+    name: str
+    source: str
+    target: str
+    model: str
+    dimensions: int
+    state: str
+    pending: int
+    leased: int
+    dead: int
+    lag: timedelta | None
+    last_error: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class DeadLetter:
+    """A row without a vector because its text was refused for good. `key` is {column: value}."""
+
+    name: str
+    key: dict[str, Any]
+    kind: str
+    message: str
+    attempts: int
+    died_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class VectorizerDefinition:
+    """What a vectorizer was created with."""
+
+    name: str
+    source: str
+    target: str
+    columns: tuple[str, ...] | None
+    template: str | None
+    model: str
+    dimensions: int
+    storage: str
+    index_kind: str
+    paused: bool
+
+
+def create_vectorizer(
+    source: str,
+    *,
+    columns: Sequence[str] | None = None,
+    template: str | None = None,
+    name: str | None = None,
+    model: str | None = None,
+    dimensions: int | None = None,
+    target: str = "table",
+    target_name: str | None = None,
+    storage: str | None = None,
+    index_kind: str | None = None,
+    chunk_tokens: int | None = None,
+    chunk_overlap: int | None = None,
+    condition: str | None = None,
+    backfill: bool = True,
+) -> Flow[str]:
+    """Make the rows of `source` embed themselves; gives the vectorizer's name. Blocks.
+
+    `source` is a table as SQL writes it (`docs`, `"Odd schema"."Table"`). Its vectors appear once a
+    worker runs. Raises `DatabaseError` for a table or column that does not exist, a table that
+    cannot be a source, a name that is taken, and for arguments that are not supported yet.
+    """
+    yield from _require_table(source)
+    arguments: dict[str, Any] = {
+        "columns": list(columns) if columns is not None else None,
+        "template": template,
+        "name": name,
+        "model": model,
+        "dimensions": dimensions,
+        "target": target,
+        "target_name": target_name,
+        "storage": storage,
+        "index_kind": index_kind,
+        "chunk_tokens": chunk_tokens,
+        "chunk_overlap": chunk_overlap,
+        "condition": condition,
+        "backfill": backfill,
+    }
+    named = sql.SQL(", ").join(
+        sql.SQL("{} => {}").format(sql.Identifier(key), sql.Placeholder(key)) for key in arguments
+    )
+    rows = yield Statement(
+        sql.SQL("SELECT qwen_embed.create_vectorizer(%(source)s::regclass, {}) AS name").format(
+            named
+        ),
+        {"source": source, **arguments},
+    )
+    return str(rows[0]["name"])
+
+
+def _require_table(source: str) -> Flow[None]:
+    try:
+        rows = yield Statement(
+            sql.SQL("SELECT to_regclass(%(source)s) IS NOT NULL AS found"), {"source": source}
+        )
+    except (pg.SyntaxError, pg.InvalidName) as error:
+        raise DatabaseError(
+            f"{shown(source)} is no table name. Quote its parts as SQL does, "
+            'for example "My schema"."My table"'
+        ) from error
+    if rows[0]["found"]:
+        return
+    tables = yield Statement(
+        sql.SQL(
+            "SELECT c.oid::regclass::text AS name FROM pg_catalog.pg_class c "
+            "JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace "
+            "WHERE c.relkind IN ('r', 'p') AND n.nspname !~ '^(pg_|information_schema|qwen_embed$)'"
+        )
+    )
+    near = difflib.get_close_matches(source, [row["name"] for row in tables], n=1, cutoff=0.4)
+    remedy = f"Did you mean {near[0]}?" if near else "Check the name, its schema and the database."
+    raise DatabaseError(f"there is no table {source}. {remedy}")
+
+
+def drop_vectorizer(name: str, *, drop_target: bool = False) -> Flow[None]:
+    """End a vectorizer: triggers, waiting changes and view go. Its vectors go if `drop_target`.
+
+    Waits some seconds for the table if it is in use. Raises `DatabaseError` for an unknown name.
+    """
+    yield Statement(
+        sql.SQL("SELECT qwen_embed.drop_vectorizer(%(name)s, %(drop_target)s)"),
+        {"name": name, "drop_target": drop_target},
+    )
+
+
+def pause(name: str) -> Flow[None]:
+    """Stop the spending of one vectorizer. Changes are still recorded. Blocks."""
+    yield _call("pause", name)
+
+
+def resume(name: str) -> Flow[None]:
+    """Undo `pause`, and clear what held or blocked the work. Blocks."""
+    yield _call("resume", name)
+
+
+def enqueue(name: str) -> Flow[None]:
+    """Have workers look at every row again; a text that did not change is not paid again. Blocks."""
+    yield _call("enqueue", name)
+
+
+def repair(name: str) -> Flow[None]:
+    """Make missing triggers, functions and tables again, then compare every row. Blocks."""
+    yield _call("repair", name)
+
+
+def retry(name: str) -> Flow[int]:
+    """Have workers try the dead letters again; gives how many. Blocks."""
+    rows = yield _call("retry", name)
+    return int(rows[0]["retry"])
+
+
+def _call(function: str, name: str) -> Statement:
+    query = sql.SQL("SELECT qwen_embed.{function}(%(name)s) AS {function}")
+    return Statement(query.format(function=sql.Identifier(function)), {"name": name})
+
+
+def status(name: str | None = None) -> Flow[list[VectorizerStatus]]:
+    """The state of each vectorizer, or of the named one. Blocks."""
+    rows = yield Statement(
+        sql.SQL(
+            "SELECT name, source::text, target::text, model, dimensions, state, pending, leased, "
+            "dead, lag, last_error FROM qwen_embed.status "
+            "WHERE %(name)s::text IS NULL OR name = (qwen_embed.named(%(name)s)).name ORDER BY name"
+        ),
+        {"name": name},
+    )
+    return [VectorizerStatus(**row) for row in rows]
+
+
+def dead_letters(name: str | None = None) -> Flow[list[DeadLetter]]:
+    """The rows whose text was refused for good, newest first. Blocks."""
+    rows = yield Statement(
+        sql.SQL(
+            "SELECT name, key, kind, message, attempts, died_at FROM qwen_embed.dead_letters "
+            "WHERE %(name)s::text IS NULL OR name = (qwen_embed.named(%(name)s)).name "
+            "ORDER BY died_at DESC"
+        ),
+        {"name": name},
+    )
+    return [DeadLetter(**row) for row in rows]
+
+
+def list_vectorizers() -> Flow[list[VectorizerDefinition]]:
+    """What each vectorizer was created with. Blocks."""
+    rows = yield Statement(
+        sql.SQL(
+            "SELECT name, source::text, target_table::text AS target, columns, template, model, "
+            "dimensions, storage, index_kind, paused FROM qwen_embed.vectorizer ORDER BY name"
+        )
+    )
+    return [
+        VectorizerDefinition(
+            **{**row, "columns": tuple(row["columns"]) if row["columns"] is not None else None}
+        )
+        for row in rows
+    ]

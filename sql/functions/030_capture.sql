@@ -1,0 +1,331 @@
+-- The private tables, functions and triggers of one vectorizer. Each make_ function may be run again:
+-- it makes what is missing and leaves the rest.
+
+CREATE OR REPLACE FUNCTION qwen_embed.key_definition(source regclass, prefix text, suffix text)
+RETURNS text
+LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp
+BEGIN ATOMIC
+    SELECT string_agg(prefix || place || ' ' || type || collate_clause || suffix, ', ' ORDER BY place)
+    FROM qwen_embed.primary_key(source);
+END;
+COMMENT ON FUNCTION qwen_embed.key_definition(regclass, text, text) IS
+    'The key as column definitions k1, k2, … with the source''s types and collations.';
+
+CREATE OR REPLACE FUNCTION qwen_embed.numbered(source regclass, pattern text) RETURNS text
+LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp
+BEGIN ATOMIC
+    SELECT string_agg(replace(pattern, '#', place::text), ', ' ORDER BY place)
+    FROM qwen_embed.primary_key(source);
+END;
+COMMENT ON FUNCTION qwen_embed.numbered(regclass, text) IS
+    'The pattern once for each key column, # being its place.';
+
+CREATE OR REPLACE FUNCTION qwen_embed.make_queue(v qwen_embed.vectorizer) RETURNS void
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp SET client_min_messages = warning AS $$
+DECLARE
+    keeper text := (SELECT quote_ident(pg_get_userbyid(nspowner)) FROM pg_namespace WHERE nspname = 'qwen_embed');
+    made text;
+BEGIN
+    -- No index and no key: appends of concurrent writers can then neither conflict nor wait.
+    -- FULL: in a database that publishes all its tables a delete needs to identify its row.
+    -- No truncation by vacuum: it would lock writers out for a moment.
+    EXECUTE format(
+        'CREATE TABLE IF NOT EXISTS qwen_embed.log_%s (op "char" NOT NULL, %s, '
+        'at timestamptz NOT NULL DEFAULT clock_timestamp()) WITH (vacuum_truncate = off, '
+        'autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 5000)',
+        v.id, qwen_embed.key_definition(v.source, 'k', ''));
+    EXECUTE format('ALTER TABLE qwen_embed.log_%s REPLICA IDENTITY FULL', v.id);
+    EXECUTE format(
+        'CREATE TABLE IF NOT EXISTS qwen_embed.work_%s (%s, id bigint GENERATED ALWAYS AS IDENTITY UNIQUE, '
+        'token bigint, dirty boolean NOT NULL DEFAULT false, attempts int NOT NULL DEFAULT 0, '
+        'due_at timestamptz NOT NULL DEFAULT clock_timestamp(), PRIMARY KEY (%s), '
+        'CHECK (token IS NOT NULL OR NOT dirty)) WITH (autovacuum_vacuum_scale_factor = 0, '
+        'autovacuum_vacuum_threshold = 5000)',
+        v.id, qwen_embed.key_definition(v.source, 'k', ' NOT NULL'), qwen_embed.numbered(v.source, 'k#'));
+    EXECUTE format(
+        'CREATE INDEX IF NOT EXISTS work_%s_due ON qwen_embed.work_%s (due_at) WHERE token IS NULL', v.id, v.id);
+    EXECUTE format(
+        'CREATE TABLE IF NOT EXISTS qwen_embed.dead_%s (%s, kind text NOT NULL, message text NOT NULL, '
+        'attempts int NOT NULL, died_at timestamptz NOT NULL DEFAULT clock_timestamp(), PRIMARY KEY (%s))',
+        v.id, qwen_embed.key_definition(v.source, 'k', ' NOT NULL'), qwen_embed.numbered(v.source, 'k#'));
+    EXECUTE format('COMMENT ON TABLE qwen_embed.log_%s IS %L', v.id,
+        'Keys of changed rows of ' || v.source || ', appended by its triggers, deleted by workers.');
+    EXECUTE format('COMMENT ON TABLE qwen_embed.work_%s IS %L', v.id,
+        'Keys that a worker holds (token) or that wait for another try (due_at).');
+    EXECUTE format('COMMENT ON TABLE qwen_embed.dead_%s IS %L', v.id,
+        'Keys whose text no provider takes, until the text changes or retry() is called.');
+    FOREACH made IN ARRAY ARRAY['log', 'work', 'dead'] LOOP
+        EXECUTE format('REVOKE ALL ON qwen_embed.%s_%s FROM PUBLIC', made, v.id);
+        EXECUTE format('GRANT ALL ON qwen_embed.%s_%s TO %s', made, v.id, keeper);
+    END LOOP;
+END $$;
+COMMENT ON FUNCTION qwen_embed.make_queue(qwen_embed.vectorizer) IS
+    'The log, work and dead-letter tables of one vectorizer.';
+
+CREATE OR REPLACE FUNCTION qwen_embed.make_row_functions(v qwen_embed.vectorizer) RETURNS void
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    key record;
+BEGIN
+    -- Parsed bodies (BEGIN ATOMIC) follow a rename of the column or the table; names in a text do not.
+    FOR key IN SELECT * FROM qwen_embed.primary_key(v.source) LOOP
+        CONTINUE WHEN to_regproc(format('qwen_embed.key_%s_%s', v.id, key.place)) IS NOT NULL;
+        EXECUTE format(
+            'CREATE FUNCTION qwen_embed.key_%s_%s(%s) RETURNS %s LANGUAGE sql IMMUTABLE '
+            'BEGIN ATOMIC SELECT ($1).%I; END',
+            v.id, key.place, v.source, key.type, key.name);
+    END LOOP;
+    IF to_regproc(format('qwen_embed.content_%s', v.id)) IS NULL THEN
+        EXECUTE format(
+            'CREATE FUNCTION qwen_embed.content_%s(%s) RETURNS text LANGUAGE sql STABLE '
+            'BEGIN ATOMIC SELECT %s; END',
+            v.id, v.source, qwen_embed.content_expression(v.source, v.columns, v.template));
+    END IF;
+END $$;
+COMMENT ON FUNCTION qwen_embed.make_row_functions(qwen_embed.vectorizer) IS
+    'key_N_1, key_N_2, … and content_N: what a row is called and what its text is.';
+
+CREATE OR REPLACE FUNCTION qwen_embed.watched_columns(v qwen_embed.vectorizer) RETURNS text[]
+LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp
+BEGIN ATOMIC
+    SELECT array_agg(DISTINCT a.attname::text)
+    FROM pg_proc p
+    JOIN pg_namespace n ON n.oid = p.pronamespace AND n.nspname = 'qwen_embed'
+    JOIN pg_depend d ON d.classid = 'pg_proc'::regclass AND d.objid = p.oid
+        AND d.refclassid = 'pg_class'::regclass AND d.refobjid = v.source AND d.refobjsubid > 0
+    JOIN pg_attribute a ON a.attrelid = v.source AND a.attnum = d.refobjsubid
+    WHERE p.proname ~ ('^(key_' || v.id || '_\d+|content_' || v.id || ')$');
+END;
+COMMENT ON FUNCTION qwen_embed.watched_columns(qwen_embed.vectorizer) IS
+    'The columns that a row''s key and text are read from, by the names they have today.';
+
+CREATE OR REPLACE FUNCTION qwen_embed.make_capture_function(
+    v qwen_embed.vectorizer, event text, body text) RETURNS void
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    -- What can be missing is looked for first, since an error here would undo the user's write. An
+    -- exception block would catch more, at the price of a subtransaction in each statement.
+    guard text := format(
+        'has_schema_privilege(to_regnamespace(''qwen_embed'')::oid, ''USAGE'')'
+        ' AND has_table_privilege(to_regclass(''qwen_embed.log_%s'')::oid, ''INSERT'')', v.id)
+        || (SELECT string_agg(format(
+                ' AND has_function_privilege(to_regproc(''qwen_embed.key_%s_%s'')::oid, ''EXECUTE'')',
+                v.id, place), '')
+            FROM qwen_embed.primary_key(v.source));
+    complaint text := format(
+        'the vectorizer %L could not record this change of %s: SELECT qwen_embed.repair(%L);',
+        v.name, v.source, v.name);
+    called text := format('qwen_embed.capture_%s_%s', v.id, event);
+BEGIN
+    EXECUTE format(
+        'CREATE OR REPLACE FUNCTION %s() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER '
+        'SET search_path = pg_catalog, pg_temp AS %L',
+        called,
+        format(E'BEGIN\n    IF (%s) IS NOT TRUE THEN\n        RAISE WARNING USING MESSAGE = %L;\n'
+               '        RETURN NULL;\n    END IF;\n%s\n    RETURN NULL;\nEND', guard, complaint, body));
+    EXECUTE format('REVOKE ALL ON FUNCTION %s() FROM PUBLIC', called);
+    EXECUTE format('COMMENT ON FUNCTION %s() IS %L', called,
+        format('Appends to log_%s, as its owner: the writer needs no right here.', v.id));
+END $$;
+COMMENT ON FUNCTION qwen_embed.make_capture_function(qwen_embed.vectorizer, text, text) IS
+    'One trigger function. It appends to the log and does nothing else; it never fails for a '
+    'missing part of ours, it warns.';
+
+CREATE OR REPLACE FUNCTION qwen_embed.make_capture(v qwen_embed.vectorizer) RETURNS void
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp SET client_min_messages = warning AS $$
+DECLARE
+    keys text := qwen_embed.numbered(v.source, 'k#');
+    watched text[] := qwen_embed.watched_columns(v);
+    appended text := format('    INSERT INTO qwen_embed.log_%s (op, %s) ', v.id, keys);
+    key_of text := format('qwen_embed.key_%s_#(%%s)', v.id);
+    old_key text := qwen_embed.numbered(v.source, format(key_of, 'old'));
+    new_key text := qwen_embed.numbered(v.source, format(key_of, 'new'));
+    every_key text := qwen_embed.numbered(v.source, format(key_of, 'changed'));
+    event text;
+BEGIN
+    PERFORM qwen_embed.make_capture_function(v, 'insert',
+        appended || format('SELECT ''c'', %s FROM changed;', every_key));
+    PERFORM qwen_embed.make_capture_function(v, 'delete',
+        appended || format('SELECT ''c'', %s FROM changed;', every_key));
+    PERFORM qwen_embed.make_capture_function(v, 'update',
+        appended || format(E'VALUES (''c'', %s);\n', new_key)
+        || format(E'    IF record_image_ne(ROW(%s), ROW(%s)) THEN\n', old_key, new_key)
+        || '    ' || appended || format(E'VALUES (''c'', %s);\n    END IF;', old_key));
+    PERFORM qwen_embed.make_capture_function(v, 'truncate',
+        format('    INSERT INTO qwen_embed.log_%s (op) VALUES (''t'');', v.id));
+
+    FOREACH event IN ARRAY ARRAY['insert', 'delete', 'update', 'truncate'] LOOP
+        EXECUTE format('DROP TRIGGER IF EXISTS qwen_embed_%s_%s ON %s', v.id, event, v.source);
+    END LOOP;
+    EXECUTE format(
+        'CREATE TRIGGER qwen_embed_%s_insert AFTER INSERT ON %s REFERENCING NEW TABLE AS changed '
+        'FOR EACH STATEMENT EXECUTE FUNCTION qwen_embed.capture_%s_insert()', v.id, v.source, v.id);
+    EXECUTE format(
+        'CREATE TRIGGER qwen_embed_%s_delete AFTER DELETE ON %s REFERENCING OLD TABLE AS changed '
+        'FOR EACH STATEMENT EXECUTE FUNCTION qwen_embed.capture_%s_delete()', v.id, v.source, v.id);
+    -- Images, not "IS DISTINCT FROM": json has no equality, and equal values may read differently
+    -- (1.0 and 1.00). No UPDATE OF: it would miss what a BEFORE trigger changes.
+    EXECUTE format(
+        'CREATE TRIGGER qwen_embed_%s_update AFTER UPDATE ON %s FOR EACH ROW '
+        'WHEN (pg_catalog.record_image_ne(ROW(%s), ROW(%s))) EXECUTE FUNCTION qwen_embed.capture_%s_update()',
+        v.id, v.source,
+        (SELECT string_agg(format('old.%I', c), ', ' ORDER BY c) FROM unnest(watched) c),
+        (SELECT string_agg(format('new.%I', c), ', ' ORDER BY c) FROM unnest(watched) c), v.id);
+    EXECUTE format(
+        'CREATE TRIGGER qwen_embed_%s_truncate AFTER TRUNCATE ON %s '
+        'FOR EACH STATEMENT EXECUTE FUNCTION qwen_embed.capture_%s_truncate()', v.id, v.source, v.id);
+    -- ALWAYS: restores and repairs under session_replication_role = replica are changes too.
+    FOREACH event IN ARRAY ARRAY['insert', 'delete', 'update', 'truncate'] LOOP
+        EXECUTE format('ALTER TABLE %s ENABLE ALWAYS TRIGGER qwen_embed_%s_%s', v.source, v.id, event);
+    END LOOP;
+END $$;
+COMMENT ON FUNCTION qwen_embed.make_capture(qwen_embed.vectorizer) IS
+    'The four triggers on the source, made anew.';
+
+CREATE OR REPLACE FUNCTION qwen_embed.make_target(v qwen_embed.vectorizer, target_schema text, target_name text)
+RETURNS regclass
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    called text := format('%I.%I', target_schema, target_name);
+    names text[] := ARRAY(SELECT qwen_embed.target_key_name(name) FROM qwen_embed.primary_key(v.source));
+    grant_to text;
+BEGIN
+    -- No foreign key to the source: it would make a TRUNCATE there fail and lock rows that we write.
+    EXECUTE format(
+        'CREATE TABLE %s (%s, chunk int NOT NULL DEFAULT 0, text text NOT NULL, embedding %s.%I(%s) NOT NULL, '
+        'content_hash bytea NOT NULL, offer text, embedded_at timestamptz NOT NULL DEFAULT clock_timestamp(), '
+        'PRIMARY KEY (%s, chunk))',
+        called,
+        (SELECT string_agg(format('%I %s%s NOT NULL', names[place], type, collate_clause), ', ' ORDER BY place)
+         FROM qwen_embed.primary_key(v.source)),
+        qwen_embed.extension_schema(), v.storage, v.dimensions,
+        (SELECT string_agg(quote_ident(n), ', ' ORDER BY place) FROM unnest(names) WITH ORDINALITY AS t(n, place)));
+    EXECUTE format('COMMENT ON TABLE %s IS %L', called,
+        format('Vectors of %s, kept by the vectorizer %L (%s, %s dimensions).', v.source, v.name, v.model, v.dimensions));
+    -- Whoever may read the source may read its vectors, but only of rows that its policies show them.
+    EXECUTE format('ALTER TABLE %s ENABLE ROW LEVEL SECURITY', called);
+    EXECUTE format('CREATE POLICY row_is_visible ON %s FOR SELECT USING (EXISTS (SELECT FROM %s AS source WHERE %s))',
+        called, v.source,
+        (SELECT string_agg(format('source.%I %s %I.%I', k.name, qwen_embed.equality(a.atttypid), target_name, names[k.place]), ' AND ')
+         FROM qwen_embed.primary_key(v.source) k
+         JOIN pg_attribute a ON a.attrelid = v.source AND a.attnum = k.attnum));
+    FOR grant_to IN SELECT * FROM qwen_embed.readers(v.source) LOOP
+        EXECUTE format('GRANT SELECT ON %s TO %s', called, grant_to);
+    END LOOP;
+    RETURN called::regclass;
+END $$;
+COMMENT ON FUNCTION qwen_embed.make_target(qwen_embed.vectorizer, text, text) IS
+    'The side table that holds the vectors.';
+
+CREATE OR REPLACE FUNCTION qwen_embed.target_key_name(name text) RETURNS text
+LANGUAGE sql IMMUTABLE SET search_path = pg_catalog, pg_temp
+BEGIN ATOMIC
+    SELECT CASE
+        WHEN name IN ('chunk', 'text', 'embedding', 'content_hash', 'offer', 'embedded_at') THEN 'key_' || name
+        ELSE name END;
+END;
+COMMENT ON FUNCTION qwen_embed.target_key_name(text) IS
+    'A key column''s name in the side table: its own, unless the side table has a column of that name.';
+
+CREATE OR REPLACE FUNCTION qwen_embed.readers(source regclass) RETURNS SETOF text
+LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp
+BEGIN ATOMIC
+    SELECT DISTINCT CASE grantee WHEN 0 THEN 'PUBLIC' ELSE quote_ident(pg_get_userbyid(grantee)) END
+    FROM pg_class c, aclexplode(c.relacl) AS granted
+    WHERE c.oid = readers.source AND granted.privilege_type = 'SELECT' AND granted.grantee <> c.relowner;
+END;
+COMMENT ON FUNCTION qwen_embed.readers(regclass) IS
+    'The roles that were granted SELECT on a table, quoted, besides its owner.';
+
+CREATE OR REPLACE FUNCTION qwen_embed.make_view(v qwen_embed.vectorizer, view_schema text, view_name text)
+RETURNS regclass
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    called text := format('%I.%I', view_schema, view_name);
+    taken text[] := ARRAY(SELECT attname FROM pg_attribute
+        WHERE attrelid = v.source AND attnum > 0 AND NOT attisdropped);
+    grant_to text;
+BEGIN
+    EXECUTE format(
+        'CREATE VIEW %s WITH (security_invoker = true) AS SELECT source.*, %s FROM %s AS source JOIN %s AS target ON %s',
+        called,
+        (SELECT string_agg(format('target.%I AS %I', c, CASE WHEN c = ANY (taken) THEN 'embedded_' || c ELSE c END), ', ')
+         FROM unnest(ARRAY['chunk', 'text', 'embedding', 'offer', 'embedded_at']) c),
+        v.source, v.target_table, qwen_embed.key_join(v.id, 'source', 'target'));
+    EXECUTE format('COMMENT ON VIEW %s IS %L', called,
+        format('Rows of %s beside their vectors. A row without one, or waiting for its first, is not here.', v.source));
+    FOR grant_to IN SELECT * FROM qwen_embed.readers(v.source) LOOP
+        EXECUTE format('GRANT SELECT ON %s TO %s', called, grant_to);
+    END LOOP;
+    RETURN called::regclass;
+END $$;
+COMMENT ON FUNCTION qwen_embed.make_view(qwen_embed.vectorizer, text, text) IS
+    'The view that joins source and side table, with the rights and policies of whoever reads it.';
+
+CREATE OR REPLACE FUNCTION qwen_embed.key_join(vectorizer int, source_alias text, target_alias text)
+RETURNS text
+LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp
+BEGIN ATOMIC
+    SELECT string_agg(format('%I.%I %s %I.%I', source_alias, source_column, equality, target_alias, target_column),
+        ' AND ' ORDER BY place)
+    FROM qwen_embed.key_columns(vectorizer);
+END;
+COMMENT ON FUNCTION qwen_embed.key_join(int, text, text) IS
+    'The condition that joins a source row to its vectors.';
+
+CREATE OR REPLACE FUNCTION qwen_embed.capture_problem(v qwen_embed.vectorizer) RETURNS text
+LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp
+BEGIN ATOMIC
+    WITH key AS (
+        SELECT p.prosrc, d.refobjsubid AS attnum, p.proname
+        FROM pg_proc p
+        JOIN pg_namespace n ON n.oid = p.pronamespace AND n.nspname = 'qwen_embed'
+        JOIN pg_depend d ON d.classid = 'pg_proc'::regclass AND d.objid = p.oid
+            AND d.refclassid = 'pg_class'::regclass AND d.refobjid = v.source AND d.refobjsubid > 0
+        WHERE p.proname ~ ('^key_' || v.id || '_\d+$')
+    ), unique_key AS (
+        SELECT FROM pg_index i
+        WHERE i.indrelid = v.source AND i.indisunique AND i.indisvalid AND i.indpred IS NULL
+            AND ARRAY(SELECT unnest((i.indkey::int2[])[0:i.indnkeyatts - 1]) ORDER BY 1)
+                = ARRAY(SELECT attnum::int2 FROM key ORDER BY 1)
+    ), found AS (
+        SELECT 1 AS rank, 'the source table was dropped' AS problem
+        WHERE NOT EXISTS (SELECT FROM pg_class WHERE oid = v.source)
+        UNION ALL
+        SELECT 2, 'table ' || t || ' is missing'
+        FROM unnest(ARRAY['qwen_embed.log_', 'qwen_embed.work_', 'qwen_embed.dead_']) AS kind,
+            LATERAL (SELECT kind || v.id AS t) AS named
+        WHERE to_regclass(t) IS NULL
+        UNION ALL
+        SELECT 3, 'its target table was dropped'
+        WHERE NOT EXISTS (SELECT FROM pg_class WHERE oid = v.target_table)
+        UNION ALL
+        SELECT 4, 'function qwen_embed.content_' || v.id || ' is missing'
+        WHERE to_regproc('qwen_embed.content_' || v.id) IS NULL
+        UNION ALL
+        SELECT 5, 'a function that reads the key is missing, or its primary key is no longer the one it had'
+        WHERE NOT EXISTS (SELECT FROM unique_key)
+        UNION ALL
+        SELECT 6, 'trigger qwen_embed_' || v.id || '_' || event
+            || CASE WHEN t.oid IS NULL THEN ' is missing' ELSE ' is disabled' END
+        FROM unnest(ARRAY['insert', 'delete', 'update', 'truncate']) AS event
+        LEFT JOIN pg_trigger t ON t.tgrelid = v.source AND t.tgname = 'qwen_embed_' || v.id || '_' || event
+        WHERE t.oid IS NULL OR t.tgenabled NOT IN ('O', 'A')
+    )
+    SELECT 'changes are not captured: ' || problem || CASE rank
+        WHEN 1 THEN format('. SELECT qwen_embed.drop_vectorizer(%L);', v.name)
+        ELSE format('. SELECT qwen_embed.repair(%L);', v.name) END
+    FROM found ORDER BY rank, problem LIMIT 1;
+END;
+COMMENT ON FUNCTION qwen_embed.capture_problem(qwen_embed.vectorizer) IS
+    'What keeps changes of the source from being recorded, and the statement that mends it; null if nothing.';
+
+CREATE OR REPLACE FUNCTION qwen_embed.capture_mark(v qwen_embed.vectorizer) RETURNS text
+LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp
+BEGIN ATOMIC
+    SELECT string_agg(concat_ws(':', t.oid, t.xmin, t.tgenabled), ' ' ORDER BY t.tgname)
+    FROM pg_trigger t
+    WHERE t.tgrelid = v.source AND t.tgname LIKE 'qwen\_embed\_' || v.id || '\_%';
+END;
+COMMENT ON FUNCTION qwen_embed.capture_mark(qwen_embed.vectorizer) IS
+    'Changes whenever a trigger of ours is made, disabled or enabled, even if that was undone since.';

@@ -1,0 +1,348 @@
+-- What owners of a table call.
+
+CREATE OR REPLACE FUNCTION qwen_embed.named(name text) RETURNS qwen_embed.vectorizer
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    found_one qwen_embed.vectorizer;
+BEGIN
+    SELECT v.* INTO found_one FROM qwen_embed.vectorizer v WHERE v.name = named.name;
+    IF found_one.id IS NULL THEN
+        RAISE EXCEPTION USING ERRCODE = 'undefined_object',
+            MESSAGE = format('there is no vectorizer %L', named.name),
+            HINT = coalesce(
+                format('Did you mean %L?', qwen_embed.nearest(named.name, ARRAY(SELECT v.name FROM qwen_embed.vectorizer v))),
+                'SELECT name FROM qwen_embed.vectorizer; lists them.');
+    END IF;
+    RETURN found_one;
+END $$;
+COMMENT ON FUNCTION qwen_embed.named(text) IS
+    'The vectorizer of that name, or an error that suggests the nearest.';
+
+CREATE OR REPLACE FUNCTION qwen_embed.refuse(message text, hint text) RETURNS void
+LANGUAGE plpgsql IMMUTABLE SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    RAISE EXCEPTION USING ERRCODE = 'feature_not_supported', MESSAGE = message, HINT = hint;
+END $$;
+COMMENT ON FUNCTION qwen_embed.refuse(text, text) IS 'Raises: what was asked is not supported.';
+
+CREATE OR REPLACE FUNCTION qwen_embed.check_source(source regclass) RETURNS void
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    c pg_class := (SELECT t FROM pg_class t WHERE t.oid = check_source.source);
+BEGIN
+    IF c.oid IS NULL THEN
+        RAISE EXCEPTION USING ERRCODE = 'undefined_table', MESSAGE = 'the source table does not exist';
+    ELSIF c.relkind = 'p' OR c.relispartition THEN
+        PERFORM qwen_embed.refuse(format('%s is partitioned or a partition', source),
+            'Only plain tables can be a source for now.');
+    ELSIF c.relkind <> 'r' THEN
+        PERFORM qwen_embed.refuse(
+            format('%s is not a table but a %s', source, CASE c.relkind WHEN 'v' THEN 'view'
+                WHEN 'm' THEN 'materialized view' WHEN 'f' THEN 'foreign table' ELSE 'relation of another kind' END),
+            'Name the table that the rows are written to.');
+    ELSIF c.relpersistence <> 'p' THEN
+        PERFORM qwen_embed.refuse(format('%s is temporary or unlogged', source),
+            'Its rows vanish without a trigger; use a permanent table.');
+    ELSIF c.relnamespace IN ('pg_catalog'::regnamespace, 'qwen_embed'::regnamespace) THEN
+        PERFORM qwen_embed.refuse(format('%s is a system table', source), 'Name a table of your own.');
+    ELSIF EXISTS (SELECT FROM pg_inherits WHERE inhrelid = c.oid OR inhparent = c.oid) THEN
+        PERFORM qwen_embed.refuse(format('%s inherits or is inherited from', source),
+            'Only plain tables can be a source for now.');
+    ELSIF NOT EXISTS (SELECT FROM qwen_embed.primary_key(source)) THEN
+        PERFORM qwen_embed.refuse(format('%s has no primary key', source),
+            format('A vector must know its row: ALTER TABLE %s ADD PRIMARY KEY (…);', source));
+    ELSIF NOT pg_has_role(c.relowner, 'USAGE') THEN
+        RAISE EXCEPTION USING ERRCODE = 'insufficient_privilege',
+            MESSAGE = format('you do not own %s', source),
+            HINT = format('Triggers are made by its owner: SET ROLE %I first, or ask them.', pg_get_userbyid(c.relowner));
+    ELSIF NOT has_schema_privilege(c.relnamespace, 'CREATE') THEN
+        RAISE EXCEPTION USING ERRCODE = 'insufficient_privilege',
+            MESSAGE = format('you may not create tables in schema %s', c.relnamespace::regnamespace),
+            HINT = format('GRANT CREATE ON SCHEMA %s TO %I;', c.relnamespace::regnamespace, current_user);
+    ELSIF NOT has_schema_privilege('qwen_embed', 'CREATE')
+        OR NOT has_table_privilege('qwen_embed.vectorizer', 'INSERT') THEN
+        RAISE EXCEPTION USING ERRCODE = 'insufficient_privilege',
+            MESSAGE = 'you may not create vectorizers',
+            HINT = 'Run it as the role that installed qwen_embed, which then must own the source too.';
+    END IF;
+END $$;
+COMMENT ON FUNCTION qwen_embed.check_source(regclass) IS
+    'Raises, with what to do, unless the table can be a source and the caller may make it one.';
+
+CREATE OR REPLACE FUNCTION qwen_embed.check_space(model text, dimensions int) RETURNS void
+LANGUAGE plpgsql IMMUTABLE SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    longest int := CASE model WHEN 'qwen3-embedding-8b' THEN 4096 WHEN 'qwen3-embedding-4b' THEN 2560
+        WHEN 'qwen3-embedding-0.6b' THEN 1024 ELSE 16000 END;
+    shortest int := CASE WHEN model LIKE 'qwen3-embedding-%' THEN 32 ELSE 1 END;
+BEGIN
+    IF dimensions NOT BETWEEN shortest AND longest THEN
+        RAISE EXCEPTION USING ERRCODE = 'invalid_parameter_value',
+            MESSAGE = format('%s has no vectors of %s dimensions', model, dimensions),
+            HINT = format('Ask for %s to %s.', shortest, longest);
+    END IF;
+END $$;
+COMMENT ON FUNCTION qwen_embed.check_space(text, int) IS
+    'Raises if a model whose lengths are known here has no vectors of this length.';
+
+CREATE OR REPLACE FUNCTION qwen_embed.lock_source(source regclass, mode text) RETURNS void
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    before text := current_setting('lock_timeout');
+BEGIN
+    -- A waiting lock queues every writer behind it: so wait little, let them pass, and try again.
+    PERFORM set_config('lock_timeout', '300ms', true);
+    FOR attempt IN 1..20 LOOP
+        BEGIN
+            EXECUTE format('LOCK TABLE %s IN %s MODE', source, mode);
+            PERFORM set_config('lock_timeout', before, true);
+            RETURN;
+        EXCEPTION WHEN lock_not_available THEN
+            PERFORM pg_sleep(0.1 + random() * 0.3);
+        END;
+    END LOOP;
+    RAISE EXCEPTION USING ERRCODE = 'lock_not_available',
+        MESSAGE = format('%s is in use by a long transaction', source),
+        HINT = 'Try again when it has ended; pg_stat_activity shows it.';
+END $$;
+COMMENT ON FUNCTION qwen_embed.lock_source(regclass, text) IS
+    'Locks the table for its triggers to change, in short attempts that hardly delay writers.';
+
+CREATE OR REPLACE FUNCTION qwen_embed.create_vectorizer(
+    source regclass,
+    columns text[] DEFAULT NULL,
+    template text DEFAULT NULL,
+    name text DEFAULT NULL,
+    model text DEFAULT NULL,
+    dimensions int DEFAULT NULL,
+    target text DEFAULT 'table',
+    target_name text DEFAULT NULL,
+    storage text DEFAULT NULL,
+    index_kind text DEFAULT NULL,
+    chunk_tokens int DEFAULT NULL,
+    chunk_overlap int DEFAULT NULL,
+    condition text DEFAULT NULL,
+    backfill boolean DEFAULT true
+) RETURNS text
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+#variable_conflict use_variable
+DECLARE
+    table_name text;
+    schema_name text;
+    v qwen_embed.vectorizer;
+    longest_indexed int;
+BEGIN
+    IF target IS DISTINCT FROM 'table' THEN
+        PERFORM qwen_embed.refuse(format('target => %L is not supported', target), 'Only target => ''table'' is, for now.');
+    ELSIF chunk_tokens IS NOT NULL OR chunk_overlap IS NOT NULL THEN
+        PERFORM qwen_embed.refuse('chunk_tokens and chunk_overlap are not supported yet', 'Leave them out: each row gets one vector.');
+    ELSIF condition IS NOT NULL THEN
+        PERFORM qwen_embed.refuse('condition is not supported yet', 'Leave it out: every row with a text gets a vector.');
+    ELSIF coalesce(storage, 'vector') NOT IN ('vector', 'halfvec') THEN
+        PERFORM qwen_embed.refuse(format('storage => %L is not supported', storage), 'Use vector or halfvec.');
+    ELSIF coalesce(index_kind, 'hnsw') NOT IN ('hnsw', 'none') THEN
+        PERFORM qwen_embed.refuse(format('index_kind => %L is not supported yet', index_kind), 'Use hnsw or none.');
+    ELSIF (coalesce(cardinality(columns), 0) > 0) = (coalesce(template, '') <> '') THEN
+        RAISE EXCEPTION USING ERRCODE = 'invalid_parameter_value',
+            MESSAGE = 'give either columns or template',
+            HINT = 'For example columns => ARRAY[''title'', ''body''] or template => ''{title}: {body}''.';
+    END IF;
+    PERFORM qwen_embed.check_source(source);
+    PERFORM qwen_embed.content_columns(source, columns, template);
+    IF template IS NOT NULL AND NOT EXISTS (
+        SELECT FROM qwen_embed.template_parts(template) p WHERE p.name IS NOT NULL) THEN
+        RAISE EXCEPTION USING ERRCODE = 'invalid_parameter_value',
+            MESSAGE = 'template names no column', HINT = 'Name a column as {column}.';
+    END IF;
+
+    SELECT c.relname, n.nspname INTO table_name, schema_name
+    FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace WHERE c.oid = source;
+    v.name := coalesce(name, table_name);
+    v.source := source;
+    v.columns := CASE WHEN template IS NULL THEN columns END;
+    v.template := template;
+    v.model := coalesce(model, (SELECT i.model FROM qwen_embed.installation i), 'qwen3-embedding-8b');
+    v.dimensions := coalesce(dimensions, (SELECT i.dimensions FROM qwen_embed.installation i), 1024);
+    v.storage := coalesce(storage, CASE WHEN v.dimensions <= 2000 THEN 'vector' ELSE 'halfvec' END);
+    PERFORM qwen_embed.check_space(v.model, v.dimensions);
+    longest_indexed := CASE v.storage WHEN 'vector' THEN 2000 ELSE 4000 END;
+    IF index_kind = 'hnsw' AND v.dimensions > longest_indexed THEN
+        PERFORM qwen_embed.refuse(
+            format('an HNSW index on %s holds at most %s dimensions, not %s', v.storage, longest_indexed, v.dimensions),
+            'Ask for fewer dimensions, or index_kind => ''none'' for exact search.');
+    END IF;
+    v.index_kind := CASE WHEN v.dimensions > longest_indexed THEN 'none' ELSE coalesce(index_kind, 'hnsw') END;
+    IF EXISTS (SELECT FROM qwen_embed.vectorizer e WHERE e.name = v.name) THEN
+        RAISE EXCEPTION USING ERRCODE = 'duplicate_object',
+            MESSAGE = format('there is already a vectorizer %L', v.name),
+            HINT = format('Give another name => …, or SELECT qwen_embed.drop_vectorizer(%L);', v.name);
+    END IF;
+
+    target_name := coalesce(target_name, qwen_embed.derived_name(table_name, '_embedding'));
+    IF octet_length(target_name) > 63 THEN
+        RAISE EXCEPTION USING ERRCODE = 'name_too_long', MESSAGE = 'target_name is longer than 63 bytes',
+            HINT = 'Give a shorter one.';
+    ELSIF to_regclass(format('%I.%I', schema_name, target_name)) IS NOT NULL THEN
+        RAISE EXCEPTION USING ERRCODE = 'duplicate_table',
+            MESSAGE = format('table %I.%I exists already', schema_name, target_name),
+            HINT = 'Give another target_name => …, or drop that table if it is left from an earlier vectorizer.';
+    END IF;
+
+    PERFORM qwen_embed.lock_source(source, 'SHARE ROW EXCLUSIVE');
+    v.target_table := qwen_embed.make_target(v, schema_name, target_name);
+    INSERT INTO qwen_embed.vectorizer AS made
+        (name, source, columns, template, model, dimensions, target, target_table, storage, index_kind)
+    VALUES (v.name, v.source, v.columns, v.template, v.model, v.dimensions, 'table', v.target_table, v.storage, v.index_kind)
+    RETURNING made.* INTO v;
+    PERFORM qwen_embed.make_queue(v);
+    PERFORM qwen_embed.make_row_functions(v);
+    PERFORM qwen_embed.make_capture(v);
+    UPDATE qwen_embed.vectorizer AS made
+    SET target_view = qwen_embed.make_view(v, schema_name, qwen_embed.view_name(schema_name, table_name, target_name)),
+        capture_mark = qwen_embed.capture_mark(v)
+    WHERE made.id = v.id;
+    -- Only recorded here: rows that others committed since this transaction's snapshot are not visible
+    -- to it, yet not in the log either. A worker walks over the table later, with a snapshot of its own.
+    IF backfill THEN
+        INSERT INTO qwen_embed.task (vectorizer, kind) VALUES (v.id, 'backfill');
+    END IF;
+    IF index_kind IS NULL AND v.index_kind = 'none' THEN
+        RAISE NOTICE 'no index: HNSW on % holds at most % dimensions, these vectors have %; searches are exact scans',
+            v.storage, longest_indexed, v.dimensions;
+    END IF;
+    RETURN v.name;
+END $$;
+COMMENT ON FUNCTION qwen_embed.create_vectorizer(
+    regclass, text[], text, text, text, int, text, text, text, text, int, int, text, boolean) IS
+    'Makes the rows of a table embed themselves: side table, view and triggers at once, vectors by a '
+    'worker later. columns are joined by newlines; a template reads ''{title}: {body}''. Returns the name.';
+
+CREATE OR REPLACE FUNCTION qwen_embed.view_name(schema_name text, table_name text, target_name text)
+RETURNS text
+LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp
+BEGIN ATOMIC
+    SELECT CASE WHEN to_regclass(format('%I.%I', schema_name, qwen_embed.derived_name(table_name, '_embedded'))) IS NULL
+        THEN qwen_embed.derived_name(table_name, '_embedded')
+        ELSE qwen_embed.derived_name(target_name, '_view') END;
+END;
+COMMENT ON FUNCTION qwen_embed.view_name(text, text, text) IS
+    '<source>_embedded, or <target>_view where that name is taken.';
+
+CREATE OR REPLACE FUNCTION qwen_embed.record_sweep(v qwen_embed.vectorizer) RETURNS void
+LANGUAGE sql SET search_path = pg_catalog, pg_temp
+BEGIN ATOMIC
+    -- A walk that has not begun serves a later request as well.
+    INSERT INTO qwen_embed.task (vectorizer, kind)
+    SELECT v.id, kind FROM unnest(ARRAY['backfill', 'orphans']) AS kind
+    WHERE NOT EXISTS (SELECT FROM qwen_embed.task t
+        WHERE t.vectorizer = v.id AND t.kind = kind AND t.reached IS NULL);
+END;
+COMMENT ON FUNCTION qwen_embed.record_sweep(qwen_embed.vectorizer) IS
+    'Has workers compare every row with its vector, by hash, and every vector with its row.';
+
+CREATE OR REPLACE FUNCTION qwen_embed.enqueue(name text) RETURNS void
+LANGUAGE sql SET search_path = pg_catalog, pg_temp
+BEGIN ATOMIC
+    SELECT qwen_embed.record_sweep(qwen_embed.named(name));
+END;
+COMMENT ON FUNCTION qwen_embed.enqueue(text) IS
+    'Has every row looked at again. A text that did not change is not paid for again.';
+
+CREATE OR REPLACE FUNCTION qwen_embed.retry(name text) RETURNS bigint
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    v qwen_embed.vectorizer := qwen_embed.named(name);
+    keys text := qwen_embed.numbered(v.source, 'k#');
+    appended bigint;
+BEGIN
+    EXECUTE format('INSERT INTO qwen_embed.log_%s (op, %s) SELECT ''c'', %s FROM qwen_embed.dead_%s', v.id, keys, keys, v.id);
+    GET DIAGNOSTICS appended = ROW_COUNT;
+    RETURN appended;
+END $$;
+COMMENT ON FUNCTION qwen_embed.retry(text) IS
+    'Has the dead letters tried again; returns how many. One that succeeds leaves the list.';
+
+CREATE OR REPLACE FUNCTION qwen_embed.pause(name text) RETURNS void
+LANGUAGE sql SET search_path = pg_catalog, pg_temp
+BEGIN ATOMIC
+    UPDATE qwen_embed.vectorizer SET paused = true WHERE id = (qwen_embed.named(pause.name)).id;
+END;
+COMMENT ON FUNCTION qwen_embed.pause(text) IS
+    'Stops the spending. Changes are still recorded and wait for resume().';
+
+CREATE OR REPLACE FUNCTION qwen_embed.resume(name text) RETURNS void
+LANGUAGE sql SET search_path = pg_catalog, pg_temp
+BEGIN ATOMIC
+    UPDATE qwen_embed.vectorizer SET paused = false, trouble = NULL, last_error = NULL, last_error_at = NULL
+    WHERE id = (qwen_embed.named(resume.name)).id;
+END;
+COMMENT ON FUNCTION qwen_embed.resume(text) IS 'Undoes pause() and clears what held the work.';
+
+CREATE OR REPLACE FUNCTION qwen_embed.repair(name text) RETURNS void
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    v qwen_embed.vectorizer := qwen_embed.named(name);
+    table_name text;
+    schema_name text;
+BEGIN
+    PERFORM qwen_embed.check_source(v.source);
+    PERFORM qwen_embed.lock_source(v.source, 'SHARE ROW EXCLUSIVE');
+    SELECT c.relname, n.nspname INTO table_name, schema_name
+    FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace WHERE c.oid = v.source;
+    IF NOT EXISTS (SELECT FROM pg_class WHERE oid = v.target_table) THEN
+        v.target_table := qwen_embed.make_target(v, schema_name, qwen_embed.derived_name(table_name, '_embedding'));
+        UPDATE qwen_embed.vectorizer AS kept SET target_table = v.target_table WHERE kept.id = v.id;
+    END IF;
+    PERFORM qwen_embed.make_queue(v);
+    PERFORM qwen_embed.make_row_functions(v);
+    PERFORM qwen_embed.make_capture(v);
+    IF NOT EXISTS (SELECT FROM pg_class WHERE oid = v.target_view) THEN
+        v.target_view := qwen_embed.make_view(v, schema_name, qwen_embed.view_name(
+            schema_name, table_name, (SELECT relname FROM pg_class WHERE oid = v.target_table)));
+    END IF;
+    UPDATE qwen_embed.vectorizer AS kept
+    SET target_view = v.target_view, capture_mark = qwen_embed.capture_mark(v),
+        trouble = NULL, last_error = NULL, last_error_at = NULL
+    WHERE kept.id = v.id;
+    PERFORM qwen_embed.record_sweep(v);
+END $$;
+COMMENT ON FUNCTION qwen_embed.repair(text) IS
+    'Makes again what is missing of a vectorizer and has every row compared with its vector.';
+
+CREATE OR REPLACE FUNCTION qwen_embed.drop_vectorizer(name text, drop_target boolean DEFAULT false)
+RETURNS void
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp SET client_min_messages = warning AS $$
+DECLARE
+    v qwen_embed.vectorizer := qwen_embed.named(name);
+    part text;
+    dropped regprocedure;
+BEGIN
+    -- The source first. A writer holds the source and wants the log: the other order could deadlock
+    -- with it, and Postgres might choose the writer.
+    IF EXISTS (SELECT FROM pg_class WHERE oid = v.source) THEN
+        PERFORM qwen_embed.lock_source(v.source, 'ACCESS EXCLUSIVE');
+        FOREACH part IN ARRAY ARRAY['insert', 'delete', 'update', 'truncate'] LOOP
+            EXECUTE format('DROP TRIGGER IF EXISTS qwen_embed_%s_%s ON %s', v.id, part, v.source);
+        END LOOP;
+    END IF;
+    FOREACH part IN ARRAY ARRAY['log', 'work', 'dead'] LOOP
+        EXECUTE format('DROP TABLE IF EXISTS qwen_embed.%s_%s', part, v.id);
+    END LOOP;
+    FOR dropped IN
+        SELECT p.oid FROM pg_proc p
+        WHERE p.pronamespace = 'qwen_embed'::regnamespace
+            AND p.proname ~ format('^(capture_%s_[a-z]+|key_%s_\d+|content_%s)$', v.id, v.id, v.id)
+    LOOP
+        EXECUTE format('DROP FUNCTION %s', dropped);
+    END LOOP;
+    DELETE FROM qwen_embed.lease l WHERE l.vectorizer = v.id;
+    DELETE FROM qwen_embed.vectorizer kept WHERE kept.id = v.id;
+    IF EXISTS (SELECT FROM pg_class WHERE oid = v.target_view AND relkind = 'v') THEN
+        EXECUTE format('DROP VIEW %s', v.target_view);
+    END IF;
+    IF drop_target AND EXISTS (SELECT FROM pg_class WHERE oid = v.target_table) THEN
+        EXECUTE format('DROP TABLE %s', v.target_table);
+    END IF;
+END $$;
+COMMENT ON FUNCTION qwen_embed.drop_vectorizer(text, boolean) IS
+    'Ends a vectorizer: triggers, log and view go. The vectors stay unless drop_target is true.';

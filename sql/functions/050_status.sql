@@ -1,0 +1,70 @@
+-- What can be seen from outside.
+
+CREATE OR REPLACE FUNCTION qwen_embed.counts(
+    v qwen_embed.vectorizer, OUT pending bigint, OUT leased bigint, OUT dead bigint, OUT oldest timestamptz)
+LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    waiting bigint := 0;
+    waiting_since timestamptz;
+BEGIN
+    IF to_regclass(format('qwen_embed.log_%s', v.id)) IS NOT NULL THEN
+        -- Counting stops at a million: a view that people watch must not read a large log each second.
+        EXECUTE format('SELECT count(*), min(at) FROM (SELECT at FROM qwen_embed.log_%s LIMIT 1000000) AS first', v.id)
+            INTO waiting, waiting_since;
+    END IF;
+    IF to_regclass(format('qwen_embed.work_%s', v.id)) IS NOT NULL THEN
+        EXECUTE format('SELECT count(*) FILTER (WHERE token IS NULL), count(token) FROM qwen_embed.work_%s', v.id)
+            INTO pending, leased;
+    END IF;
+    IF to_regclass(format('qwen_embed.dead_%s', v.id)) IS NOT NULL THEN
+        EXECUTE format('SELECT count(*) FROM qwen_embed.dead_%s', v.id) INTO dead;
+    END IF;
+    pending := coalesce(pending, 0) + waiting;
+    oldest := waiting_since;
+END $$;
+COMMENT ON FUNCTION qwen_embed.counts(qwen_embed.vectorizer) IS
+    'Changes that wait (counted to a million), keys that workers hold, dead letters, age of the oldest wait.';
+
+CREATE OR REPLACE VIEW qwen_embed.status AS
+SELECT v.name, v.source, v.target_table AS target, v.model, v.dimensions,
+    CASE
+        WHEN problem.problem IS NOT NULL THEN 'broken'
+        WHEN v.paused THEN 'paused'
+        WHEN v.trouble IS NOT NULL THEN v.trouble
+        WHEN EXISTS (SELECT FROM qwen_embed.task t WHERE t.vectorizer = v.id) THEN 'backfill'
+        ELSE 'active'
+    END AS state,
+    c.pending, c.leased, c.dead, clock_timestamp() - c.oldest AS lag,
+    coalesce(problem.problem, v.last_error) AS last_error
+FROM qwen_embed.vectorizer v
+CROSS JOIN LATERAL qwen_embed.counts(v) AS c
+CROSS JOIN LATERAL (SELECT qwen_embed.capture_problem(v) AS problem) AS problem;
+COMMENT ON VIEW qwen_embed.status IS
+    'One row per vectorizer. state: active; backfill (rows are still being walked over); paused; held (no '
+    'offer can serve now, the work waits and is tried again by itself); blocked (someone must change '
+    'something); broken (changes are not captured). last_error says why and what to do.';
+COMMENT ON COLUMN qwen_embed.status.pending IS
+    'Recorded changes that no worker holds; counted to a million. Rows a backfill has yet to reach are not in it.';
+COMMENT ON COLUMN qwen_embed.status.lag IS 'Age of the oldest recorded change that no worker has taken.';
+
+CREATE OR REPLACE FUNCTION qwen_embed.dead_rows(v qwen_embed.vectorizer)
+RETURNS TABLE (key jsonb, kind text, message text, attempts int, died_at timestamptz)
+LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    named text := (SELECT string_agg(format('%L, k%s', source_column, place), ', ' ORDER BY place)
+        FROM qwen_embed.key_columns(v.id));
+BEGIN
+    IF to_regclass(format('qwen_embed.dead_%s', v.id)) IS NOT NULL THEN
+        RETURN QUERY EXECUTE format(
+            'SELECT jsonb_build_object(%s), kind, message, attempts, died_at FROM qwen_embed.dead_%s', named, v.id);
+    END IF;
+END $$;
+COMMENT ON FUNCTION qwen_embed.dead_rows(qwen_embed.vectorizer) IS
+    'The dead letters of one vectorizer, keys by the names that the source''s columns have today.';
+
+CREATE OR REPLACE VIEW qwen_embed.dead_letters AS
+SELECT v.name, d.key, d.kind, d.message, d.attempts, d.died_at
+FROM qwen_embed.vectorizer v CROSS JOIN LATERAL qwen_embed.dead_rows(v) AS d;
+COMMENT ON VIEW qwen_embed.dead_letters IS
+    'Rows without a vector because their text was refused for good. They are tried again when the text '
+    'changes or by retry().';

@@ -1,0 +1,18 @@
+-- Private unless said: the functions of this schema belong to owners of vectorizers.
+
+REVOKE ALL ON ALL FUNCTIONS IN SCHEMA qwen_embed FROM PUBLIC;
+GRANT USAGE ON SCHEMA qwen_embed TO PUBLIC;
+-- What a search by an ordinary role runs through. It decides nothing about what that role may read.
+GRANT EXECUTE ON FUNCTION
+    qwen_embed.extension_schema(),
+    qwen_embed.nearest(text, text[]),
+    qwen_embed.base_type(oid, int),
+    qwen_embed.comparison(oid, int),
+    qwen_embed.equality(oid),
+    qwen_embed.key_columns(int),
+    qwen_embed.key_join(int, text, text),
+    qwen_embed.definition(text),
+    qwen_embed.query_text(text, text),
+    qwen_embed.filter_condition(regclass, jsonb),
+    qwen_embed.search(text, @vector_schema@.vector, int, jsonb, boolean)
+TO PUBLIC;

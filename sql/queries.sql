@@ -1,0 +1,262 @@
+-- The statements that workers and the Python interface send. {braces} are identifiers and fragments
+-- that the caller fills in quoted; %(names)s are values. Each needs the settings of a worker's
+-- transaction (see qwen_embed_plugins/postgres/session.py) where it touches a user's table.
+
+-- define_vectorizers --
+-- Every vectorizer with what a worker must know, and whether its capture is whole.
+SELECT v.id, v.name, v.model, v.dimensions, v.storage, v.index_kind, v.paused, v.trouble,
+    n.nspname AS source_schema, s.relname AS source_table,
+    tn.nspname AS target_schema, t.relname AS target_table,
+    ARRAY(SELECT k.source_column FROM qwen_embed.key_columns(v.id) k ORDER BY k.place) AS source_key,
+    ARRAY(SELECT k.target_column FROM qwen_embed.key_columns(v.id) k ORDER BY k.place) AS target_key,
+    ARRAY(SELECT k.type FROM qwen_embed.key_columns(v.id) k ORDER BY k.place) AS key_types,
+    ARRAY(SELECT k.equality FROM qwen_embed.key_columns(v.id) k ORDER BY k.place) AS equality,
+    ARRAY(SELECT k.greater FROM qwen_embed.key_columns(v.id) k ORDER BY k.place) AS greater,
+    qwen_embed.capture_problem(v) AS problem,
+    v.capture_mark IS DISTINCT FROM qwen_embed.capture_mark(v) AS capture_changed,
+    EXISTS (SELECT FROM qwen_embed.task k WHERE k.vectorizer = v.id) AS has_task,
+    EXISTS (SELECT FROM qwen_embed.lease l
+        WHERE l.vectorizer = v.id AND l.expires_at < statement_timestamp()) AS has_expired
+FROM qwen_embed.vectorizer v
+LEFT JOIN pg_catalog.pg_class s ON s.oid = v.source
+LEFT JOIN pg_catalog.pg_namespace n ON n.oid = s.relnamespace
+LEFT JOIN pg_catalog.pg_class t ON t.oid = v.target_table
+LEFT JOIN pg_catalog.pg_namespace tn ON tn.oid = t.relnamespace
+ORDER BY v.id;
+
+-- vector_types --
+-- Where pgvector lives, and the types of a binary array of vectors.
+SELECT n.nspname, t.typname, t.oid, t.typarray
+FROM pg_catalog.pg_extension e
+JOIN pg_catalog.pg_namespace n ON n.oid = e.extnamespace
+JOIN pg_catalog.pg_type t ON t.typnamespace = n.oid AND t.typname IN ('vector', 'halfvec')
+WHERE e.extname = 'vector';
+
+-- is_ready --
+-- Whether the log from a block on, or a due retry, waits. One per vectorizer, joined by UNION ALL.
+SELECT {id}::int
+WHERE EXISTS (SELECT FROM {log} WHERE ctid >= {floor}::tid)
+    OR EXISTS (SELECT FROM {work} WHERE token IS NULL AND due_at <= statement_timestamp())
+
+-- open_lease --
+-- A new batch: its token is the fence, from a sequence and so never used again.
+INSERT INTO qwen_embed.lease (vectorizer, worker, expires_at)
+VALUES (%(vectorizer)s, %(worker)s, clock_timestamp() + make_interval(secs => %(lease_seconds)s))
+RETURNING token;
+
+-- take_log --
+-- Recorded changes become work of this lease. Keys that another lease holds are marked dirty there.
+WITH taken AS (
+    DELETE FROM {log}
+    WHERE ctid = ANY (ARRAY(
+        SELECT ctid FROM {log} WHERE ctid >= %(floor)s::tid LIMIT %(limit)s FOR UPDATE SKIP LOCKED))
+    RETURNING op, {keys}, ctid AS place
+), merged AS (
+    INSERT INTO {work} AS work ({keys}, token)
+    SELECT DISTINCT {keys}, %(token)s::bigint FROM taken WHERE op = 'c' ORDER BY {keys}
+    ON CONFLICT ({keys}) DO UPDATE SET
+        dirty = work.token IS NOT NULL,
+        token = coalesce(work.token, excluded.token),
+        attempts = 0
+    RETURNING id, token
+)
+SELECT
+    (SELECT count(*) FROM taken) AS taken,
+    (SELECT max(place)::text FROM taken) AS furthest,
+    (SELECT coalesce(bool_or(op = 't'), false) FROM taken) AS truncated,
+    ARRAY(SELECT id FROM merged WHERE token = %(token)s) AS ids;
+
+-- take_due --
+-- Keys whose pause is over, under this lease.
+UPDATE {work} SET token = %(token)s, dirty = false
+WHERE id IN (
+    SELECT id FROM {work} WHERE token IS NULL AND due_at <= statement_timestamp()
+    ORDER BY due_at LIMIT %(limit)s FOR UPDATE SKIP LOCKED)
+RETURNING id;
+
+-- add_orphans_task --
+-- A TRUNCATE passed through the log: walk over the vectors, once for all that is waiting.
+INSERT INTO qwen_embed.task (vectorizer, kind)
+SELECT %(vectorizer)s, 'orphans'
+WHERE NOT EXISTS (
+    SELECT FROM qwen_embed.task
+    WHERE vectorizer = %(vectorizer)s AND kind = 'orphans' AND reached IS NULL);
+
+-- read_rows --
+-- The committed text of each key that this lease holds, and the hash of the text that its vector is
+-- of. Never one statement with the taking: its snapshot would be older than what it takes.
+SELECT work.id, work.attempts, {content}(source) AS content, target.content_hash
+FROM {work} AS work
+LEFT JOIN {source} AS source ON {source_is_work}
+LEFT JOIN {target} AS target ON {target_is_work} AND target.chunk = 0
+WHERE work.token = %(token)s AND work.id = ANY (%(ids)s::bigint[]);
+
+-- hold_lease --
+-- The fence. No row: the lease was reaped, and whatever this worker knows is too old to write.
+SELECT token FROM qwen_embed.lease WHERE token = %(token)s FOR UPDATE;
+
+-- hold_work --
+-- This batch's keys, locked in key order so that nobody can mark them dirty until the commit.
+SELECT id FROM {work} WHERE token = %(token)s AND id = ANY (%(ids)s::bigint[]) ORDER BY {keys} FOR UPDATE;
+
+-- write_vectors --
+-- New vectors, for rows that still exist. The join also waits for, or is seen by, a TRUNCATE.
+INSERT INTO {target} AS target ({target_keys}, chunk, text, embedding, content_hash, offer, embedded_at)
+SELECT {source_keys}, 0, answer.text, answer.embedding, answer.content_hash, answer.offer, clock_timestamp()
+FROM unnest(
+    %(ids)s::bigint[], %(texts)s::text[], %(vectors)s::{vector_type}[], %(hashes)s::bytea[], %(offers)s::text[]
+) AS answer(id, text, embedding, content_hash, offer)
+JOIN {work} AS work ON work.id = answer.id AND work.token = %(token)s
+JOIN {source} AS source ON {source_is_work}
+ON CONFLICT ({target_keys}, chunk) DO UPDATE SET
+    text = excluded.text, embedding = excluded.embedding, content_hash = excluded.content_hash,
+    offer = excluded.offer, embedded_at = excluded.embedded_at;
+
+-- remove_vectors --
+-- Vectors of keys whose row is gone, whose text is empty, or whose text nobody takes.
+DELETE FROM {target} AS target USING {work} AS work
+WHERE work.token = %(token)s AND work.id = ANY (%(ids)s::bigint[]) AND {target_is_work};
+
+-- finish_work --
+-- Done, unless the key changed meanwhile. A key that is done is no dead letter any more.
+WITH done AS (
+    DELETE FROM {work}
+    WHERE token = %(token)s AND id = ANY (%(ids)s::bigint[]) AND NOT dirty
+    RETURNING {keys}
+)
+DELETE FROM {dead} AS dead USING done WHERE {dead_is_done};
+
+-- bury_work --
+-- Texts that nobody takes become dead letters, unless they changed meanwhile.
+WITH done AS (
+    DELETE FROM {work}
+    WHERE token = %(token)s AND id = ANY (%(ids)s::bigint[]) AND NOT dirty
+    RETURNING id, attempts, {keys}
+)
+INSERT INTO {dead} ({keys}, kind, message, attempts)
+SELECT {done_keys}, reason.kind, reason.message, done.attempts + 1
+FROM done JOIN unnest(%(ids)s::bigint[], %(kinds)s::text[], %(messages)s::text[]) AS reason(id, kind, message) USING (id)
+ON CONFLICT ({keys}) DO UPDATE SET
+    kind = excluded.kind, message = excluded.message, attempts = excluded.attempts, died_at = excluded.died_at;
+
+-- delay_work --
+-- Given back, to be tried again later. A key that changed meanwhile is due at once and starts afresh.
+UPDATE {work} SET
+    token = NULL,
+    due_at = clock_timestamp() + CASE WHEN dirty THEN interval '0' ELSE make_interval(secs => %(pause_seconds)s) END,
+    attempts = CASE WHEN dirty THEN 0 ELSE attempts + %(faults)s END,
+    dirty = false
+WHERE token = %(token)s AND id = ANY (%(ids)s::bigint[]);
+
+-- release_dirty --
+-- What changed while it was held is due again, for anyone.
+UPDATE {work} SET token = NULL, dirty = false, due_at = clock_timestamp()
+WHERE token = %(token)s AND id = ANY (%(ids)s::bigint[]) AND dirty;
+
+-- close_lease --
+-- The batch is over.
+DELETE FROM qwen_embed.lease WHERE token = %(token)s;
+
+-- extend_leases --
+-- The heartbeat: one statement for all batches in flight. Gives the tokens that still hold.
+UPDATE qwen_embed.lease SET expires_at = clock_timestamp() + make_interval(secs => %(lease_seconds)s)
+WHERE token = ANY (%(tokens)s::bigint[])
+RETURNING token;
+
+-- reap_leases --
+-- Batches of silent workers are free again. A lease that is being finished right now is left alone.
+WITH expired AS (
+    DELETE FROM qwen_embed.lease
+    WHERE token IN (
+        SELECT token FROM qwen_embed.lease
+        WHERE vectorizer = %(vectorizer)s AND expires_at < statement_timestamp()
+        FOR UPDATE SKIP LOCKED)
+    RETURNING token
+)
+UPDATE {work} SET token = NULL, dirty = false, due_at = clock_timestamp()
+WHERE token IN (SELECT token FROM expired);
+
+-- next_task --
+-- The oldest walk of a vectorizer that no other worker is at.
+SELECT id, kind, reached FROM qwen_embed.task WHERE vectorizer = %(vectorizer)s
+ORDER BY id LIMIT 1 FOR UPDATE SKIP LOCKED;
+
+-- log_is_short --
+-- Whether the waiting line has room: walks wait for live changes, and the log stays small.
+SELECT count(*) < %(limit)s FROM (SELECT FROM {log} LIMIT %(limit)s) AS waiting;
+
+-- walk_source --
+-- The next portion of the source: keys whose vector is missing or of another text go to the log.
+WITH portion AS MATERIALIZED (
+    SELECT {source_keys_as}, {content}(source) AS content
+    FROM {source} AS source WHERE {after} ORDER BY {source_keys} LIMIT %(limit)s
+), appended AS (
+    INSERT INTO {log} (op, {keys})
+    SELECT 'c', {portion_keys} FROM portion LEFT JOIN {target} AS target ON {target_is_portion} AND target.chunk = 0
+    WHERE sha256(convert_to(portion.content, 'UTF8')) IS DISTINCT FROM target.content_hash
+)
+SELECT count(*) OVER () AS walked, ARRAY[{portion_keys_text}] AS reached
+FROM portion ORDER BY {portion_keys_descending} LIMIT 1;
+
+-- walk_target --
+-- The next portion of the vectors: keys without a row go to the log, where a worker will remove them.
+WITH portion AS MATERIALIZED (
+    SELECT DISTINCT {target_keys_as}
+    FROM {target} AS target WHERE {after} ORDER BY {target_keys_of} LIMIT %(limit)s
+), appended AS (
+    INSERT INTO {log} (op, {keys})
+    SELECT 'c', {portion_keys} FROM portion
+    WHERE NOT EXISTS (SELECT FROM {source} AS source WHERE {source_is_portion})
+)
+SELECT count(*) OVER () AS walked, ARRAY[{portion_keys_text}] AS reached
+FROM portion ORDER BY {portion_keys_descending} LIMIT 1;
+
+-- move_task --
+-- How far the walk has come.
+UPDATE qwen_embed.task SET reached = %(reached)s WHERE id = %(task)s;
+
+-- end_task --
+-- The walk is over.
+DELETE FROM qwen_embed.task WHERE id = %(task)s;
+
+-- report_trouble --
+-- Why a vectorizer's work waits. Written when it changes, not at each try.
+UPDATE qwen_embed.vectorizer
+SET trouble = %(trouble)s, last_error = %(message)s, last_error_at = clock_timestamp()
+WHERE id = %(vectorizer)s AND (trouble, last_error) IS DISTINCT FROM (%(trouble)s::text, %(message)s::text);
+
+-- clear_trouble --
+-- It works again.
+UPDATE qwen_embed.vectorizer SET trouble = NULL, last_error = NULL, last_error_at = NULL
+WHERE id = %(vectorizer)s AND last_error IS NOT NULL;
+
+-- notice_capture --
+-- The triggers were changed behind our back and are whole again: compare everything once.
+WITH changed AS (
+    UPDATE qwen_embed.vectorizer AS v SET capture_mark = qwen_embed.capture_mark(v)
+    WHERE v.id = %(vectorizer)s AND v.capture_mark IS DISTINCT FROM qwen_embed.capture_mark(v)
+    RETURNING v.*
+)
+SELECT qwen_embed.record_sweep(changed::qwen_embed.vectorizer) FROM changed;
+
+-- what_is_left --
+-- What a worker that ends leaves behind: recorded changes, held by others, waiting, and walks.
+SELECT
+    (SELECT count(*) FROM (SELECT FROM {log} LIMIT 1000000) AS waiting) AS recorded,
+    (SELECT count(*) FROM {work} WHERE token IS NOT NULL) AS leased,
+    (SELECT count(*) FROM {work} WHERE token IS NULL AND due_at > statement_timestamp()) AS later,
+    (SELECT count(*) FROM {work} WHERE token IS NULL AND due_at <= statement_timestamp()) AS due,
+    (SELECT count(*) FROM qwen_embed.task WHERE vectorizer = {id}) AS tasks;
+
+-- index_state --
+-- The vectors' index: whether there is one, is whole, and whether this role may build it.
+SELECT i.relname, x.indisvalid, pg_catalog.pg_has_role(t.relowner, 'USAGE') AS may_build
+FROM pg_catalog.pg_class t
+JOIN pg_catalog.pg_namespace n ON n.oid = t.relnamespace
+LEFT JOIN (
+    pg_catalog.pg_index x
+    JOIN pg_catalog.pg_class i ON i.oid = x.indexrelid
+    JOIN pg_catalog.pg_am a ON a.oid = i.relam AND a.amname = 'hnsw'
+) ON x.indrelid = t.oid
+WHERE n.nspname = %(schema)s AND t.relname = %(table)s
+ORDER BY x.indisvalid DESC NULLS LAST;
