@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import orjson
 
 from qwen_embed_plugins.errors import without_secrets
-from qwen_embed_plugins.provider import classify_by_status, excerpt
+from qwen_embed_plugins.provider import classify_by_status
 from qwen_embed_plugins.types import Fault, TransportFailure, WireResponse
 
 MESSAGE_LIMIT = 200
@@ -120,12 +120,17 @@ def _place(detail: list[Any]) -> int | None:
     return None
 
 
-def classify_refusal(response: WireResponse, *, status: int | None = None) -> Fault:
-    """The fault of an answer that is no success; `status` stands in for that of a false 200."""
+def classify_refusal(
+    response: WireResponse, *, status: int | None = None, key: str | None = None
+) -> Fault:
+    """The fault of an answer that is no success, its message free of the configured key.
+
+    `status` stands in for that of a false 200.
+    """
     refusal = read_refusal(response)
     status = response.status if status is None else status
-    said = refusal.message or excerpt(response)
-    by_status = classify_by_status(WireResponse(status, b"", response.headers), _short(said))
+    said = shortened(refusal.message, key) if refusal.message else words_of(response, key)
+    by_status = classify_by_status(WireResponse(status, b"", response.headers), said)
     fault = _by_code(refusal, by_status) or _by_message(refusal, status, by_status)
     return fault or replace(by_status, text_index=refusal.text_index)
 
@@ -149,7 +154,7 @@ def _by_message(refusal: Refusal, status: int, base: Fault) -> Fault | None:
         return replace(base, kind="quota_spent", scope="account")
     if status not in (400, 413, 422, 500):
         return None
-    if names_base64(message):
+    if status != 500 and names_base64(message):
         return replace(base, kind="bad_input")
     if _NOT_FINITE.search(message):
         return replace(base, kind="bad_vector")
@@ -170,19 +175,18 @@ def names_base64(message: str) -> bool:
     return "encoding_format" in message or "encoding format" in message.lower()
 
 
-def _short(message: str) -> str:
-    return without_secrets(" ".join(message.split()))[:MESSAGE_LIMIT]
+def shortened(message: str, key: str | None, limit: int = MESSAGE_LIMIT) -> str:
+    """A message on one line; cleaned before it is cut, lest half a key remains at the end."""
+    return without_secrets(" ".join(message.split()), (key,) if key else ())[:limit]
+
+
+def words_of(response: WireResponse, key: str | None, limit: int = MESSAGE_LIMIT) -> str:
+    """The beginning of a body that is in no known shape."""
+    return shortened(response.content[: limit * 20].decode("utf-8", "replace"), key, limit)
 
 
 def fault_of(answer: WireResponse | TransportFailure, *, key: str | None = None) -> Fault:
     """The fault of whatever came instead of vectors, its message free of the key."""
     if isinstance(answer, TransportFailure):
-        fault = Fault("unavailable", _short(str(answer)) or f"no answer ({answer.kind})")
-    else:
-        fault = classify_refusal(answer)
-    return cleaned(fault, key)
-
-
-def cleaned(fault: Fault, key: str | None) -> Fault:
-    """The fault with the configured key, wherever the server repeated it, replaced by stars."""
-    return replace(fault, message=without_secrets(fault.message, (key,))) if key else fault
+        return Fault("unavailable", shortened(str(answer), key) or f"no answer ({answer.kind})")
+    return classify_refusal(answer, key=key)

@@ -14,11 +14,10 @@ from typing import Any, ClassVar
 
 import orjson
 
-from qwen_embed_plugins.errors import ProviderError
 from qwen_embed_plugins.hookspecs import hookimpl
 from qwen_embed_plugins.provider import Provider
 from qwen_embed_plugins.providers import _openai_wire
-from qwen_embed_plugins.providers._refusals import cleaned, fault_of
+from qwen_embed_plugins.providers._refusals import fault_of
 from qwen_embed_plugins.types import (
     Answer,
     Batch,
@@ -53,10 +52,7 @@ class OpenAICompatible(Provider):
         return WireRequest(self.url + self.path, orjson.dumps(self.body(batch)), headers)
 
     def parse_response(self, response: WireResponse) -> Answer:
-        try:
-            return _openai_wire.parse_answer(response)
-        except ProviderError as error:
-            raise ProviderError(cleaned(error.fault, self.config.api_key)) from None
+        return _openai_wire.parse_answer(response, key=self.config.api_key)
 
     def classify(self, answer: WireResponse | TransportFailure) -> Fault:
         return fault_of(answer, key=self.config.api_key)
