@@ -61,7 +61,8 @@ def test_any_order_of_rows_is_put_right(rows: list[int]) -> None:
     assert answer.vectors[:, 0].tolist() == list(range(8))
 
 
-NAMES = "error message type code detail data embedding embeddings index usage loc msg".split()
+NAMES = ["error", "message", "type", "code", "detail", "data", "embedding", "embeddings", "index"]
+NAMES += ["usage", "loc", "msg"]
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=20) | st.just(KEY),
     lambda inner: (
