@@ -15,7 +15,7 @@ import orjson
 import pybase64
 
 from qwen_embed_plugins.errors import ProviderError, shown
-from qwen_embed_plugins.providers._refusals import classify_refusal, names_base64, words_of
+from qwen_embed_plugins.providers._refusals import classify_refusal, words_of
 from qwen_embed_plugins.types import Answer, Batch, Fault, WireResponse
 
 if TYPE_CHECKING:
@@ -149,8 +149,3 @@ def _not_an_answer(body: Any, response: WireResponse, key: str | None) -> Fault:
     code = error.get("code") if isinstance(error, dict) else None
     status = code if type(code) is int and 400 <= code < 600 else 500
     return classify_refusal(response, status=status, key=key)
-
-
-def refuses_base64(fault: Fault) -> bool:
-    """Whether a refusal is about `encoding_format`: the same batch as floats may then pass."""
-    return fault.kind in ("bad_input", "bad_offer") and names_base64(fault.message)

@@ -60,6 +60,8 @@ _INPUT_LIMIT = re.compile(
     r"|maximum allowed batch size|at most|limit of)"
     r"|(?:list|array|input) .{0,40}?at most|array with maximum length) (\d{1,6})"
 )
+# Only the parameter's name counts: "base64" may stand in a quoted text.
+_ENCODING = re.compile(r"(?i)encoding[_ ]format")
 # TEI, vLLM and Ollama name a failed computation so; "nan" alone is a word in many languages.
 _NOT_FINITE = re.compile(r"NaN or Inf|unsupported value: NaN|not JSON compliant|contains NaN")
 
@@ -154,8 +156,8 @@ def _by_message(refusal: Refusal, status: int, base: Fault) -> Fault | None:
         return replace(base, kind="quota_spent", scope="account")
     if status not in (400, 413, 422, 500):
         return None
-    if status != 500 and names_base64(message):
-        return replace(base, kind="bad_input")
+    if status != 500 and _ENCODING.search(message):
+        return replace(base, kind="bad_input", asks_for_floats=True)
     if _NOT_FINITE.search(message):
         return replace(base, kind="bad_vector")
     if _MODEL_MESSAGES.search(message) or _PARAMETER_MESSAGES.search(message):
@@ -168,11 +170,6 @@ def _by_message(refusal: Refusal, status: int, base: Fault) -> Fault | None:
 def _input_limit(message: str) -> int | None:
     found = _INPUT_LIMIT.search(message)
     return int(found[1]) or None if found else None
-
-
-def names_base64(message: str) -> bool:
-    """Whether a message complains of the encoding that was asked for."""
-    return "encoding_format" in message or "encoding format" in message.lower()
 
 
 def shortened(message: str, key: str | None, limit: int = MESSAGE_LIMIT) -> str:

@@ -33,7 +33,7 @@ from qwen_embed_plugins.types import (
 DEFAULT_PORT = "11434"
 
 # What a server that listens everywhere is called, and where a client finds it.
-_EVERYWHERE = {"0.0.0.0": "127.0.0.1", "[::]": "[::1]", "": "127.0.0.1"}
+_EVERYWHERE = {"0.0.0.0": "127.0.0.1", "[::]": "[::1]", "": "127.0.0.1"}  # noqa: S104 (read only)
 
 _TOO_LONG = re.compile(
     r"(?i)exceeds the (available )?context|exceed_context_size|too large to process|maximum context"
@@ -108,7 +108,7 @@ class Ollama(Provider):
             body["options"] = {"num_ctx": options["num_ctx"]}
         if "keep_alive" in options:
             body["keep_alive"] = options["keep_alive"]
-        headers = {"content-type": "application/json", "accept": "application/json"}
+        headers = {"content-type": "application/json"}
         if self.config.api_key:  # a proxy before it, or Ollama's cloud
             headers["authorization"] = f"Bearer {self.config.api_key}"
         return WireRequest(f"{self.url}/api/embed", orjson.dumps(body), headers)

@@ -43,10 +43,7 @@ class OpenAICompatible(Provider):
         return _openai_wire.request_body(batch)
 
     def build_request(self, batch: Batch) -> WireRequest:
-        headers = {"content-type": "application/json", "accept": "application/json"}
-        if batch.encoding == "base64":
-            # Compressed base64 is hardly smaller, and unpacking it costs more than parsing it.
-            headers["accept-encoding"] = "identity"
+        headers = {"content-type": "application/json"}
         if self.config.api_key:
             headers["authorization"] = f"Bearer {self.config.api_key}"
         return WireRequest(self.url + self.path, orjson.dumps(self.body(batch)), headers)
@@ -56,10 +53,6 @@ class OpenAICompatible(Provider):
 
     def classify(self, answer: WireResponse | TransportFailure) -> Fault:
         return fault_of(answer, key=self.config.api_key)
-
-    def refuses_base64(self, fault: Fault) -> bool:
-        """Whether the refused batch is worth another try with `encoding="float"`."""
-        return _openai_wire.refuses_base64(fault)
 
 
 @hookimpl

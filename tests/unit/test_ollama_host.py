@@ -35,7 +35,7 @@ from qwen_embed_plugins.providers.ollama import Ollama, ollama_url
         ("http://example.com:8080/ollama/", "http://example.com:8080/ollama"),
         ("http://user:word@example.com:8080", "http://user:word@example.com:8080"),
         # An address to listen on is no address to call: the loopback is.
-        ("0.0.0.0", "http://127.0.0.1:11434"),
+        ("0.0.0.0", "http://127.0.0.1:11434"),  # noqa: S104 (nothing is bound)
         ("0.0.0.0:8080", "http://127.0.0.1:8080"),
         ("http://0.0.0.0:11434/", "http://127.0.0.1:11434"),
         ("11434", "http://127.0.0.1:11434"),

@@ -23,8 +23,8 @@ def ollama(status: int, message: str) -> Fault:
     return provider.classify(WireResponse(status, orjson.dumps({"error": message})))
 
 
-def wrapped(message: str, type: str | None = None, code: Any = None) -> dict[str, Any]:
-    return {"error": {"message": message, "type": type, "param": None, "code": code}}
+def wrapped(message: str, kind: str | None = None, code: Any = None) -> dict[str, Any]:
+    return {"error": {"message": message, "type": kind, "param": None, "code": code}}
 
 
 @pytest.mark.parametrize(
@@ -148,11 +148,10 @@ def test_neither_the_key_nor_a_whole_text_is_in_the_message() -> None:
 
 
 def test_base64_refused_is_seen() -> None:
-    provider = OpenAICompatible(ProviderConfig("mine", "http://127.0.0.1:8000/v1"))
     refused = openai(400, wrapped("encoding_format must be 'float'"))
-    assert (refused.kind, provider.refuses_base64(refused)) == ("bad_input", True)
-    assert not provider.refuses_base64(openai(400, wrapped("content filter")))
-    assert not provider.refuses_base64(openai(500, wrapped("encoding_format")))
+    assert (refused.kind, refused.asks_for_floats) == ("bad_input", True)
+    assert not openai(400, wrapped("cannot embed 'how base64 works'")).asks_for_floats
+    assert not openai(500, wrapped("encoding_format")).asks_for_floats
 
 
 @pytest.mark.parametrize(
