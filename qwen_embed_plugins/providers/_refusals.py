@@ -64,6 +64,7 @@ _INPUT_LIMIT = re.compile(
 _ENCODING = re.compile(r"(?i)encoding[_ ]format")
 # TEI, vLLM and Ollama name a failed computation so; "nan" alone is a word in many languages.
 _NOT_FINITE = re.compile(r"NaN or Inf|unsupported value: NaN|not JSON compliant|contains NaN")
+_TITLE = re.compile(r"(?is)<title[^>]*>\s*([^<]{1,80})")
 
 
 class Refusal(NamedTuple):
@@ -178,8 +179,12 @@ def shortened(message: str, key: str | None, limit: int = MESSAGE_LIMIT) -> str:
 
 
 def words_of(response: WireResponse, key: str | None, limit: int = MESSAGE_LIMIT) -> str:
-    """The beginning of a body that is in no known shape."""
-    return shortened(response.content[: limit * 20].decode("utf-8", "replace"), key, limit)
+    """The beginning of a body that is in no known shape; of an HTML page its title."""
+    text = response.content[: limit * 20].decode("utf-8", "replace")
+    if text.lstrip()[:1] == "<":
+        title = _TITLE.search(text)
+        text = f"an HTML page{f' titled {title[1]}' if title else ''}"
+    return shortened(text, key, limit)
 
 
 def fault_of(answer: WireResponse | TransportFailure, *, key: str | None = None) -> Fault:

@@ -147,6 +147,20 @@ def test_neither_the_key_nor_a_whole_text_is_in_the_message() -> None:
     assert "no-known" not in cut_through.message
 
 
+@pytest.mark.parametrize(
+    ("page", "said"),
+    [
+        (b"<html><head><title>\n502 Bad Gateway</title></head>", "titled 502 Bad Gateway"),
+        (b"  <!doctype html><p>no title", "HTTP 502: an HTML page"),
+    ],
+)
+def test_of_a_page_the_title_is_told(page: bytes, said: str) -> None:
+    provider = OpenAICompatible(ProviderConfig("mine", "http://127.0.0.1:8000/v1"))
+    message = provider.classify(WireResponse(502, page)).message
+    assert said in message
+    assert "<" not in message
+
+
 def test_base64_refused_is_seen() -> None:
     refused = openai(400, wrapped("encoding_format must be 'float'"))
     assert (refused.kind, refused.asks_for_floats) == ("bad_input", True)
