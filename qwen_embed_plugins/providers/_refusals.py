@@ -33,9 +33,11 @@ _SPENT_MESSAGES = re.compile(
 )
 _KEY_CODES = re.compile(r"(?i)^(invalid_api_key|invalidapikey|authentication_error)$")
 _MODEL_CODES = re.compile(r"(?i)^(model_?not_?found|invalid_model|model_not_exist)$")
+# Between "model" and "not found" only its name may stand, or a quoted text would take the offer out.
 _MODEL_MESSAGES = re.compile(
-    r"(?i)^(the |unknown |no such )?model\b.{0,120}?"
-    r"(not found|does not exist|not exist|not available|is not supported|not support)"
+    r"""(?ix)^ (unknown | no\ such) \ model\b
+    | ^ (the\ )? model (\s*[:=]?\s* ['"`]? [\w./:@-]{1,100} ['"`]?)?
+        \s+ (is\ |was\ |does\ |could\ )? not\ (be\ )? (found | exist | available | support)"""
 )
 # vLLM refuses `dimensions` for Qwen3 with these words (QwenLM/Qwen3-Embedding#85), pydantic
 # servers an unknown field with "Extra inputs are not permitted".
@@ -98,6 +100,8 @@ def _in_object(body: Mapping[str, Any]) -> Refusal:
     detail = body.get("detail")
     if isinstance(detail, str):  # FastAPI
         return Refusal(detail)
+    if isinstance(detail, dict):
+        return _in_object(detail)
     if isinstance(detail, list) and detail and isinstance(detail[0], dict):  # pydantic
         return Refusal(
             _word(detail[0].get("msg")), _word(detail[0].get("type")), "", _place(detail)

@@ -50,6 +50,10 @@ def wrapped(message: str, kind: str | None = None, code: Any = None) -> dict[str
         (404, wrapped("The model `x` does not exist.", "NotFoundError", 404), "bad_offer"),
         (400, wrapped("model `x` not found; available: y"), "bad_offer"),
         (400, wrapped("Model x does not exist", None, "model_not_found"), "bad_offer"),
+        (400, {"message": "Model does not exist. Please check it carefully."}, "bad_offer"),
+        (400, {"detail": {"error": "Model is not available"}}, "bad_offer"),
+        (400, wrapped("Unknown model 'x'"), "bad_offer"),
+        (400, wrapped("Model cannot embed 'the page was not found'"), "bad_input"),
         (
             400,
             {
