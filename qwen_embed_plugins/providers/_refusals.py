@@ -33,7 +33,7 @@ _SPENT_MESSAGES = re.compile(
 )
 _KEY_CODES = re.compile(r"(?i)^(invalid_api_key|invalidapikey|authentication_error)$")
 _MODEL_CODES = re.compile(r"(?i)^(model_?not_?found|invalid_model|model_not_exist)$")
-# Between "model" and "not found" only its name may stand, or a quoted text would take the offer out.
+# Only its name may stand between "model" and "not found", lest a quoted text takes the offer out.
 _MODEL_MESSAGES = re.compile(
     r"""(?ix)^ (unknown | no\ such) \ model\b
     | ^ (the\ )? model (\s*[:=]?\s* ['"`]? [\w./:@-]{1,100} ['"`]?)?
