@@ -110,7 +110,7 @@ def configure(
     if provider_class.needs_naming and not named and model.name != provider_class.name:
         return "serves only when named"
     base_url = table.base_url or _base_url(provider_class, settings.environ)
-    if provider_class.serves_any_model and base_url is None:
+    if base_url is None and provider_class.needs_address:
         if named:
             raise ConfigurationError(
                 f"providers.{table.name}: base_url is missing; say where the server is, for "
@@ -121,7 +121,13 @@ def configure(
     if key is None and provider_class.api_key_env and not table.base_url:
         return f"no key: set {table.api_key_env or provider_class.api_key_env}"
     provider = provider_class(ProviderConfig(table.name, base_url, key, table.options))
-    return _configured(table, provider, offer, model, settings)
+    configured = _configured(table, provider, offer, model, settings)
+    if configured.price is None and settings.budget.limited:
+        return (
+            "no price is known and a budget is set: give price_per_million, or set "
+            'usd_per_day = "unlimited" under [budget]'
+        )
+    return configured
 
 
 def _configured(
@@ -147,7 +153,7 @@ def _offer_for(
     provider_class: type[Provider],
 ) -> Offer | None:
     offer = next((item for item in declared if item.model == model.name), None)
-    if offer is None and provider_class.serves_any_model:
+    if offer is None and provider_class.serves_any_model and not declared:
         offer = Offer(model=model.name, wire_name=model.hub_name or model.name)
     if offer is None and table.wire_name:
         offer = Offer(model=model.name, wire_name=table.wire_name)

@@ -12,7 +12,7 @@ import queue
 import threading
 import time
 from collections.abc import Callable, Generator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from decimal import Decimal
 from typing import Any, Protocol, TypeAlias, TypeVar
 
@@ -165,7 +165,12 @@ def fault_of(error: BaseException, offer: ConfiguredOffer) -> Fault:
 def failed(job: Job, error: BaseException, seconds: float) -> Finished:
     """How a job ended that raised."""
     lost = isinstance(error, TransportFailure) and error.kind != "connect"
-    return Finished(job, fault_of(error, job.offer), seconds, maybe_served=lost)
+    fault = fault_of(error, job.offer)
+    key = job.offer.provider.config.api_key
+    if key and key in fault.message:
+        # A server may repeat the key that it refuses, and a plugin may pass that on.
+        fault = replace(fault, message=fault.message.replace(key, "***"))
+    return Finished(job, fault, seconds, maybe_served=lost)
 
 
 def run_exchange(job: Job, transport: Transport) -> Finished:

@@ -121,7 +121,7 @@ class Registry:
             self.manager.check_pending()
             declared = self._ask(plugin, name)
             self._merge(declared)
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             if self.manager.is_registered(plugin):
                 self.manager.unregister(plugin)
             self.fail(name, source, error, version)
@@ -133,7 +133,9 @@ class Registry:
             if implementation.plugin is plugin
         )
 
-    def fail(self, name: str, source: str, error: Exception, version: str | None = None) -> None:
+    def fail(
+        self, name: str, source: str, error: BaseException, version: str | None = None
+    ) -> None:
         """Keep a plugin's failure, on one line and without secrets."""
         message = " ".join(f"{type(error).__name__}: {error}".split())
         self.plugins.append(PluginInfo(name, source, version, error=without_secrets(message)[:300]))
@@ -228,7 +230,7 @@ def _add_entry_point(registry: Registry, point: EntryPoint) -> None:
     version = distribution.version if distribution else None
     try:
         plugin = point.load()
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         registry.fail(point.name, source, error, version)
         return
     registry.add(plugin, point.name, source=source, version=version)

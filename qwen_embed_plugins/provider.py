@@ -56,7 +56,11 @@ class Provider:
     """The variable that holds the key; None: the provider works without one."""
 
     serves_any_model: ClassVar[bool] = False
-    """A kind of server that holds whatever model its owner loaded: offers are made on demand."""
+    """A kind of server that holds whatever model its owner loaded: where no offers are registered
+    for it, they are made on demand."""
+
+    needs_address: ClassVar[bool] = False
+    """Settings must say where it is, since `base_url` is None and it is reached over a network."""
 
     needs_naming: ClassVar[bool] = False
     """Serves only when settings name it: in `use`, in a `[providers]` table, or as the model."""

@@ -26,7 +26,7 @@ from qwen_embed_plugins.routing import UNKNOWN_PRICE, Candidate, Policy
 from qwen_embed_plugins.spaces import EmbeddingSpace
 from qwen_embed_plugins.tokens import estimate_all, estimate_tokens
 from qwen_embed_plugins.types import Answer, Attempt, Batch, EmbedResult, Fault, FaultKind, Role
-from qwen_embed_plugins.vectors import BadAnswer, as_matrix, row_faults
+from qwen_embed_plugins.vectors import BadAnswer, as_matrix, equal_rows, row_faults
 
 KNOWN_GOOD = "The capital of China is Beijing."
 """The probe text: short, plain, from the model card. Who refuses this refuses everything."""
@@ -371,8 +371,13 @@ class _EmbedCall:
         self.router.emit(AttemptFinished(offer.key, count_, tokens, cost, finished.seconds, kind))
 
     def _keep(self, piece: Piece, offer: ConfiguredOffer, verdict: Verdict) -> None:
-        """Store the good rows; texts whose rows are bad go to other offers."""
-        good = [row for row in range(len(piece.places)) if row not in verdict.bad_rows]
+        """Store the good rows; texts whose rows are bad go to other offers, and doubtful ones are
+        asked again alone, where no other text's vector can be taken for theirs."""
+        unkept = {*verdict.bad_rows, *verdict.doubtful_rows}
+        good = [row for row in range(len(piece.places)) if row not in unkept]
+        for row in verdict.doubtful_rows:
+            if row not in verdict.bad_rows:
+                self.pool.append(replace(piece, places=(piece.places[row],)).freed())
         self.outcome.store([piece.places[row] for row in good], verdict.matrix[good], offer)
         for row, message in verdict.bad_rows.items():
             fault = Fault("bad_vector", message)
@@ -491,6 +496,7 @@ class Verdict:
     fault: Fault | None = None
     matrix: Any = None
     bad_rows: Mapping[int, str] = field(default_factory=dict)
+    doubtful_rows: Sequence[int] = ()
     answered_in_floats: bool = False
 
 
@@ -507,7 +513,7 @@ def examine(finished: Finished) -> Verdict:
     bad_rows = row_faults(matrix, model)
     if len(bad_rows) == count_ > 1:
         return Verdict(Fault("bad_vector", f"in all {count_} answers {bad_rows[0]}"))
-    return Verdict(None, matrix, bad_rows, answer.encoding == "float")
+    return Verdict(None, matrix, bad_rows, equal_rows(matrix, model), answer.encoding == "float")
 
 
 def _price(offer: ConfiguredOffer) -> Decimal:

@@ -45,6 +45,11 @@ class Budget:
     usd_per_day: Decimal | None = Decimal("1.00")
     usd_total: Decimal | None = None
 
+    @property
+    def limited(self) -> bool:
+        """Whether any limit is set."""
+        return self.usd_per_day is not None or self.usd_total is not None
+
 
 @dataclass(frozen=True, slots=True)
 class ProviderSettings:

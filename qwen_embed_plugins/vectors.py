@@ -48,6 +48,23 @@ def row_faults(matrix: Matrix, model: Model) -> dict[int, str]:
     return {int(row): _row_fault(matrix[row]) for row in np.flatnonzero(bad)}
 
 
+def equal_rows(matrix: Matrix, model: Model) -> list[int]:
+    """Rows that another row equals to the last bit.
+
+    Texts are sent once each, so for a dense model this is a sign that a server gave one text's
+    vector to another; routes without indexes have no other. It is no proof: a tokenizer may read
+    two texts alike (composed and decomposed accents).
+    """
+    if not model.dense or len(matrix) == 1 or matrix.shape[1] < 2:
+        return []
+    first_two = np.ascontiguousarray(matrix[:, :2]).view(np.uint64).ravel()
+    _, groups, counts = np.unique(first_two, return_inverse=True, return_counts=True)
+    if (counts == 1).all():
+        return []
+    _, groups, counts = np.unique(matrix, axis=0, return_inverse=True, return_counts=True)
+    return [int(row) for row in np.flatnonzero(counts[groups.ravel()] > 1)]
+
+
 def _row_fault(row: npt.NDArray[np.float32]) -> str:
     if not np.isfinite(row).all():
         return "the vector holds NaN or infinity"

@@ -285,7 +285,7 @@ class _Worker:
             if time.monotonic() - began > 10:
                 pause = 0.2
             if await self._sleep(pause * random.uniform(0.5, 1.0)):
-                return
+                return None
             pause = min(5.0, pause * 2)
 
     async def _sleep(self, seconds: float) -> bool:
@@ -355,7 +355,7 @@ class _Worker:
 
     async def _take(self, lane: _Lane) -> None:
         if lane.embedder is None and not await self._make_embedder(lane):
-            return
+            return None
         now = time.monotonic()
         start = lane.floor.start(now)
         flow = queue.take(

@@ -15,8 +15,7 @@ import orjson
 import pybase64
 
 from qwen_embed_plugins.errors import ProviderError, shown
-from qwen_embed_plugins.provider import excerpt
-from qwen_embed_plugins.providers._refusals import classify_refusal, names_base64
+from qwen_embed_plugins.providers._refusals import classify_refusal, words_of
 from qwen_embed_plugins.types import Answer, Batch, Fault, WireResponse
 
 if TYPE_CHECKING:
@@ -37,18 +36,20 @@ def request_body(batch: Batch) -> dict[str, Any]:
     }
 
 
-def parse_answer(response: WireResponse) -> Answer:
+def parse_answer(response: WireResponse, *, key: str | None = None) -> Answer:
     """The rows of a response with status 200, in the order of the texts.
 
     Raises `ProviderError` for an error object inside the 200 (OpenRouter's documentation), for
-    indexes that name no order and for numbers that are none.
+    indexes that name no order and for numbers that are none; no message holds the key.
     """
-    body = load_json(response)
+    body = load_json(response, key=key)
     if not isinstance(body, dict) or "data" not in body:
-        raise ProviderError(_not_an_answer(body, response))
+        raise ProviderError(_not_an_answer(body, response, key))
     items = body["data"]
     if not isinstance(items, list) or not all(isinstance(item, dict) for item in items):
-        raise ProviderError(Fault("unavailable", f"data is no list of rows: {excerpt(response)}"))
+        raise ProviderError(
+            Fault("unavailable", f"data is no list of rows: {words_of(response, key, 80)}")
+        )
     values = [item.get("embedding") for item in in_order(items)]
     encoding: Literal["base64", "float"] = (
         "base64" if any(isinstance(value, str) for value in values) else "float"
@@ -56,7 +57,7 @@ def parse_answer(response: WireResponse) -> Answer:
     return Answer(stacked([to_row(value) for value in values]), _tokens(body), encoding)
 
 
-def load_json(response: WireResponse) -> Any:
+def load_json(response: WireResponse, *, key: str | None = None) -> Any:
     """The body as JSON. The words NaN and Infinity, which JSON lacks and some servers write, are
     read too, so that one broken row costs no other. Raises `ProviderError` for anything else."""
     try:
@@ -70,7 +71,7 @@ def load_json(response: WireResponse) -> Any:
             pass
     kind = response.headers.get("content-type", "no content type")
     raise ProviderError(
-        Fault("unavailable", f"the answer is no JSON ({kind}): {excerpt(response, 80)}")
+        Fault("unavailable", f"the answer is no JSON ({kind}): {words_of(response, key, 80)}")
     )
 
 
@@ -141,15 +142,10 @@ def _tokens(body: Mapping[str, Any]) -> int | None:
     return None
 
 
-def _not_an_answer(body: Any, response: WireResponse) -> Fault:
+def _not_an_answer(body: Any, response: WireResponse, key: str | None) -> Fault:
     error = body.get("error") if isinstance(body, dict) else None
     if error is None:
-        return Fault("unavailable", f"the answer has no data: {excerpt(response, 80)}")
+        return Fault("unavailable", f"the answer has no data: {words_of(response, key, 80)}")
     code = error.get("code") if isinstance(error, dict) else None
     status = code if type(code) is int and 400 <= code < 600 else 500
-    return classify_refusal(response, status=status)
-
-
-def refuses_base64(fault: Fault) -> bool:
-    """Whether a refusal is about `encoding_format`: the same batch as floats may then pass."""
-    return fault.kind in ("bad_input", "bad_offer") and names_base64(fault.message)
+    return classify_refusal(response, status=status, key=key)

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import orjson
 
 from qwen_embed_plugins.errors import without_secrets
-from qwen_embed_plugins.provider import classify_by_status, excerpt
+from qwen_embed_plugins.provider import classify_by_status
 from qwen_embed_plugins.types import Fault, TransportFailure, WireResponse
 
 MESSAGE_LIMIT = 200
@@ -33,9 +33,11 @@ _SPENT_MESSAGES = re.compile(
 )
 _KEY_CODES = re.compile(r"(?i)^(invalid_api_key|invalidapikey|authentication_error)$")
 _MODEL_CODES = re.compile(r"(?i)^(model_?not_?found|invalid_model|model_not_exist)$")
+# Only its name may stand between "model" and "not found", lest a quoted text takes the offer out.
 _MODEL_MESSAGES = re.compile(
-    r"(?i)^(the |unknown |no such )?model\b.{0,120}?"
-    r"(not found|does not exist|not exist|not available|is not supported|not support)"
+    r"""(?ix)^ (unknown | no\ such) \ model\b
+    | ^ (the\ )? model (\s*[:=]?\s* ['"`]? [\w./:@-]{1,100} ['"`]?)?
+        \s+ (is\ |was\ |does\ |could\ )? not\ (be\ )? (found | exist | available | support)"""
 )
 # vLLM refuses `dimensions` for Qwen3 with these words (QwenLM/Qwen3-Embedding#85), pydantic
 # servers an unknown field with "Extra inputs are not permitted".
@@ -60,8 +62,11 @@ _INPUT_LIMIT = re.compile(
     r"|maximum allowed batch size|at most|limit of)"
     r"|(?:list|array|input) .{0,40}?at most|array with maximum length) (\d{1,6})"
 )
+# Only the parameter's name counts: "base64" may stand in a quoted text.
+_ENCODING = re.compile(r"(?i)encoding[_ ]format")
 # TEI, vLLM and Ollama name a failed computation so; "nan" alone is a word in many languages.
 _NOT_FINITE = re.compile(r"NaN or Inf|unsupported value: NaN|not JSON compliant|contains NaN")
+_TITLE = re.compile(r"(?is)<title[^>]*>\s*([^<]{1,80})")
 
 
 class Refusal(NamedTuple):
@@ -95,6 +100,8 @@ def _in_object(body: Mapping[str, Any]) -> Refusal:
     detail = body.get("detail")
     if isinstance(detail, str):  # FastAPI
         return Refusal(detail)
+    if isinstance(detail, dict):
+        return _in_object(detail)
     if isinstance(detail, list) and detail and isinstance(detail[0], dict):  # pydantic
         return Refusal(
             _word(detail[0].get("msg")), _word(detail[0].get("type")), "", _place(detail)
@@ -120,12 +127,17 @@ def _place(detail: list[Any]) -> int | None:
     return None
 
 
-def classify_refusal(response: WireResponse, *, status: int | None = None) -> Fault:
-    """The fault of an answer that is no success; `status` stands in for that of a false 200."""
+def classify_refusal(
+    response: WireResponse, *, status: int | None = None, key: str | None = None
+) -> Fault:
+    """The fault of an answer that is no success, its message free of the configured key.
+
+    `status` stands in for that of a false 200.
+    """
     refusal = read_refusal(response)
     status = response.status if status is None else status
-    said = refusal.message or excerpt(response)
-    by_status = classify_by_status(WireResponse(status, b"", response.headers), _short(said))
+    said = shortened(refusal.message, key) if refusal.message else words_of(response, key)
+    by_status = classify_by_status(WireResponse(status, b"", response.headers), said)
     fault = _by_code(refusal, by_status) or _by_message(refusal, status, by_status)
     return fault or replace(by_status, text_index=refusal.text_index)
 
@@ -149,8 +161,8 @@ def _by_message(refusal: Refusal, status: int, base: Fault) -> Fault | None:
         return replace(base, kind="quota_spent", scope="account")
     if status not in (400, 413, 422, 500):
         return None
-    if names_base64(message):
-        return replace(base, kind="bad_input")
+    if status != 500 and _ENCODING.search(message):
+        return replace(base, kind="bad_input", asks_for_floats=True)
     if _NOT_FINITE.search(message):
         return replace(base, kind="bad_vector")
     if _MODEL_MESSAGES.search(message) or _PARAMETER_MESSAGES.search(message):
@@ -165,24 +177,22 @@ def _input_limit(message: str) -> int | None:
     return int(found[1]) or None if found else None
 
 
-def names_base64(message: str) -> bool:
-    """Whether a message complains of the encoding that was asked for."""
-    return "encoding_format" in message or "encoding format" in message.lower()
+def shortened(message: str, key: str | None, limit: int = MESSAGE_LIMIT) -> str:
+    """A message on one line; cleaned before it is cut, lest half a key remains at the end."""
+    return without_secrets(" ".join(message.split()), (key,) if key else ())[:limit]
 
 
-def _short(message: str) -> str:
-    return without_secrets(" ".join(message.split()))[:MESSAGE_LIMIT]
+def words_of(response: WireResponse, key: str | None, limit: int = MESSAGE_LIMIT) -> str:
+    """The beginning of a body that is in no known shape; of an HTML page its title."""
+    text = response.content[: limit * 20].decode("utf-8", "replace")
+    if text.lstrip()[:1] == "<":
+        title = _TITLE.search(text)
+        text = f"an HTML page{f' titled {title[1]}' if title else ''}"
+    return shortened(text, key, limit)
 
 
 def fault_of(answer: WireResponse | TransportFailure, *, key: str | None = None) -> Fault:
     """The fault of whatever came instead of vectors, its message free of the key."""
     if isinstance(answer, TransportFailure):
-        fault = Fault("unavailable", _short(str(answer)) or f"no answer ({answer.kind})")
-    else:
-        fault = classify_refusal(answer)
-    return cleaned(fault, key)
-
-
-def cleaned(fault: Fault, key: str | None) -> Fault:
-    """The fault with the configured key, wherever the server repeated it, replaced by stars."""
-    return replace(fault, message=without_secrets(fault.message, (key,))) if key else fault
+        return Fault("unavailable", shortened(str(answer), key) or f"no answer ({answer.kind})")
+    return classify_refusal(answer, key=key)

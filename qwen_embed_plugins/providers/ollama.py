@@ -10,16 +10,17 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from dataclasses import replace
+from ipaddress import IPv6Address
 from typing import Any, ClassVar
 
 import orjson
 
 from qwen_embed_plugins.errors import ProviderError
 from qwen_embed_plugins.hookspecs import hookimpl
-from qwen_embed_plugins.provider import Provider, excerpt
+from qwen_embed_plugins.provider import Provider
 from qwen_embed_plugins.providers import _catalogue
 from qwen_embed_plugins.providers._openai_wire import load_json, stacked, to_row
-from qwen_embed_plugins.providers._refusals import cleaned, fault_of, read_refusal
+from qwen_embed_plugins.providers._refusals import fault_of, read_refusal, words_of
 from qwen_embed_plugins.types import (
     Answer,
     Batch,
@@ -32,7 +33,7 @@ from qwen_embed_plugins.types import (
 DEFAULT_PORT = "11434"
 
 # What a server that listens everywhere is called, and where a client finds it.
-_EVERYWHERE = {"0.0.0.0": "127.0.0.1", "[::]": "[::1]", "": "127.0.0.1"}
+_EVERYWHERE = {"0.0.0.0": "127.0.0.1", "[::]": "[::1]", "": "127.0.0.1"}  # noqa: S104 (read only)
 
 _TOO_LONG = re.compile(
     r"(?i)exceeds the (available )?context|exceed_context_size|too large to process|maximum context"
@@ -65,12 +66,20 @@ def ollama_url(value: str) -> str:
 def _host_and_port(place: str) -> tuple[str, str | None]:
     if place.isdecimal():
         return "", place
-    if place.count(":") > 1 and not place.startswith("["):  # a bare IPv6 address
+    if place.count(":") > 1 and _is_ipv6(place):  # without brackets
         return f"[{place}]", None
     head, colon, tail = place.rpartition(":")
     if colon and not tail.endswith("]"):
         return head, tail
     return place, None
+
+
+def _is_ipv6(place: str) -> bool:
+    try:
+        IPv6Address(place)
+    except ValueError:
+        return False
+    return True
 
 
 class Ollama(Provider):
@@ -99,22 +108,17 @@ class Ollama(Provider):
             body["options"] = {"num_ctx": options["num_ctx"]}
         if "keep_alive" in options:
             body["keep_alive"] = options["keep_alive"]
-        headers = {"content-type": "application/json", "accept": "application/json"}
+        headers = {"content-type": "application/json"}
         if self.config.api_key:  # a proxy before it, or Ollama's cloud
             headers["authorization"] = f"Bearer {self.config.api_key}"
         return WireRequest(f"{self.url}/api/embed", orjson.dumps(body), headers)
 
     def parse_response(self, response: WireResponse) -> Answer:
-        try:
-            return self._answer(response)
-        except ProviderError as error:
-            raise ProviderError(cleaned(error.fault, self.config.api_key)) from None
-
-    def _answer(self, response: WireResponse) -> Answer:
-        body = load_json(response)
+        key = self.config.api_key
+        body = load_json(response, key=key)
         rows = body.get("embeddings") if isinstance(body, dict) else None
         if not isinstance(rows, list):
-            message = f"the answer has no embeddings: {excerpt(response, 80)}"
+            message = f"the answer has no embeddings: {words_of(response, key, 80)}"
             raise ProviderError(Fault("unavailable", message))
         tokens = body.get("prompt_eval_count")
         counted = tokens if type(tokens) is int and tokens > 0 else None

@@ -14,11 +14,10 @@ from typing import Any, ClassVar
 
 import orjson
 
-from qwen_embed_plugins.errors import ProviderError
 from qwen_embed_plugins.hookspecs import hookimpl
 from qwen_embed_plugins.provider import Provider
 from qwen_embed_plugins.providers import _openai_wire
-from qwen_embed_plugins.providers._refusals import cleaned, fault_of
+from qwen_embed_plugins.providers._refusals import fault_of
 from qwen_embed_plugins.types import (
     Answer,
     Batch,
@@ -35,6 +34,7 @@ class OpenAICompatible(Provider):
 
     name = "openai-compatible"
     serves_any_model = True
+    needs_address = True
 
     path: ClassVar[str] = "/embeddings"
     """Where the route is, below the base URL."""
@@ -44,26 +44,16 @@ class OpenAICompatible(Provider):
         return _openai_wire.request_body(batch)
 
     def build_request(self, batch: Batch) -> WireRequest:
-        headers = {"content-type": "application/json", "accept": "application/json"}
-        if batch.encoding == "base64":
-            # Compressed base64 is hardly smaller, and unpacking it costs more than parsing it.
-            headers["accept-encoding"] = "identity"
+        headers = {"content-type": "application/json"}
         if self.config.api_key:
             headers["authorization"] = f"Bearer {self.config.api_key}"
         return WireRequest(self.url + self.path, orjson.dumps(self.body(batch)), headers)
 
     def parse_response(self, response: WireResponse) -> Answer:
-        try:
-            return _openai_wire.parse_answer(response)
-        except ProviderError as error:
-            raise ProviderError(cleaned(error.fault, self.config.api_key)) from None
+        return _openai_wire.parse_answer(response, key=self.config.api_key)
 
     def classify(self, answer: WireResponse | TransportFailure) -> Fault:
         return fault_of(answer, key=self.config.api_key)
-
-    def refuses_base64(self, fault: Fault) -> bool:
-        """Whether the refused batch is worth another try with `encoding="float"`."""
-        return _openai_wire.refuses_base64(fault)
 
 
 @hookimpl

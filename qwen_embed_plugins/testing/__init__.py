@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from qwen_embed_plugins.testing.behaviour import Behaviour, Reply
-    from qwen_embed_plugins.testing.contract import ProviderContract
+    from qwen_embed_plugins.testing.contract import InProcessContract, ProviderContract
     from qwen_embed_plugins.testing.fake import FakePlugin, FakeProvider
     from qwen_embed_plugins.testing.simulator import RecordedRequest, SimulatedServer
     from qwen_embed_plugins.testing.vectors import reference_tokens, reference_vector
@@ -19,6 +19,7 @@ __all__ = [
     "Behaviour",
     "FakePlugin",
     "FakeProvider",
+    "InProcessContract",
     "ProviderContract",
     "RecordedRequest",
     "Reply",
@@ -31,6 +32,7 @@ _HOMES = {
     "Behaviour": "behaviour",
     "FakePlugin": "fake",
     "FakeProvider": "fake",
+    "InProcessContract": "contract",
     "ProviderContract": "contract",
     "RecordedRequest": "simulator",
     "Reply": "behaviour",

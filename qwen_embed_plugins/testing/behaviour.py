@@ -42,7 +42,7 @@ class Reply:
     message: str = ""
     type: str | None = None
     code: str | int | None = None
-    body: bytes | None = None
+    body: bytes | None = field(default=None, repr=False)
     headers: Mapping[str, str] = field(default_factory=dict)
     wait_seconds: float = 0.0
     cut_at: int | None = None

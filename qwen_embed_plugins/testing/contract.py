@@ -8,7 +8,8 @@
 
 This is enough for a service that speaks OpenAI's wire format: the answers come from the simulated
 server's own code, without a network. For another format override `serve`, which may as well give
-recorded answers. A provider that computes in process needs nothing: its `exchange` is run.
+recorded answers. A provider that computes in process and builds no requests takes
+`InProcessContract` instead.
 """
 
 from __future__ import annotations
@@ -64,8 +65,9 @@ _ERROR_BODIES = (
 )
 
 
-class ProviderContract:
-    """Subclass it as `Test…`, set `provider`, and override what differs."""
+class InProcessContract:
+    """What holds for every provider. Enough for one that computes in process: subclass it as
+    `Test…`, set `provider`, and override what differs."""
 
     provider: ClassVar[type[Provider]]
     model: ClassVar[Model] = QWEN3_MODELS[-1]
@@ -81,15 +83,6 @@ class ProviderContract:
         name = self.provider.name
         return self.provider(ProviderConfig(name, base_url=url, api_key=KEY, options=self.options))
 
-    def serve(self, request: WireRequest, behaviour: Behaviour) -> WireResponse:
-        """The answer of a server that behaves so. Override it for a wire format of your own."""
-        body = orjson.loads(request.content)
-        headers = {name.lower(): value for name, value in request.headers.items()}
-        path = urlsplit(request.url).path
-        recorded = RecordedRequest(path, headers, body, texts_in(body), 0.0, 1)
-        reply, _ = answer(recorded, behaviour, Models(native=self.model.dimensions))
-        return WireResponse(reply.status, reply.body or b"", dict(reply.headers))
-
     def expected(self, texts: Sequence[str]) -> Any:
         """The vectors that `serve` gave for the texts; None if only their shape is known."""
         return [reference_vector(text, self.model.dimensions) for text in texts]
@@ -99,7 +92,7 @@ class ProviderContract:
         return Batch(tuple(texts), "document", self.model, self.wire_name)
 
     def run(self, batch: Batch, behaviour: Behaviour | None = None) -> Answer:
-        """Drive one exchange to its answer."""
+        """Drive one exchange to its answer, by a server that behaves so."""
         exchange = self.make().exchange(batch)
         reply: Any = None
         while True:
@@ -107,16 +100,16 @@ class ProviderContract:
                 effect = exchange.send(reply)
             except StopIteration as done:
                 return _answer(done.value)
-            if isinstance(effect, WireRequest):
+            if isinstance(effect, Call):
+                reply = effect.function()
+            elif isinstance(effect, WireRequest):
                 reply = self.serve(effect, behaviour or Behaviour())
             else:
-                reply = effect.function() if isinstance(effect, Call) else None
+                reply = None
 
-    def request(self) -> WireRequest:
-        """The provider's request for `TEXTS`; skips where it computes in process."""
-        if self.provider.build_request is Provider.build_request:
-            pytest.skip(f"{self.provider.name} computes in process: it builds no requests")
-        return self.make().build_request(self.batch())
+    def serve(self, request: WireRequest, behaviour: Behaviour) -> WireResponse:
+        """The answer to a request; a provider that computes in process makes none."""
+        raise AssertionError(f"{request!r} needs a server: take ProviderContract")
 
     def test_name_can_stand_in_settings(self) -> None:
         name = self.provider.name
@@ -132,8 +125,50 @@ class ProviderContract:
         unknown = self.options.keys() - self.provider.options.keys()
         assert not unknown, f"options lacks {sorted(unknown)}"
 
+    def test_key_is_in_no_repr(self) -> None:
+        provider = self.make()
+        for shown in (repr(provider), str(provider), repr(provider.config)):
+            assert KEY not in shown, f"the key shows in {shown}"
+
+    def test_faithful_answer_gives_each_text_its_vector(self) -> None:
+        answered = self.run(self.batch())
+        self._check(answered, TEXTS)
+        assert answered.tokens is None or (type(answered.tokens) is int and answered.tokens >= 0), (
+            f"tokens = {answered.tokens!r}: a count, or None if none was reported"
+        )
+
+    def test_one_text_gives_one_vector(self) -> None:
+        self._check(self.run(self.batch(TEXTS[:1])), TEXTS[:1])
+
+    def _check(self, answered: Answer, texts: Sequence[str]) -> None:
+        with np.errstate(all="raise"):
+            matrix = np.asarray(answered.vectors, dtype=np.float32)
+        shape = (len(texts), self.model.dimensions)
+        assert matrix.shape == shape, f"shape {matrix.shape}, expected {shape}"
+        assert np.isfinite(matrix).all(), "numbers that are not finite"
+        expected = self.expected(texts)
+        if expected is not None:
+            assert np.allclose(matrix, expected, atol=1e-6), "a text got another one's vector"
+
+
+class ProviderContract(InProcessContract):
+    """What holds for every provider that is reached by HTTP. Subclass it as `Test…`, set
+    `provider`, and override what differs."""
+
+    def serve(self, request: WireRequest, behaviour: Behaviour) -> WireResponse:
+        """The answer of a server that behaves so. Override it for a wire format of your own."""
+        body = orjson.loads(request.content)
+        headers = {name.lower(): value for name, value in request.headers.items()}
+        path = urlsplit(request.url).path
+        recorded = RecordedRequest(path, headers, body, texts_in(body), 0.0, 1)
+        reply, _ = answer(recorded, behaviour, Models(native=self.model.dimensions))
+        return WireResponse(reply.status, reply.body or b"", dict(reply.headers))
+
+    def request(self) -> WireRequest:
+        """The provider's request for `TEXTS`."""
+        return self.make().build_request(self.batch())
+
     def test_request_is_the_same_each_time_and_leaves_the_batch_alone(self) -> None:
-        self.request()
         batch = self.batch()
         provider = self.make()
         first, second = provider.build_request(batch), provider.build_request(batch)
@@ -156,36 +191,23 @@ class ProviderContract:
         request = self.request()
         assert KEY not in request.url, "the key is in the URL"
         assert KEY.encode() not in request.content, "the key is in the body"
+        assert KEY not in repr(request), "the key shows in the repr of the request"
         if self.provider.api_key_env:
             assert any(KEY in value for value in request.headers.values()), "the key is not sent"
 
-    def test_key_is_in_no_repr(self) -> None:
-        provider = self.make()
-        for shown in (repr(provider), str(provider), repr(provider.config)):
-            assert KEY not in shown, f"the key shows in {shown}"
-        assert KEY not in repr(self.request()), "the key shows in the repr of the request"
-
-    def test_faithful_answer_gives_each_text_its_vector(self) -> None:
-        answered = self.run(self.batch())
-        self._check(answered, TEXTS)
-        assert answered.tokens is None or (type(answered.tokens) is int and answered.tokens >= 0), (
-            f"tokens = {answered.tokens!r}: a count, or None if none was reported"
-        )
-
-    def test_one_text_gives_one_vector(self) -> None:
-        self._check(self.run(self.batch(TEXTS[:1])), TEXTS[:1])
-
     def test_rows_in_another_order_are_put_right(self) -> None:
-        self.request()
         self._check(self.run(self.batch(), Behaviour(order="shuffled")), TEXTS)
 
     def test_floats_are_read_where_base64_was_asked_for(self) -> None:
-        self.request()
         self._check(self.run(self.batch(), Behaviour(encodings="floats_only")), TEXTS)
+
+    def test_refused_batch_raises_a_classified_fault(self) -> None:
+        with pytest.raises(ProviderError) as caught:
+            self.run(self.batch(), Behaviour(refuse_texts_with="emoji"))
+        _check_fault(caught.value.fault)
 
     @pytest.mark.parametrize("content", _ERROR_BODIES)
     def test_a_200_without_vectors_gives_none(self, content: bytes) -> None:
-        self.request()
         provider = self.make()
         error = _raised_by(provider, content)
         assert error is not None, f"{content!r} was taken for an answer"
@@ -217,16 +239,6 @@ class ProviderContract:
         fault = self.make().classify(TransportFailure(kind, "no answer from 127.0.0.1"))
         _check_fault(fault)
         assert fault.kind == "unavailable", f"{kind} is {fault.kind}"
-
-    def _check(self, answered: Answer, texts: Sequence[str]) -> None:
-        with np.errstate(all="raise"):
-            matrix = np.asarray(answered.vectors, dtype=np.float32)
-        shape = (len(texts), self.model.dimensions)
-        assert matrix.shape == shape, f"shape {matrix.shape}, expected {shape}"
-        assert np.isfinite(matrix).all(), "numbers that are not finite"
-        expected = self.expected(texts)
-        if expected is not None:
-            assert np.allclose(matrix, expected, atol=1e-6), "a text got another one's vector"
 
 
 def _raised_by(provider: Provider, content: bytes) -> Exception | None:

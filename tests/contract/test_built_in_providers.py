@@ -8,7 +8,7 @@ from typing import Any
 from qwen_embed_plugins.providers.lexical import LEXICAL, Lexical, lexical_vectors
 from qwen_embed_plugins.providers.ollama import Ollama
 from qwen_embed_plugins.providers.openai_compatible import OpenAICompatible
-from qwen_embed_plugins.testing import FakeProvider, ProviderContract
+from qwen_embed_plugins.testing import FakeProvider, InProcessContract, ProviderContract
 
 
 class TestOllama(ProviderContract):
@@ -19,7 +19,7 @@ class TestOpenAICompatible(ProviderContract):
     provider = OpenAICompatible
 
 
-class TestLexical(ProviderContract):
+class TestLexical(InProcessContract):
     provider = Lexical
     model = LEXICAL
 
@@ -27,5 +27,5 @@ class TestLexical(ProviderContract):
         return lexical_vectors(texts)
 
 
-class TestFake(ProviderContract):
+class TestFake(InProcessContract):
     provider = FakeProvider

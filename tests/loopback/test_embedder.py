@@ -101,10 +101,8 @@ HARMLESS_ALONE = {"gaps", "duplicate", "one_extra"}
 
 @pytest.mark.parametrize("hostile", HOSTILE)
 def test_wrong_vectors_are_never_returned_and_errors_name_offer_and_cause(
-    server: SimulatedServer, configure: Configure, wire: str, hostile: str
+    server: SimulatedServer, configure: Configure, hostile: str
 ) -> None:
-    if wire == "ollama" and hostile in ("gaps", "duplicate"):
-        return  # this route has no indexes that could be wrong
     server.behaviour = HOSTILE[hostile]
     with Embedder(configure(server)) as embedder:
         try:

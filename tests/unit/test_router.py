@@ -386,6 +386,19 @@ def test_a_request_that_was_perhaps_served_is_counted() -> None:
     assert world.ledger.spent > 0
 
 
+def test_a_vector_given_to_two_texts_is_asked_for_again_alone() -> None:
+    def respond(job: Job) -> Served:
+        matrix = vectors(job.batch.texts).vectors
+        matrix[-1] = matrix[0]
+        return Served(Answer(matrix))
+
+    world = World(offer("a"), a=respond)
+    result = world.embed(texts(8))
+    expected = np.stack([reference_vector(text, 64) for text in texts(8)])
+    assert np.allclose(result.vectors, expected, atol=1e-6)
+    assert sorted(world.sent("a")[1:]) == [["text 0"], ["text 7"]]
+
+
 def test_places_are_given_back() -> None:
     world = World(offer("a"), offer("b"), a=refusing("text 3"))
     world.embed(texts(64))

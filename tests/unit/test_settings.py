@@ -1,0 +1,195 @@
+"""Settings: where they come from, and what wrong ones say."""
+
+from __future__ import annotations
+
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from qwen_embed_plugins import ConfigurationError, Settings
+from qwen_embed_plugins.catalogue import build_catalogue, is_private
+from qwen_embed_plugins.plugins import load_plugins
+
+
+def write(text: str, name: str = "qwen-embed.toml") -> Path:
+    path = Path(name)
+    path.write_text(text, "utf-8")
+    return path
+
+
+def test_argument_then_environment_then_file_then_default() -> None:
+    write('model = "qwen3-embedding-4b"\ndimensions = 512\nconcurrency = 3\n')
+    environ = {"QWEN_EMBED_DIMENSIONS": "256", "QWEN_EMBED_CONCURRENCY": "4"}
+    settings = Settings.load(environ=environ, concurrency=5)
+    assert (settings.model, settings.dimensions, settings.concurrency) == (
+        "qwen3-embedding-4b",
+        256,
+        5,
+    )
+    origins = {name: origin for name, _, origin in settings.explain()}
+    assert origins["model"] == "file qwen-embed.toml"
+    assert origins["dimensions"] == "environment"
+    assert origins["concurrency"] == "argument"
+    assert origins["policy"] == "default"
+
+
+def test_the_file_is_named_by_argument_or_variable() -> None:
+    write("dimensions = 64\n", "one.toml")
+    write("dimensions = 128\n", "two.toml")
+    environ = {"QWEN_EMBED_SETTINGS": "two.toml"}
+    assert Settings.load("one.toml", environ=environ).dimensions == 64
+    assert Settings.load(environ=environ).dimensions == 128
+
+
+def test_a_whole_file() -> None:
+    write(
+        """
+        use = ["mine", "ollama"]
+        [budget]
+        usd_per_day = 0.25
+        usd_total = "unlimited"
+        [providers.mine]
+        kind = "openai-compatible"
+        base_url = "http://10.0.0.5:8000/v1"
+        api_key_env = "MY_KEY"
+        price_per_million = "0.05"
+        [providers.mine.models."qwen3-embedding-4b"]
+        price_per_million = "0.02"
+        wire_name = "four"
+        """
+    )
+    settings = Settings.load(environ={"MY_KEY": "k"}, model="qwen3-embedding-4b")
+    assert settings.budget.usd_per_day == Decimal("0.25")
+    assert settings.budget.usd_total is None
+    mine, ollama = build_catalogue(settings, load_plugins(found=())).offers
+    assert mine.offer.wire_name == "four"
+    assert mine.price == 0, "a private address costs nothing"
+    assert mine.provider.config.api_key == "k"
+    assert ollama.key == "ollama/qwen3-embedding-4b"
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("dimension = 5", "unknown setting 'dimension'; did you mean 'dimensions'"),
+        ('task = "x"', "did you mean 'instruction'"),
+        ('polcy = "cheapest"', "did you mean 'policy'"),
+        ("dimensions = -1", "dimensions = -1: expected a whole number of at least 1"),
+        ('dimensions = "many"', "dimensions = 'many': expected a whole number"),
+        ("dimensions = true", "expected a whole number"),
+        ("use = []", "expected a list of provider names"),
+        ("timeout_seconds = 0", "expected seconds"),
+        ("budget = 3", "budget = 3: expected a table"),
+        ("[budget]\nusd_per_day = -1", "expected an amount of 0 or more"),
+        ("[budget]\nusd_per_dya = 1", "did you mean 'usd_per_day'"),
+        ('[providers.a]\napi_key = "sk-1"', "a key does not belong in a file"),
+        ('[providers.a]\nbase_url = "localhost"', "expected an address such as"),
+        ("model = ", "not valid TOML"),
+    ],
+)
+def test_a_wrong_file_says_what_is_wrong(text: str, said: str) -> None:
+    write(text)
+    with pytest.raises(ConfigurationError) as caught:
+        Settings.load(environ={})
+    assert said in str(caught.value)
+    assert "\n" not in str(caught.value).strip() or "TOML" in said
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        ({"use": ["olama"]}, "did you mean 'ollama'"),
+        ({"model": "qwen3-embedding-8"}, "did you mean 'qwen3-embedding-8b'"),
+        ({"providers": {"olama": {}}}, "did you mean 'ollama'"),
+        ({"providers": {"mine": {"kind": "openai"}}}, "openai-compatible"),
+        (
+            {"providers": {"mine": {"kind": "openai-compatible"}}},
+            "providers.mine: base_url is missing",
+        ),
+        ({"providers": {"ollama": {"base_ulr": "http://a"}}}, "did you mean 'base_url'"),
+        (
+            {"providers": {"ollama": {"api_key_env": "NOT_SET"}}},
+            "the variable NOT_SET is not set",
+        ),
+        ({"use": ["lexical"]}, None),
+    ],
+)
+def test_wrong_names_are_refused_with_the_nearest_right_one(
+    arguments: dict[str, Any], said: str | None
+) -> None:
+    settings = Settings.load(environ={}, **arguments)
+    registry = load_plugins(found=())
+    if said is None:
+        catalogue = build_catalogue(settings, registry)
+        assert catalogue.left_out["lexical"].startswith("does not serve qwen3-embedding-8b")
+        return
+    with pytest.raises(ConfigurationError) as caught:
+        build_catalogue(settings, registry)
+    assert said in str(caught.value)
+
+
+def test_an_unknown_variable_is_refused() -> None:
+    with pytest.raises(ConfigurationError, match="did you mean 'dimensions'"):
+        Settings.load(environ={"QWEN_EMBED_DIMENSION": "5"})
+
+
+def test_a_key_in_place_of_a_variables_name_is_not_repeated() -> None:
+    write('[providers.a]\napi_key_env = "sk-planted-4711"')
+    with pytest.raises(ConfigurationError) as caught:
+        Settings.load(environ={})
+    assert "planted" not in str(caught.value)
+
+
+def test_a_missing_named_file_is_an_error() -> None:
+    with pytest.raises(ConfigurationError, match="no such file"):
+        Settings.load("absent.toml", environ={})
+
+
+def test_variables_may_stand_in_an_env_file_behind_the_environment() -> None:
+    write("A_KEY=from-file\nB_KEY=from-file\n", "keys.env")
+    settings = Settings.load(environ={"A_KEY": "from-environment"}, env_file="keys.env")
+    assert settings.environ["A_KEY"] == "from-environment"
+    assert settings.environ["B_KEY"] == "from-file"
+    assert "from-" not in repr(settings) + str(settings.explain())
+
+
+def test_an_env_file_beside_the_settings_file_is_found() -> None:
+    Path("conf").mkdir()
+    write("A_KEY=found\n", "conf/keys.env")
+    write('env_file = "keys.env"\n', "conf/settings.toml")
+    assert Settings.load("conf/settings.toml", environ={}).environ["A_KEY"] == "found"
+
+
+def test_an_outside_offer_without_a_price_is_left_out_while_a_budget_is_set() -> None:
+    table = {"kind": "openai-compatible", "base_url": "https://api.example.com/v1"}
+    settings = Settings.load(environ={}, providers={"far": table}, use=["far"])
+    catalogue = build_catalogue(settings, load_plugins(found=()))
+    assert "price_per_million" in catalogue.left_out["far"]
+    free = Settings.load(
+        environ={}, providers={"far": table}, use=["far"], budget={"usd_per_day": "unlimited"}
+    )
+    assert [offer.key for offer in build_catalogue(free, load_plugins(found=())).offers] == [
+        "far/qwen3-embedding-8b"
+    ]
+
+
+@pytest.mark.parametrize(
+    ("url", "private"),
+    [
+        ("http://127.0.0.1:11434", True),
+        ("http://[::1]:8000", True),
+        ("http://localhost:1", True),
+        ("http://192.168.1.4/v1", True),
+        ("http://ollama:11434", True),
+        ("http://gpu.internal/v1", True),
+        ("", True),
+        ("https://api.example.com", False),
+        ("http://8.8.8.8", False),
+        ("http://127.0.0.1.example.com", False),
+        ("http://localhost@evil.example.com/", False),
+    ],
+)
+def test_private_addresses(url: str, private: bool) -> None:
+    assert is_private(url) is private
