@@ -89,7 +89,7 @@ def _create(connection: psycopg.Connection[Any], choice: Choice) -> None:
 
 
 def _write(connection: psycopg.Connection[Any], rows: list[dict[str, str]]) -> int:
-    """Write as an application would, which knows nothing of vectors; gives how many rows changed."""
+    """Write as an application that knows nothing of vectors; gives how many rows it touched."""
     with connection.cursor() as cursor:
         cursor.executemany(INSERT, [(row["id"], row["language"], row["text"]) for row in rows])
     connection.execute(UPDATE, (rows[1]["id"],))
