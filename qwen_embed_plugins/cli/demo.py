@@ -21,7 +21,7 @@ TABLE = "CREATE TABLE notes (id text PRIMARY KEY, language text, body text)"
 INSERT = "INSERT INTO notes (id, language, body) VALUES (%s, %s, %s)"
 UPDATE = "UPDATE notes SET body = body || ' (again)' WHERE id = %s"
 DELETE = "DELETE FROM notes WHERE id = %s"
-ROWS_SHOWN = 4
+ROWS_SHOWN = 3
 
 
 @click.command(
@@ -81,7 +81,12 @@ def _create(connection: psycopg.Connection[Any], choice: Choice) -> None:
     postgres.install(connection)
     space = choice.space
     postgres.create_vectorizer(
-        connection, "notes", columns=["body"], model=space.model, dimensions=space.dimensions
+        connection,
+        "notes",
+        columns=["body"],
+        model=space.model,
+        dimensions=space.dimensions,
+        backfill=False,  # the table is new: there is nothing to look for
     )
     click.echo(
         f"  SELECT qwen_embed.create_vectorizer('notes', columns => '{{body}}', ...)  {space}"

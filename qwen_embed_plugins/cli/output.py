@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import click
 
@@ -12,11 +12,12 @@ WIDTH_IN_A_PIPE = 80
 
 
 class Column(NamedTuple):
-    """A column of a table; `folds` says that long values go on in the next line."""
+    """A column of a table. A long value goes on in the next line if the column folds, ends in an
+    ellipsis if it is cut, and takes the room it needs otherwise."""
 
     title: str
     right: bool = False
-    folds: bool = True
+    long: Literal["folds", "is cut", "fits"] = "folds"
 
 
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
@@ -35,12 +36,8 @@ def print_table(
     rows: Sequence[Sequence[object]],
     *,
     empty: str = "none",
-    one_line: bool = False,
 ) -> None:
-    """A table as wide as the terminal, 80 columns in a pipe; colour only on a terminal.
-
-    With `one_line` what is too long for its row ends in an ellipsis instead of going on below.
-    """
+    """A table as wide as the terminal, 80 columns in a pipe; colour only on a terminal."""
     from rich.box import SIMPLE_HEAD
     from rich.table import Table
 
@@ -48,24 +45,27 @@ def print_table(
         click.echo(empty)
         return
     table = Table(box=SIMPLE_HEAD, pad_edge=False, show_edge=False, header_style="bold")
-    for column in columns:
-        title, right, folds = Column(column) if isinstance(column, str) else column
+    described = [Column(column) if isinstance(column, str) else column for column in columns]
+    for column in described:
         table.add_column(
-            title,
-            justify="right" if right else "left",
-            overflow="ellipsis" if one_line else "fold",
-            no_wrap=one_line or not folds,
+            column.title,
+            justify="right" if column.right else "left",
+            overflow="fold",
+            no_wrap=column.long == "fits",
         )
     for row in rows:
-        table.add_row(*(_cell(value) for value in row))
+        table.add_row(*map(_cell, row, described))
     console(sys.stdout).print(table)
 
 
-def _cell(value: object) -> Any:
+def _cell(value: object, column: Column) -> Any:
     """The value as text: a string would be read as rich's own markup."""
     from rich.text import Text
 
-    return Text("" if value is None else str(value))
+    said = "" if value is None else str(value)
+    if column.long == "is cut":
+        return Text(said, no_wrap=True, overflow="ellipsis")
+    return Text(said)
 
 
 def console(stream: Any) -> Any:

@@ -96,10 +96,13 @@ class Embedders:
 def print_hits(hits: Sequence[Hit]) -> None:
     """A line for each row: how far, which one, how its text begins."""
     print_table(
-        [Column("Distance", right=True, folds=False), Column("Key", folds=False), "Text"],
+        [
+            Column("Distance", right=True, long="fits"),
+            Column("Key"),
+            Column("Text", long="is cut"),
+        ],
         [(f"{hit.distance:.4f}", key_text(hit.key), _line(hit.text)) for hit in hits],
         empty="no rows",
-        one_line=True,
     )
 
 

@@ -73,11 +73,11 @@ def _show(found: Sequence[VectorizerStatus], as_json: bool) -> None:
     print_table(
         [
             "Name",
-            Column("State", folds=False),
-            Column("Pending", right=True, folds=False),
-            Column("Leased", right=True, folds=False),
-            Column("Dead", right=True, folds=False),
-            Column("Lag", right=True, folds=False),
+            Column("State", long="fits"),
+            Column("Pending", right=True, long="fits"),
+            Column("Leased", right=True, long="fits"),
+            Column("Dead", right=True, long="fits"),
+            Column("Lag", right=True, long="fits"),
             "Space",
         ],
         [

@@ -68,7 +68,7 @@ def providers(as_json: bool) -> None:
         [
             "Provider",
             Column("Model (as named there)"),
-            Column("USD per\nmillion", right=True, folds=False),
+            Column("USD per\nmillion", right=True, long="fits"),
             "Limits",
             "Here",
         ],

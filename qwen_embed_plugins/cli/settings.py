@@ -30,4 +30,4 @@ def settings(as_json: bool) -> None:
         return
     click.echo(f"Settings file: {file or 'none'}")
     short = [(name, value, origin.partition(" ")[0]) for name, value, origin in rows]
-    print_table([Column("Setting", folds=False), "Value", Column("From", folds=False)], short)
+    print_table([Column("Setting", long="fits"), "Value", Column("From", long="fits")], short)
