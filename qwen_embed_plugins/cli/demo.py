@@ -109,15 +109,17 @@ def _work(address: str, choice: Choice, changes: int) -> None:
     from qwen_embed_plugins.cli.progress import metered
 
     with metered("Embedding", changes, quiet=current().quiet) as meter:
+        tally = Tally(meter, changes)
         summary = asyncio.run(
             postgres.arun_worker(
                 address,
                 once=True,
                 embedder_for=AsyncEmbedders(choice.settings),
                 batch_size=16,
-                on_progress=Tally(meter, changes),
+                on_progress=tally,
             )
         )
+        tally.finish()
     click.echo(f"Worker: {in_words(summary)}")
     for reason in summary.waiting.values():
         raise Unfinished(f"the rows have no vectors: {reason}")

@@ -67,6 +67,7 @@ def worker(
     before = _chosen(postgres.status(dsn), chosen)
     stopping = asyncio.Event()
     with metered("Embedding", _expected(before) if once else None, quiet=current().quiet) as meter:
+        tally = Tally(meter)
         summary = postgres.run_worker(
             dsn,
             once=once,
@@ -74,9 +75,10 @@ def worker(
             embedder_for=AsyncEmbedders(settings),
             batch_size=batch_size,
             in_flight=in_flight,
-            on_progress=Tally(meter),
+            on_progress=tally,
             stopping=stopping,
         )
+        tally.finish()
     ended = time.monotonic()
     if as_json:
         print_json(asdict(summary))
@@ -124,6 +126,11 @@ class Tally:
         done = progress.embedded + progress.equal + progress.removed + progress.dead
         self._done[progress.name] = done
         self._meter.show(sum(self._done.values()), self._total)
+
+    def finish(self) -> None:
+        """All is done: a row that changed twice counted twice in the expectation, but is one."""
+        done = sum(self._done.values())
+        self._meter.show(done, done)
 
 
 def in_words(summary: WorkerSummary) -> str:
