@@ -202,12 +202,10 @@ class _EmbedCall:
 
     def _allowed(self, piece: Piece) -> list[ConfiguredOffer]:
         if piece.split is not None and not piece.split.dissolved:
-            return [piece.split.offer]
-        allowed = [
-            offer
-            for offer in self.ranked
-            if offer.key not in piece.refused and offer.key not in self.outcome.out
-        ]
+            offers = [piece.split.offer]
+        else:
+            offers = [offer for offer in self.ranked if offer.key not in piece.refused]
+        allowed = [offer for offer in offers if offer.key not in self.outcome.out]
         return sorted(allowed, key=lambda offer: offer.key in piece.avoid)
 
     def _may_pay_more(self) -> bool:
