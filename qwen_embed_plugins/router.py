@@ -17,8 +17,18 @@ from typing import Any
 
 from qwen_embed_plugins.bisect import Piece, Split, take_apart
 from qwen_embed_plugins.catalogue import Catalogue, ConfiguredOffer
+from qwen_embed_plugins.effects import (
+    Finished,
+    Flow,
+    Job,
+    Learn,
+    Reserve,
+    Settle,
+    Start,
+    Wait,
+    Wake,
+)
 from qwen_embed_plugins.events import AttemptFinished, BudgetReached, Event, OfferPaused
-from qwen_embed_plugins.flow import Finished, Flow, Job, Learn, Reserve, Settle, Start, Wait, Wake
 from qwen_embed_plugins.health import Health, Paused
 from qwen_embed_plugins.ledger import Refused, Reservation
 from qwen_embed_plugins.outcome import Outcome
