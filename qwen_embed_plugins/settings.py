@@ -15,7 +15,7 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
-from qwen_embed_plugins.errors import ConfigurationError, shown
+from qwen_embed_plugins.errors import ConfigurationError, shown, without_secrets
 from qwen_embed_plugins.models import DEFAULT_INSTRUCTION, DEFAULT_MODEL
 
 ENVIRONMENT_PREFIX = "QWEN_EMBED_"
@@ -151,7 +151,8 @@ class Settings:
             if item.name in ("api_keys", "environ", "origins", "providers", "budget"):
                 continue
             value = getattr(self, item.name)
-            rows.append((item.name, _printed(value), self.origins.get(item.name, "default")))
+            origin = self.origins.get(item.name, "default")
+            rows.append((item.name, without_secrets(_printed(value)), origin))
         origin = self.origins.get("budget", "default")
         for item in fields(self.budget):
             amount = getattr(self.budget, item.name)
@@ -161,8 +162,6 @@ class Settings:
         return rows
 
     def _explain_provider(self, provider: ProviderSettings) -> list[tuple[str, str, str]]:
-        from qwen_embed_plugins.errors import without_secrets
-
         origin = self.origins.get("providers", "default")
         return [
             (

@@ -16,7 +16,7 @@ from qwen_embed_plugins.health import Health
 from qwen_embed_plugins.ledger import Ledger, MemoryLedger
 from qwen_embed_plugins.plugins import Registry, load_plugins, unknown_name
 from qwen_embed_plugins.router import Router
-from qwen_embed_plugins.settings import Settings
+from qwen_embed_plugins.settings import TOP_LEVEL, Settings, checked_table
 from qwen_embed_plugins.spaces import EmbeddingSpace
 from qwen_embed_plugins.state import SQLiteState, State
 
@@ -32,10 +32,10 @@ def settings_from(source: SettingsLike, overrides: Mapping[str, Any]) -> Setting
         given = {name: value for name, value in overrides.items() if value is not None}
         if not given:
             return source
-        checked = Settings.load(os.devnull, environ={}, **given)
-        changes = {name: getattr(checked, name) for name in given}
+        api_keys = given.pop("api_keys", source.api_keys)
+        changes = checked_table(given, TOP_LEVEL, "argument")
         origins = {**source.origins, **dict.fromkeys(given, "argument")}
-        return replace(source, **changes, origins=origins)
+        return replace(source, **changes, api_keys=dict(api_keys), origins=origins)
     if isinstance(source, Mapping):
         return Settings.load(None, **{**source, **_given(overrides)})
     return Settings.load(source, **_given(overrides))

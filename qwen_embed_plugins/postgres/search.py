@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from importlib import import_module
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from psycopg import sql
 from psycopg.types.json import Jsonb
@@ -18,6 +18,8 @@ from qwen_embed_plugins.postgres.vectors import vector_text
 if TYPE_CHECKING:
     from qwen_embed_plugins.spaces import EmbeddingSpace
     from qwen_embed_plugins.types import Matrix
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +41,12 @@ class EmbedsQuery(Protocol):
     def embed_query(self, text: str, *, instruction: str | None = None) -> Matrix: ...
 
 
+class QueryEmbedderFactory(Protocol):
+    """Makes an embedder of one space; the caller of `search` closes what it made."""
+
+    def __call__(self, model: str, dimensions: int) -> EmbedsQuery: ...
+
+
 class AsyncEmbedsQuery(Protocol):
     """What `asearch` needs of an embedder; `AsyncEmbedder` is one."""
 
@@ -46,6 +54,12 @@ class AsyncEmbedsQuery(Protocol):
     def space(self) -> EmbeddingSpace: ...
 
     async def embed_query(self, text: str, *, instruction: str | None = None) -> Matrix: ...
+
+
+class AsyncQueryEmbedderFactory(Protocol):
+    """`QueryEmbedderFactory` for `asearch`."""
+
+    def __call__(self, model: str, dimensions: int) -> AsyncEmbedsQuery: ...
 
 
 def search(
@@ -57,19 +71,20 @@ def search(
     filter: Mapping[str, Any] | None = None,
     exact: bool = False,
     embedder: EmbedsQuery | None = None,
+    embedder_for: QueryEmbedderFactory | None = None,
 ) -> list[Hit]:
     """The k rows of a vectorizer nearest to a query text, nearest first. Blocks.
 
     `filter` maps columns of the source to a value or a list of values. `exact` reads every vector.
     `embedder` must be of the vectorizer's model and dimensions (else `SpaceMismatch`); without one
-    an `Embedder` is made from the discovered settings. Raises `DatabaseError` for an unknown name
-    or column, and what the embedder raises.
+    `embedder_for` is asked for it, or an `Embedder` is made from the discovered settings. Raises
+    `DatabaseError` for an unknown name or column, and what the embedder raises.
     """
     with connect.explained(target), connect.opened(target) as connection:
         with connection.transaction():
             wanted = run(connection, _wanted(name))
         # Nothing is open while the query is embedded.
-        vector = _embed(wanted, text, embedder)
+        vector = _embed(wanted, text, embedder or _made(wanted, embedder_for))
         with connection.transaction():
             return run(connection, _nearest(name, vector, k, filter, exact))
 
@@ -83,15 +98,20 @@ async def asearch(
     filter: Mapping[str, Any] | None = None,
     exact: bool = False,
     embedder: AsyncEmbedsQuery | None = None,
+    embedder_for: AsyncQueryEmbedderFactory | None = None,
 ) -> list[Hit]:
     """As `search`, awaiting."""
     with connect.explained(target):
         async with connect.aopened(target) as connection:
             async with connection.transaction():
                 wanted = await arun(connection, _wanted(name))
-            vector = await _aembed(wanted, text, embedder)
+            vector = await _aembed(wanted, text, embedder or _made(wanted, embedder_for))
             async with connection.transaction():
                 return await arun(connection, _nearest(name, vector, k, filter, exact))
+
+
+def _made(wanted: Row, embedder_for: Callable[[str, int], T] | None) -> T | None:
+    return embedder_for(wanted["model"], wanted["dimensions"]) if embedder_for else None
 
 
 def _embed(wanted: Row, text: str, embedder: EmbedsQuery | None) -> Matrix:

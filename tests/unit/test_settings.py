@@ -11,6 +11,7 @@ import pytest
 from qwen_embed_plugins import ConfigurationError, Settings
 from qwen_embed_plugins.catalogue import build_catalogue, is_private
 from qwen_embed_plugins.plugins import load_plugins
+from qwen_embed_plugins.setup import settings_from
 
 
 def write(text: str, name: str = "qwen-embed.toml") -> Path:
@@ -193,3 +194,13 @@ def test_an_outside_offer_without_a_price_is_left_out_while_a_budget_is_set() ->
 )
 def test_private_addresses(url: str, private: bool) -> None:
     assert is_private(url) is private
+
+
+def test_arguments_change_settings_that_are_ready() -> None:
+    ready = Settings.load(model="lexical", environ={"HOLDS": "a key"}, api_keys={"mine": "sk-1"})
+    changed = settings_from(ready, {"dimensions": 1024, "model": None})
+    assert (changed.model, changed.dimensions) == ("lexical", 1024)
+    assert (changed.environ, changed.api_keys) == (ready.environ, ready.api_keys)
+    assert changed.origins["dimensions"] == "argument"
+    with pytest.raises(ConfigurationError, match="did you mean 'dimensions'"):
+        settings_from(ready, {"dimension": 3})

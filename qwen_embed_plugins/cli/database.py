@@ -1,0 +1,54 @@
+"""What the commands of `qwen-embed pg` share."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from datetime import timedelta
+from typing import Any, TypeVar
+
+import click
+
+from qwen_embed_plugins.cli.session import common_options
+
+Command = TypeVar("Command", bound=Callable[..., Any])
+
+
+def database_options(command: Command) -> Command:
+    """`--dsn`, and the options of every command."""
+    option = click.option(
+        "--dsn",
+        metavar="ADDRESS",
+        help="Database: a libpq address, or embedded:DIR. Default: QWEN_EMBED_DSN and so on.",
+    )
+    return option(common_options(command))
+
+
+def key_text(key: Mapping[str, Any]) -> str:
+    """A row's key in a table: its value, or the names and values of a composite one."""
+    if len(key) == 1:
+        return str(next(iter(key.values())))
+    return ", ".join(f"{column}={value}" for column, value in key.items())
+
+
+def age_text(age: timedelta | None) -> str:
+    """How long something waits, in its largest unit.
+
+    >>> age_text(timedelta(minutes=3, seconds=20)), age_text(None)
+    ('3 min', '')
+    """
+    if age is None:
+        return ""
+    seconds = max(0.0, age.total_seconds())
+    for size, unit in ((86400, "d"), (3600, "h"), (60, "min")):
+        if seconds >= size:
+            return f"{seconds / size:.0f} {unit}"
+    return f"{seconds:.0f} s"
+
+
+def counted(count: int, singular: str) -> str:
+    """A count with its noun.
+
+    >>> counted(1, "row"), counted(2, "row")
+    ('1 row', '2 rows')
+    """
+    return f"{count} {singular}" if count == 1 else f"{count} {singular}s"

@@ -1,0 +1,76 @@
+"""What goes to standard output: JSON for programs, tables of at most 80 columns for people."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from typing import Any, Literal, NamedTuple
+
+import click
+
+WIDTH_IN_A_PIPE = 80
+
+
+class Column(NamedTuple):
+    """A column of a table. A long value goes on in the next line if the column folds, ends in an
+    ellipsis if it is cut, and takes the room it needs otherwise."""
+
+    title: str
+    right: bool = False
+    long: Literal["folds", "is cut", "fits"] = "folds"
+
+
+json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+
+
+def print_json(value: object) -> None:
+    """The value as indented JSON in UTF-8, whatever the terminal's encoding is."""
+    import orjson
+
+    content = orjson.dumps(value, default=str, option=orjson.OPT_INDENT_2)
+    sys.stdout.buffer.write(content + b"\n")
+
+
+def print_table(
+    columns: Sequence[Column | str],
+    rows: Sequence[Sequence[object]],
+    *,
+    empty: str = "none",
+) -> None:
+    """A table as wide as the terminal, 80 columns in a pipe; colour only on a terminal."""
+    from rich.box import SIMPLE_HEAD
+    from rich.table import Table
+
+    if not rows:
+        click.echo(empty)
+        return
+    table = Table(box=SIMPLE_HEAD, pad_edge=False, show_edge=False, header_style="bold")
+    described = [Column(column) if isinstance(column, str) else column for column in columns]
+    for column in described:
+        table.add_column(
+            column.title,
+            justify="right" if column.right else "left",
+            overflow="fold",
+            no_wrap=column.long == "fits",
+        )
+    for row in rows:
+        table.add_row(*map(_cell, row, described))
+    console(sys.stdout).print(table)
+
+
+def _cell(value: object, column: Column) -> Any:
+    """The value as text: a string would be read as rich's own markup."""
+    from rich.text import Text
+
+    said = "" if value is None else str(value)
+    if column.long == "is cut":
+        return Text(said, no_wrap=True, overflow="ellipsis")
+    return Text(said)
+
+
+def console(stream: Any) -> Any:
+    """A rich console on a stream."""
+    from rich.console import Console
+
+    width = None if stream.isatty() else WIDTH_IN_A_PIPE
+    return Console(file=stream, width=width, highlight=False)

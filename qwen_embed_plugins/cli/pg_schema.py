@@ -1,0 +1,122 @@
+"""What changes a database's schema: install, create, index, drop, uninstall."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from qwen_embed_plugins.cli.database import database_options
+
+
+@click.command(epilog="Example: qwen-embed pg install --dsn postgresql://app@localhost/app")
+@click.option("--model", metavar="NAME", help="Model of vectorizers that name none.")
+@click.option("--dimensions", type=click.IntRange(min=1), metavar="N", help="And their length.")
+@database_options
+def install(dsn: str | None, model: str | None, dimensions: int | None) -> None:
+    """Install into a database, or upgrade there.
+
+    Needs pgvector 0.8 on the server and the right to create a schema. Running it again, or twice
+    at once, is harmless. --model and --dimensions go together.
+    """
+    if (model is None) != (dimensions is None):
+        raise click.UsageError("give --model and --dimensions together, or neither")
+    from qwen_embed_plugins import postgres
+
+    applied = postgres.install(dsn, model=model, dimensions=dimensions)
+    done = f"installed: {', '.join(applied)}" if applied else "up to date"
+    click.echo(f"{done}. Next: qwen-embed pg create TABLE --column COLUMN")
+
+
+@click.command(
+    epilog="""
+    \b
+    Examples:
+      qwen-embed pg create docs --column title --column body
+      qwen-embed pg create '"My schema"."My table"' --columns a,b --dimensions 512
+      qwen-embed pg create docs --template '{title}: {body}' --model qwen3-embedding-0.6b
+    """
+)
+@click.argument("source")
+@click.option("--column", "column", multiple=True, metavar="NAME", help="A column; repeat it.")
+@click.option("--columns", metavar="A,B", help="The same, with commas between.")
+@click.option("--template", metavar="TEXT", help="The text of a row, columns in braces.")
+@click.option("--name", metavar="NAME", help="Name of the vectorizer; default: the table's.")
+@click.option("--model", metavar="NAME", help="Model; default: as installed.")
+@click.option("--dimensions", type=click.IntRange(min=1), metavar="N", help="Length of vectors.")
+@click.option(
+    "--storage", type=click.Choice(["vector", "halfvec"]), help="Type of the vectors' column."
+)
+@click.option(
+    "--index-kind",
+    type=click.Choice(["hnsw", "binary", "prefix", "none"]),
+    help="Index; default: what the dimensions allow.",
+)
+@click.option("--target-name", metavar="NAME", help="Name of the table for the vectors.")
+@click.option("--no-backfill", is_flag=True, help="Leave rows that are there already alone.")
+@database_options
+def create(
+    dsn: str | None,
+    source: str,
+    column: tuple[str, ...],
+    columns: str | None,
+    template: str | None,
+    no_backfill: bool,
+    **options: Any,
+) -> None:
+    """Make the rows of the table SOURCE embed themselves.
+
+    SOURCE is written as SQL writes it, with double quotes where needed. From now on every change
+    is recorded in the writer's own transaction, and a worker brings the vectors up to date.
+    """
+    named = [*column, *(part.strip() for part in (columns or "").split(",") if part.strip())]
+    if bool(named) == (template is not None):
+        raise click.UsageError("give --column (or --columns), or --template")
+    from qwen_embed_plugins import postgres
+
+    name = postgres.create_vectorizer(
+        dsn, source, columns=named or None, template=template, backfill=not no_backfill, **options
+    )
+    click.echo(f"created the vectorizer {name}. Next: qwen-embed pg worker --once")
+
+
+@click.command(epilog="Example: qwen-embed pg index docs")
+@click.argument("name")
+@database_options
+def index(dsn: str | None, name: str) -> None:
+    """Build the index of the vectorizer NAME now, without stopping writers.
+
+    Workers do this by themselves after the backfill where they own the table.
+    """
+    from qwen_embed_plugins import postgres
+
+    built = postgres.build_index(dsn, name)
+    click.echo(f"built the index of {name}" if built else f"{name}: nothing to build")
+
+
+@click.command(epilog="Example: qwen-embed pg drop docs --drop-target")
+@click.argument("name")
+@click.option("--drop-target", is_flag=True, help="Drop the vectors too.")
+@database_options
+def drop(dsn: str | None, name: str, drop_target: bool) -> None:
+    """End the vectorizer NAME: its triggers, recorded changes and view go.
+
+    Its vectors stay, unless --drop-target.
+    """
+    from qwen_embed_plugins import postgres
+
+    postgres.drop_vectorizer(dsn, name, drop_target=drop_target)
+    click.echo(f"dropped {name}" + (" and its vectors" if drop_target else "; its vectors stay"))
+
+
+@click.command(epilog="Example: qwen-embed pg uninstall")
+@database_options
+def uninstall(dsn: str | None) -> None:
+    """Remove the schema qwen_embed.
+
+    Refused while a vectorizer is left. Tables with vectors stay.
+    """
+    from qwen_embed_plugins import postgres
+
+    postgres.uninstall(dsn)
+    click.echo("removed the schema qwen_embed")

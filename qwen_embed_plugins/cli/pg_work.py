@@ -1,0 +1,204 @@
+"""What workers do, and what is told to them: worker, retry, pause, resume."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Sequence
+from dataclasses import asdict
+from typing import TYPE_CHECKING
+
+import click
+
+from qwen_embed_plugins.cli.database import counted, database_options
+from qwen_embed_plugins.cli.failures import Unfinished
+from qwen_embed_plugins.cli.output import json_option, print_json
+from qwen_embed_plugins.cli.progress import Meter, metered
+from qwen_embed_plugins.cli.session import current, joined
+
+if TYPE_CHECKING:
+    from qwen_embed_plugins.embedder import AsyncEmbedder
+    from qwen_embed_plugins.postgres import VectorizerStatus, WorkerProgress, WorkerSummary
+    from qwen_embed_plugins.settings import Settings
+
+
+@click.command(
+    epilog="""
+    \b
+    Examples:
+      qwen-embed pg worker
+      qwen-embed pg worker --once --only docs
+    """
+)
+@click.option("--once", is_flag=True, help="End when nothing is left that can be done now.")
+@click.option("--only", multiple=True, metavar="NAME", help="Only this vectorizer; repeat it.")
+@click.option("--use", multiple=True, metavar="PROVIDER", help="Only these may receive texts.")
+@click.option(
+    "--batch-size", type=click.IntRange(min=1), default=500, show_default=True, help="Rows a batch."
+)
+@click.option(
+    "--in-flight",
+    type=click.IntRange(min=1),
+    default=4,
+    show_default=True,
+    help="Batches under way for each vectorizer.",
+)
+@json_option
+@database_options
+def worker(
+    dsn: str | None,
+    once: bool,
+    only: tuple[str, ...],
+    use: tuple[str, ...],
+    batch_size: int,
+    in_flight: int,
+    as_json: bool,
+) -> None:
+    """Embed what changed, once or as a service.
+
+    As a service it runs until SIGTERM or Ctrl-C, which lets batches end or hands them back (a
+    second one aborts), and survives restarts of the database. With --once the exit code is 1 if
+    work remains, and one line says which and why.
+    """
+    settings = current().load_settings(use=joined(use))
+    from qwen_embed_plugins import postgres
+
+    chosen = set(only) or None
+    before = _chosen(postgres.status(dsn), chosen)
+    stopping = asyncio.Event()
+    with metered("Embedding", _expected(before) if once else None, quiet=current().quiet) as meter:
+        tally = Tally(meter)
+        summary = postgres.run_worker(
+            dsn,
+            once=once,
+            only=chosen,
+            embedder_for=AsyncEmbedders(settings),
+            batch_size=batch_size,
+            in_flight=in_flight,
+            on_progress=tally,
+            stopping=stopping,
+        )
+        tally.finish()
+    ended = time.monotonic()
+    if as_json:
+        print_json(asdict(summary))
+    else:
+        click.echo(in_words(summary))
+    if once:
+        after = _chosen(postgres.status(dsn), chosen)
+        _require_done(summary, after, time.monotonic() - ended)
+        if stopping.is_set():
+            raise KeyboardInterrupt
+
+
+def _chosen(found: Sequence[VectorizerStatus], names: set[str] | None) -> list[VectorizerStatus]:
+    return [item for item in found if names is None or item.name in names]
+
+
+def _expected(before: Sequence[VectorizerStatus]) -> int | None:
+    """How many rows a run will see; None while a backfill has yet to count them."""
+    if any(item.state == "backfill" for item in before):
+        return None
+    return sum(item.pending + item.leased for item in before)
+
+
+class AsyncEmbedders:
+    """Makes the embedder of whatever space a vectorizer has, from one set of settings."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+
+    def __call__(self, model: str, dimensions: int) -> AsyncEmbedder:
+        from qwen_embed_plugins.embedder import AsyncEmbedder
+
+        return AsyncEmbedder(self._settings, model=model, dimensions=dimensions)
+
+
+class Tally:
+    """Adds up what the vectorizers of one worker report, each for itself."""
+
+    def __init__(self, meter: Meter, total: int | None = None) -> None:
+        self._meter = meter
+        self._total = total
+        self._done: dict[str, int] = {}
+
+    def __call__(self, progress: WorkerProgress) -> None:
+        done = progress.embedded + progress.equal + progress.removed + progress.dead
+        self._done[progress.name] = done
+        self._meter.show(sum(self._done.values()), self._total)
+
+    def finish(self) -> None:
+        """All is done: a row that changed twice counted twice in the expectation, but is one."""
+        done = sum(self._done.values())
+        self._meter.show(done, done)
+
+
+def in_words(summary: WorkerSummary) -> str:
+    """What a worker did, on one line."""
+    counts: list[tuple[int, str]] = [
+        (summary.embedded, "embedded"),
+        (summary.equal, "unchanged"),
+        (summary.removed, "removed"),
+        (summary.dead, "dead"),
+    ]
+    said = [f"{count} {what}" for count, what in counts if count] or ["nothing to do"]
+    return f"{', '.join(said)} ({summary.seconds:.1f} s)"
+
+
+def _require_done(
+    summary: WorkerSummary, after: Sequence[VectorizerStatus], seconds_since: float
+) -> None:
+    """Fail, in one line, if rows are left without their vector."""
+    left = [said for item in after if (said := _left(item, summary, seconds_since))]
+    if left:
+        raise Unfinished("work remains: " + "; ".join(left))
+
+
+def _left(item: VectorizerStatus, summary: WorkerSummary, seconds_since: float) -> str | None:
+    said = []
+    reason = summary.waiting.get(item.name) or item.last_error
+    waits = item.pending and not _came_after(item, seconds_since)
+    if waits or item.state == "broken":
+        said.append(
+            f"{counted(item.pending, 'row')} {item.state}" + (f" ({reason})" if reason else "")
+        )
+    if item.dead and summary.dead:
+        said.append(f"{item.dead} dead (see: qwen-embed pg dead {item.name})")
+    return f"{item.name}: {', '.join(said)}" if said else None
+
+
+def _came_after(item: VectorizerStatus, seconds_since: float) -> bool:
+    """Whether all that waits was written after the worker had ended: then it left nothing."""
+    return item.lag is not None and item.lag.total_seconds() <= seconds_since
+
+
+@click.command(epilog="Example: qwen-embed pg retry docs")
+@click.argument("name")
+@database_options
+def retry(dsn: str | None, name: str) -> None:
+    """Have the dead rows of the vectorizer NAME tried again by the next worker."""
+    from qwen_embed_plugins import postgres
+
+    click.echo(f"{counted(postgres.retry(dsn, name), 'row')} will be tried again")
+
+
+@click.command(epilog="Example: qwen-embed pg pause docs")
+@click.argument("name")
+@database_options
+def pause(dsn: str | None, name: str) -> None:
+    """Stop the spending of the vectorizer NAME. Changes are still recorded."""
+    from qwen_embed_plugins import postgres
+
+    postgres.pause(dsn, name)
+    click.echo(f"paused {name}")
+
+
+@click.command(epilog="Example: qwen-embed pg resume docs")
+@click.argument("name")
+@database_options
+def resume(dsn: str | None, name: str) -> None:
+    """Let the vectorizer NAME go on, paused or blocked."""
+    from qwen_embed_plugins import postgres
+
+    postgres.resume(dsn, name)
+    click.echo(f"resumed {name}")
