@@ -7,7 +7,8 @@ import weakref
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from qwen_embed_plugins.flow import AwaitingDriver, BlockingDriver, MakeFlow
+from qwen_embed_plugins.drivers import AwaitingDriver, BlockingDriver
+from qwen_embed_plugins.effects import MakeFlow
 from qwen_embed_plugins.planning import Planned, only, plan, spread, whole
 from qwen_embed_plugins.plugins import Registry
 from qwen_embed_plugins.settings import Settings

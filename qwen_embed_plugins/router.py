@@ -17,8 +17,18 @@ from typing import Any
 
 from qwen_embed_plugins.bisect import Piece, Split, take_apart
 from qwen_embed_plugins.catalogue import Catalogue, ConfiguredOffer
+from qwen_embed_plugins.effects import (
+    Finished,
+    Flow,
+    Job,
+    Learn,
+    Reserve,
+    Settle,
+    Start,
+    Wait,
+    Wake,
+)
 from qwen_embed_plugins.events import AttemptFinished, BudgetReached, Event, OfferPaused
-from qwen_embed_plugins.flow import Finished, Flow, Job, Learn, Reserve, Settle, Start, Wait, Wake
 from qwen_embed_plugins.health import Health, Paused
 from qwen_embed_plugins.ledger import Refused, Reservation
 from qwen_embed_plugins.outcome import Outcome
@@ -202,12 +212,10 @@ class _EmbedCall:
 
     def _allowed(self, piece: Piece) -> list[ConfiguredOffer]:
         if piece.split is not None and not piece.split.dissolved:
-            return [piece.split.offer]
-        allowed = [
-            offer
-            for offer in self.ranked
-            if offer.key not in piece.refused and offer.key not in self.outcome.out
-        ]
+            offers = [piece.split.offer]
+        else:
+            offers = [offer for offer in self.ranked if offer.key not in piece.refused]
+        allowed = [offer for offer in offers if offer.key not in self.outcome.out]
         return sorted(allowed, key=lambda offer: offer.key in piece.avoid)
 
     def _may_pay_more(self) -> bool:

@@ -20,7 +20,7 @@ from qwen_embed_plugins.types import TransportFailure, WireRequest, WireResponse
 if TYPE_CHECKING:
     import httpx
 
-    from qwen_embed_plugins.flow import Job
+    from qwen_embed_plugins.effects import Job
 
 CONNECT_SECONDS = 10.0
 HEADERS = {"content-type": "application/json", "accept-encoding": "identity"}

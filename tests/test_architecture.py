@@ -52,7 +52,10 @@ ALLOWED = {
 EXCEPTIONS = {("langchain.retriever", "postgres")}
 
 # Decisions without I/O: time, randomness and sending come in from outside.
-PURE = {"router", "routing", "batching", "retry", "spaces", "provider", "types", "offers"}
+PURE = {
+    "bisect", "effects", "offers", "outcome", "planning", "provider", "router", "routing", "spaces",
+    "tokens", "types", "vectors",
+}  # fmt: skip
 IMPURE = {
     "asyncio", "concurrent", "httpx", "os", "random", "requests", "select", "socket",
     "sqlite3", "ssl", "subprocess", "urllib",

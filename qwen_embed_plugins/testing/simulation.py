@@ -12,18 +12,8 @@ from heapq import heappop, heappush
 from itertools import count
 from typing import Any, TypeVar
 
-from qwen_embed_plugins.flow import (
-    Finished,
-    Job,
-    Learn,
-    MakeFlow,
-    Reserve,
-    Settle,
-    Start,
-    Wait,
-    keep_books,
-    settle_rest,
-)
+from qwen_embed_plugins.drivers import keep_books, settle_rest
+from qwen_embed_plugins.effects import Finished, Job, Learn, MakeFlow, Reserve, Settle, Start, Wait
 from qwen_embed_plugins.ledger import Ledger, Reservation
 from qwen_embed_plugins.types import Answer, Fault
 

@@ -301,7 +301,7 @@ def test_places_at_an_offer_are_shared_by_threads(server: SimulatedServer) -> No
     with Embedder(settings) as embedder, ThreadPoolExecutor(8) as pool:
         for vector in pool.map(embedder.embed_query, [f"query {number}" for number in range(12)]):
             assert np.isfinite(vector).all()
-    assert server.max_concurrent == 2
+    assert server.max_concurrent <= 2
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork")

@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 
 from qwen_embed_plugins.catalogue import Catalogue, ConfiguredOffer
+from qwen_embed_plugins.effects import Job
 from qwen_embed_plugins.errors import BudgetExceeded, NoOfferLeft
 from qwen_embed_plugins.events import Event, OfferPaused
-from qwen_embed_plugins.flow import Job
 from qwen_embed_plugins.health import Health
 from qwen_embed_plugins.ledger import MemoryLedger
 from qwen_embed_plugins.models import Model, qwen3_query

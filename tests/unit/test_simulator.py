@@ -326,7 +326,12 @@ def test_connections_that_fail(server: SimulatedServer, client: httpx.Client) ->
 
 
 def test_requests_are_recorded_and_concurrency_is_counted(client: httpx.Client) -> None:
-    with SimulatedServer(Behaviour(latency_seconds=0.2), native=8) as server:
+    all_arrived = threading.Barrier(4)
+
+    def wait_for_all(request: RecordedRequest) -> None:
+        all_arrived.wait(timeout=30)
+
+    with SimulatedServer(native=8, respond=wait_for_all) as server:
         with ThreadPoolExecutor(4) as pool:
             for answered in pool.map(lambda _: ollama(client, server), range(4)):
                 assert answered.status_code == 200

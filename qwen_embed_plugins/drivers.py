@@ -1,7 +1,6 @@
-"""Flows and their effects: one generator of decisions for a call, whatever drives it.
+"""The drivers that run flows against the world: threads for one colour, tasks for the other.
 
-A flow does no I/O and reads no clock of its own; it yields what it wants done and is sent the
-outcome. Three drivers run the same flow: blocking and awaiting here, simulated in `testing`.
+Their twin bodies are kept short; what both must do alike stands once, above them.
 """
 
 from __future__ import annotations
@@ -11,18 +10,17 @@ import logging
 import queue
 import threading
 import time
-from collections.abc import Callable, Generator
-from dataclasses import dataclass, replace
-from decimal import Decimal
-from typing import Any, Protocol, TypeAlias, TypeVar
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any, Protocol, TypeVar
 
 from qwen_embed_plugins.catalogue import ConfiguredOffer
+from qwen_embed_plugins.effects import Finished, Job, Learn, MakeFlow, Reserve, Settle, Start, Wait
 from qwen_embed_plugins.errors import ConfigurationError, ProviderError, without_secrets
 from qwen_embed_plugins.ledger import Ledger, Reservation
 from qwen_embed_plugins.state import State
 from qwen_embed_plugins.types import (
     Answer,
-    Batch,
     Call,
     Exchange,
     Fault,
@@ -35,80 +33,6 @@ from qwen_embed_plugins.types import (
 log = logging.getLogger("qwen_embed_plugins")
 
 T = TypeVar("T")
-
-
-@dataclass(frozen=True, slots=True)
-class Job:
-    """One attempt to be made: a batch for an offer, bounded in time and in the answer's size."""
-
-    id: int
-    offer: ConfiguredOffer
-    batch: Batch
-    timeout_seconds: float
-    max_answer_bytes: int
-
-
-@dataclass(frozen=True, slots=True)
-class Finished:
-    """How a job ended: with an answer, or with a fault.
-
-    `maybe_served` says that there is no answer although the request may have reached the provider,
-    which may have counted it.
-    """
-
-    job: Job
-    outcome: Answer | Fault
-    seconds: float
-    maybe_served: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class Start:
-    """Begin a job; gives nothing and does not wait."""
-
-    job: Job
-
-
-@dataclass(frozen=True, slots=True)
-class Wait:
-    """Give the first job that finished, or None at `until` (seconds since the epoch), or None when
-    the flow's `wake` was called."""
-
-    until: float | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Reserve:
-    """Hold tokens and money for an attempt; gives a `Reservation` or `Refused`."""
-
-    offer: str
-    tokens: int
-    cost: Decimal
-
-
-@dataclass(frozen=True, slots=True)
-class Settle:
-    """Replace a reservation by what was really used."""
-
-    reservation: Reservation
-    tokens: int
-    cost: Decimal
-
-
-@dataclass(frozen=True, slots=True)
-class Learn:
-    """Remember what an endpoint can do."""
-
-    endpoint: str
-    name: str
-    value: str
-
-
-Effect: TypeAlias = Start | Wait | Reserve | Settle | Learn
-Flow: TypeAlias = Generator[Effect, Any, T]
-Wake: TypeAlias = Callable[[], None]
-MakeFlow: TypeAlias = Callable[[Wake], Flow[T]]
-"""Makes a flow, given the function that other flows call when a place at an offer is free."""
 
 
 class Transport(Protocol):
