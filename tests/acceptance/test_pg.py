@@ -82,7 +82,6 @@ def test_the_other_commands(run: Run, docs: Database) -> None:
     [
         (["create", "dcs", "--column", "body"], "Did you mean docs?"),
         (["create", "docs", "--column", "bdy"], "Did you mean body?"),
-        (["create", 'do"cs', "--column", "body"], "no table name"),
         (["status", "nothing"], "there is no vectorizer"),
         (["search", "nothing", "text"], "there is no vectorizer"),
         (["worker", "--once", "--only", "nothing"], "there is no vectorizer nothing"),
@@ -126,13 +125,14 @@ def test_an_address_that_is_none(run: Run) -> None:
     assert done.complaint
 
 
-def test_a_server_without_pgvector(run: Run, database: Database) -> None:
-    database.execute("CREATE ROLE plain_user LOGIN") if not database.execute(
-        "SELECT FROM pg_roles WHERE rolname = 'plain_user'"
-    ) else None
-    done = run("pg", "install", "--dsn", f"{database.address} user=plain_user")
+def test_a_role_that_may_not_create_the_extension(run: Run, database: Database) -> None:
+    database.execute("DROP ROLE IF EXISTS qe_plain", "CREATE ROLE qe_plain LOGIN")
+    try:
+        done = run("pg", "install", "--dsn", f"{database.address} user=qe_plain")
+    finally:
+        database.execute("DROP ROLE qe_plain")
     assert done.code == 1
-    assert "CREATE EXTENSION vector" in done.complaint or "GRANT CREATE" in done.complaint
+    assert "CREATE EXTENSION vector" in done.complaint
 
 
 def test_a_refused_row_is_named_and_the_others_are_done(
