@@ -30,7 +30,9 @@ def temporary(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 
 def servers(folder: Path) -> list[str]:
     """The command lines of processes that mention the folder."""
-    answer = subprocess.run(["ps", "-eo", "args"], capture_output=True, text=True, check=True)
+    answer = subprocess.run(
+        ["ps", "-axww", "-o", "args"], capture_output=True, text=True, check=True
+    )
     return [line for line in answer.stdout.splitlines() if str(folder) in line]
 
 
@@ -99,15 +101,16 @@ def test_broken_off_it_cleans_up(
     demo = run.start(
         "demo", stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, env={"OLLAMA_HOST": server.url}
     )
-    try:
-        while not server.requests:
-            assert demo.poll() is None
-            time.sleep(0.05)
-        assert servers(temporary)
-        os.kill(demo.pid, number)
-        _, err = demo.communicate(timeout=60)
-    finally:
-        demo.kill()
+    with demo:
+        try:
+            while not server.requests:
+                assert demo.poll() is None
+                time.sleep(0.05)
+            assert servers(temporary)
+            os.kill(demo.pid, number)
+            _, err = demo.communicate(timeout=60)
+        finally:
+            demo.kill()
     run.check_output(err.decode())
     assert demo.returncode == 130
     assert err.decode().splitlines()[-1] == "qwen-embed: interrupted"

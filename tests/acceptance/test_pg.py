@@ -177,24 +177,26 @@ def test_work_that_is_held_is_said_in_one_line(
 def test_a_service_ends_by_a_signal_and_in_order(run: Run, docs: Database) -> None:
     run("pg", "create", "docs", "--column", "body", "--index-kind", "none", *LEXICAL)
     service = run.start("pg", "worker", stdout=subprocess.PIPE, stderr=subprocess.PIPE)
-    try:
-        while docs.execute("SELECT count(*) FROM docs_embedding") != [(3,)]:
-            assert service.poll() is None
-            time.sleep(0.05)
-        service.send_signal(signal.SIGTERM)
-        out, err = service.communicate(timeout=30)
-    finally:
-        service.kill()
+    with service:
+        try:
+            while docs.execute("SELECT count(*) FROM docs_embedding") != [(3,)]:
+                assert service.poll() is None
+                time.sleep(0.05)
+            service.send_signal(signal.SIGTERM)
+            out, err = service.communicate(timeout=30)
+        finally:
+            service.kill()
     assert service.returncode == 0, err
     assert out.decode().startswith("3 embedded (")
 
 
 def test_watching_ends_by_ctrl_c(run: Run, docs: Database) -> None:
     watch = run.start("pg", "status", "--watch", stdout=subprocess.PIPE, stderr=subprocess.PIPE)
-    assert watch.stdout is not None
-    assert watch.stdout.readline() == b"no vectorizers yet\n"
-    watch.send_signal(signal.SIGINT)
-    _, err = watch.communicate(timeout=30)
+    with watch:
+        assert watch.stdout is not None
+        assert watch.stdout.readline() == b"no vectorizers yet\n"
+        watch.send_signal(signal.SIGINT)
+        _, err = watch.communicate(timeout=30)
     assert (watch.returncode, err) == (130, b"qwen-embed: interrupted\n")
 
 
