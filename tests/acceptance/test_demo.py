@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from qwen_embed_plugins import EmbeddingSpace, Settings
+from qwen_embed_plugins.cli.demo_space import Choice, choose
 from qwen_embed_plugins.testing import Reply, SimulatedServer
 
 if TYPE_CHECKING:
@@ -68,21 +70,39 @@ def test_ollama_is_used_if_it_has_a_model(run: Run, temporary: Path) -> None:
     assert "qwen3-embedding-0.6b/1024" in done.out
 
 
-def test_ollama_without_a_model_is_said(run: Run, temporary: Path) -> None:
+def chosen(provider: str | None = None, **table: str) -> Choice:
+    tables = {"ollama": {"base_url": table.pop("ollama", "http://127.0.0.1:1")}}
+    if table:
+        tables["mine"] = {"kind": "openai-compatible", **table}
+    return choose(Settings.load(environ={}, providers=tables), provider)
+
+
+def test_ollama_without_a_model_is_said() -> None:
     with SimulatedServer(models={"bge-m3:latest": 1024}) as server:
-        done = run("demo", OLLAMA_HOST=server.url)
-        assert server.requests == []
-    assert done.code == 0, done.err
-    assert "has no Qwen3-Embedding model" in done.out.splitlines()[0]
+        choice = chosen(ollama=server.url)
+    assert choice.space.model == "lexical"
+    assert "has no Qwen3-Embedding model" in choice.reason
 
 
-def test_a_service_is_used_only_by_name(run: Run, temporary: Path, mine: SimulatedServer) -> None:
-    assert run("demo", OLLAMA_HOST="127.0.0.1:1").code == 0
-    assert mine.requests == []
-    done = run("demo", "--provider", "mine")
-    assert done.code == 0, done.err
-    assert "mine, qwen3-embedding-8b: named by --provider" in done.out
-    assert mine.requests
+def test_a_model_under_another_name_is_asked_for_by_that_name() -> None:
+    name = "hf.co/Qwen/Qwen3-Embedding-4B-GGUF:Q4_K_M"
+    with SimulatedServer(models={name: 2560}) as server:
+        choice = chosen(ollama=server.url)
+    assert choice.space == EmbeddingSpace("qwen3-embedding-4b", 1024)
+    assert choice.settings.providers["ollama"].wire_name == name
+
+
+def test_something_else_than_ollama_is_said() -> None:
+    with SimulatedServer() as server:
+        server.respond = lambda _: Reply.html(200)
+        assert "is not Ollama" in chosen(ollama=server.url).reason
+
+
+def test_a_service_is_used_only_by_name() -> None:
+    assert chosen(base_url="http://127.0.0.1:2/v1").space.model == "lexical"
+    choice = chosen("mine", base_url="http://127.0.0.1:2/v1")
+    assert choice.settings.use == ("mine",)
+    assert "named by --provider" in choice.reason
 
 
 def test_a_provider_without_its_key_is_one_line(run: Run, temporary: Path) -> None:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from qwen_embed_plugins import postgres
 from qwen_embed_plugins.testing import Reply, SimulatedServer
 
 if TYPE_CHECKING:
@@ -26,9 +27,9 @@ ROWS = [
 
 
 @pytest.fixture
-def docs(run: Run, database: Database) -> Database:
+def docs(database: Database) -> Database:
     """A database with an installation and a table of three rows."""
-    assert run("pg", "install").code == 0
+    postgres.install(database.address)
     values = ", ".join(f"({key}, '{language}', '{body}')" for key, language, body in ROWS)
     database.execute(
         "CREATE TABLE docs (id int PRIMARY KEY, language text, body text)",
@@ -37,8 +38,12 @@ def docs(run: Run, database: Database) -> Database:
     return database
 
 
-def test_from_install_to_a_search(run: Run, docs: Database) -> None:
+def test_installing_twice_is_harmless(run: Run, database: Database) -> None:
+    assert run("pg", "install").out.startswith("installed: 0001_")
     assert run("pg", "install").out.startswith("up to date")
+
+
+def test_from_creation_to_a_search(run: Run, docs: Database) -> None:
     created = run("pg", "create", "docs", "--column", "body", *LEXICAL)
     assert created.out.startswith("created the vectorizer docs.")
     [listed] = run("pg", "list", "--json").json
