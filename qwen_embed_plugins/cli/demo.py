@@ -88,9 +88,8 @@ def _create(connection: psycopg.Connection[Any], choice: Choice) -> None:
         dimensions=space.dimensions,
         backfill=False,  # the table is new: there is nothing to look for
     )
-    click.echo(
-        f"  SELECT qwen_embed.create_vectorizer('notes', columns => '{{body}}', ...)  {space}"
-    )
+    click.echo("  SELECT qwen_embed.create_vectorizer('notes', columns => '{body}', ...)")
+    click.echo(f"  -- vectors of {space}")
 
 
 def _write(connection: psycopg.Connection[Any], rows: list[dict[str, str]]) -> int:

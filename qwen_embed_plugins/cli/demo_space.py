@@ -19,7 +19,7 @@ PROBE_SECONDS = 1.5
 LONGEST_VECTOR = 1024
 """Any index takes so many numbers, and every model of the demo has them."""
 
-STAND_IN = "the stand-in `lexical`, which knows words but not meaning"
+STAND_IN = "`lexical` (words, not meaning)"
 
 _SIZE = re.compile(r"qwen3-embedding[:-](0\.6b|4b|8b|latest)", re.IGNORECASE)
 _SMALL_FIRST = ("0.6b", "4b", "8b")
@@ -89,7 +89,7 @@ def _ask_ollama(settings: Settings, registry: Registry) -> tuple[str, str, str] 
         answer = httpx.get(f"{url}/api/tags", timeout=PROBE_SECONDS, trust_env=not offer.private)
         names = [str(item["name"]) for item in answer.raise_for_status().json()["models"]]
     except httpx.TransportError:
-        return f"Ollama does not answer at {_place(url)}"
+        return f"no Ollama at {_place(url)}"
     except (httpx.HTTPStatusError, ValueError, KeyError, TypeError):
         return f"what answers at {_place(url)} is not Ollama"
     chosen = _smallest(names, settings)

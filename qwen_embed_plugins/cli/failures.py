@@ -18,6 +18,7 @@ from qwen_embed_plugins.errors import (
 )
 
 PROGRAM = "qwen-embed"
+LOGGER = "qwen_embed_plugins"
 
 REFUSED = 1
 WRONG_ARGUMENTS = 2
@@ -47,7 +48,7 @@ def guarded(command: Callable[[], int]) -> int:
         return end.exit_code
     except Exception as error:
         complain(describe(error))
-        if logging.getLogger("qwen_embed_plugins").isEnabledFor(logging.DEBUG):
+        if not _is_expected(error) and logging.getLogger(LOGGER).isEnabledFor(logging.DEBUG):
             _show_traceback(error)
         return exit_code(error)
     return code
@@ -83,6 +84,10 @@ def describe(error: Exception) -> str:
     return (
         f"internal error: {type(error).__name__}: {error} (--verbose shows where; please report it)"
     )
+
+
+def _is_expected(error: Exception) -> bool:
+    return isinstance(error, (click.ClickException, QwenEmbedError, OSError))
 
 
 def _usage(error: click.UsageError) -> str:

@@ -34,7 +34,7 @@ def install(dsn: str | None, model: str | None, dimensions: int | None) -> None:
     Examples:
       qwen-embed pg create docs --column title --column body
       qwen-embed pg create '"My schema"."My table"' --columns a,b --dimensions 512
-      qwen-embed pg create docs --template '{title}: {body}' --model qwen3-embedding-0.6b
+      qwen-embed pg create docs --template '{title}: {body}' --name docs-titled
     """
 )
 @click.argument("source")

@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from qwen_embed_plugins.cli.failures import LOGGER
+
 if TYPE_CHECKING:
     from qwen_embed_plugins.settings import Settings
-
-LOGGER = "qwen_embed_plugins"
 
 _PLAIN = logging.makeLogRecord({}).__dict__.keys() | {"message", "asctime"}
 """What every log record has; the rest are the fields of the event."""

