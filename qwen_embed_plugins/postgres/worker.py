@@ -481,7 +481,8 @@ class _Worker:
         }
         if lane.trouble is not None:
             yield Statement(_sql.query("report_trouble"), values)
-        elif lane.vectorizer.trouble is not None and outcome.written:
+        elif outcome.written:
+            # Whoever wrote the reason, perhaps another worker: it no longer holds.
             yield Statement(_sql.query("clear_trouble"), values)
         return kept
 
