@@ -15,6 +15,9 @@ from qwen_embed_plugins.errors import DatabaseError, shown
 from qwen_embed_plugins.postgres._flow import Flow, Statement
 
 
+_QUOTE = 'Quote its parts as SQL does, for example "My schema"."My table"'
+
+
 @dataclass(frozen=True, slots=True)
 class VectorizerStatus:
     """One row of the view `qwen_embed.status`; its comment in the database explains the states."""
@@ -117,10 +120,7 @@ def _require_table(source: str) -> Flow[None]:
             sql.SQL("SELECT to_regclass(%(source)s) IS NOT NULL AS found"), {"source": source}
         )
     except (pg.SyntaxError, pg.InvalidName) as error:
-        raise DatabaseError(
-            f"{shown(source)} is no table name. Quote its parts as SQL does, "
-            'for example "My schema"."My table"'
-        ) from error
+        raise DatabaseError(f"{shown(source)} is no table name. {_QUOTE}") from error
     if rows[0]["found"]:
         return
     tables = yield Statement(
@@ -131,7 +131,7 @@ def _require_table(source: str) -> Flow[None]:
         )
     )
     near = difflib.get_close_matches(source, [row["name"] for row in tables], n=1, cutoff=0.4)
-    remedy = f"Did you mean {near[0]}?" if near else "Check the name, its schema and the database."
+    remedy = f"Did you mean {near[0]}?" if near else f"Check its schema, and the database. {_QUOTE}"
     raise DatabaseError(f"there is no table {source}. {remedy}")
 
 

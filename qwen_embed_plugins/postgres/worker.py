@@ -543,9 +543,9 @@ class _Worker:
             await asyncio.sleep(beat)
 
     async def _refresh(self) -> None:
+        definitions = await self.tending.transact(define_vectorizers())
         if self.types is None:
             self.types = await self.tending.transact(vector_types())
-        definitions = await self.tending.transact(define_vectorizers())
         self._require_known(definitions)
         wanted = [d for d in definitions if self.only is None or d.name in self.only]
         known = {definition.id for definition in wanted}

@@ -109,7 +109,7 @@ BEGIN
         'SELECT found.key, found.chunk, found.text, found.distance FROM ('
         'SELECT jsonb_build_object(%s) AS key, e.chunk, e.text, '
         '(e.embedding::%s.vector OPERATOR(%s.<=>) $1)::float8 AS distance '
-        'FROM %s AS e JOIN %s AS s ON %s WHERE true%s ORDER BY %s%s LIMIT $2) AS found '
+        'FROM %s AS e JOIN %s AS s ON %s WHERE true%s ORDER BY (%s)%s LIMIT $2) AS found '
         'ORDER BY found.distance, found.key, found.chunk',
         key_object, pgvector, pgvector, v.target_table, v.source, qwen_embed.key_join(v.id, 's', 'e'),
         CASE WHEN filter IS NULL THEN '' ELSE qwen_embed.filter_condition(v.source, filter) END,
