@@ -355,7 +355,7 @@ def test_what_everybody_may_call(db: Database) -> None:
     }
     assert open_to_all == {
         "base_type", "comparison", "definition", "equality", "extension_schema", "filter_condition",
-        "key_columns", "key_join", "nearest", "query_text", "search",
+        "key_columns", "nearest", "query_text", "search",
     }  # fmt: skip
     tables = db.rows(
         "SELECT relname::text FROM pg_class WHERE relnamespace = 'qwen_embed'::regnamespace "
