@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from importlib import import_module
 from typing import TYPE_CHECKING, Any, Protocol
 
 from psycopg import sql
@@ -17,12 +16,12 @@ from qwen_embed_plugins.postgres.vectors import vector_text
 
 if TYPE_CHECKING:
     from qwen_embed_plugins.spaces import EmbeddingSpace
-    from qwen_embed_plugins.types import Matrix
+    from qwen_embed_plugins.types import Vector
 
 
 @dataclass(frozen=True, slots=True)
 class Hit:
-    """A found row: its key {column: value}, the chunk and text that matched, the cosine distance."""
+    """A found row: key {column: value}, the chunk and text that matched, cosine distance."""
 
     key: dict[str, Any]
     chunk: int
@@ -36,7 +35,7 @@ class EmbedsQuery(Protocol):
     @property
     def space(self) -> EmbeddingSpace: ...
 
-    def embed_query(self, text: str, *, instruction: str | None = None) -> Matrix: ...
+    def embed_query(self, text: str, *, instruction: str | None = None) -> Vector: ...
 
 
 class AsyncEmbedsQuery(Protocol):
@@ -45,7 +44,7 @@ class AsyncEmbedsQuery(Protocol):
     @property
     def space(self) -> EmbeddingSpace: ...
 
-    async def embed_query(self, text: str, *, instruction: str | None = None) -> Matrix: ...
+    async def embed_query(self, text: str, *, instruction: str | None = None) -> Vector: ...
 
 
 def search(
@@ -54,7 +53,7 @@ def search(
     text: str,
     *,
     k: int = 10,
-    filter: Mapping[str, Any] | None = None,
+    filter: Mapping[str, Any] | None = None,  # noqa: A002  the public name
     exact: bool = False,
     embedder: EmbedsQuery | None = None,
 ) -> list[Hit]:
@@ -80,7 +79,7 @@ async def asearch(
     text: str,
     *,
     k: int = 10,
-    filter: Mapping[str, Any] | None = None,
+    filter: Mapping[str, Any] | None = None,  # noqa: A002  the public name
     exact: bool = False,
     embedder: AsyncEmbedsQuery | None = None,
 ) -> list[Hit]:
@@ -94,24 +93,24 @@ async def asearch(
                 return await arun(connection, _nearest(name, vector, k, filter, exact))
 
 
-def _embed(wanted: Row, text: str, embedder: EmbedsQuery | None) -> Matrix:
+def _embed(wanted: Row, text: str, embedder: EmbedsQuery | None) -> Vector:
     if embedder is not None:
         _require_space(wanted, embedder.space)
         return embedder.embed_query(text, instruction=wanted["instruction"])
-    made: Any = import_module("qwen_embed_plugins.embedder").Embedder
-    with made(model=wanted["model"], dimensions=wanted["dimensions"]) as own:
-        vector: Matrix = own.embed_query(text, instruction=wanted["instruction"])
-        return vector
+    from qwen_embed_plugins.embedder import Embedder
+
+    with Embedder(model=wanted["model"], dimensions=wanted["dimensions"]) as own:
+        return own.embed_query(text, instruction=wanted["instruction"])
 
 
-async def _aembed(wanted: Row, text: str, embedder: AsyncEmbedsQuery | None) -> Matrix:
+async def _aembed(wanted: Row, text: str, embedder: AsyncEmbedsQuery | None) -> Vector:
     if embedder is not None:
         _require_space(wanted, embedder.space)
         return await embedder.embed_query(text, instruction=wanted["instruction"])
-    made: Any = import_module("qwen_embed_plugins.embedder").AsyncEmbedder
-    async with made(model=wanted["model"], dimensions=wanted["dimensions"]) as own:
-        vector: Matrix = await own.embed_query(text, instruction=wanted["instruction"])
-        return vector
+    from qwen_embed_plugins.embedder import AsyncEmbedder
+
+    async with AsyncEmbedder(model=wanted["model"], dimensions=wanted["dimensions"]) as own:
+        return await own.embed_query(text, instruction=wanted["instruction"])
 
 
 def _require_space(wanted: Row, space: EmbeddingSpace) -> None:
@@ -131,7 +130,7 @@ def _wanted(name: str) -> Flow[Row]:
 
 
 def _nearest(
-    name: str, vector: Matrix, k: int, filter: Mapping[str, Any] | None, exact: bool
+    name: str, vector: Vector, k: int, wanted: Mapping[str, Any] | None, exact: bool
 ) -> Flow[list[Hit]]:
     rows = yield Statement(
         sql.SQL("SELECT qwen_embed.extension_schema() AS schema"),
@@ -146,7 +145,7 @@ def _nearest(
             "name": name,
             "vector": vector_text(vector),
             "k": k,
-            "filter": Jsonb(dict(filter)) if filter is not None else None,
+            "filter": Jsonb(dict(wanted)) if wanted is not None else None,
             "exact": exact,
         },
     )

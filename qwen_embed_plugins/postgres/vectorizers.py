@@ -14,7 +14,6 @@ from psycopg import sql
 from qwen_embed_plugins.errors import DatabaseError, shown
 from qwen_embed_plugins.postgres._flow import Flow, Statement
 
-
 _QUOTE = 'Quote its parts as SQL does, for example "My schema"."My table"'
 
 
@@ -157,7 +156,7 @@ def resume(name: str) -> Flow[None]:
 
 
 def enqueue(name: str) -> Flow[None]:
-    """Have workers look at every row again; a text that did not change is not paid again. Blocks."""
+    """Have workers look at every row again; an unchanged text is not paid again. Blocks."""
     yield _call("enqueue", name)
 
 

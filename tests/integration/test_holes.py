@@ -143,7 +143,7 @@ def test_1_a_key_merged_by_a_running_statement_brings_its_new_text(db: Database)
 
 
 async def _until(db: Database, question: str) -> None:
-    while not db.value(question):
+    while not db.value(question):  # noqa: ASYNC110  the server tells nobody when it waits
         await asyncio.sleep(0.01)
 
 
@@ -259,7 +259,7 @@ def test_4_walks_write_to_the_log_alone(db: Database) -> None:
 
 
 def test_5_a_row_that_vanished_during_the_request_gets_no_vector(db: Database) -> None:
-    """TRUNCATE and its whole sweep pass between reading and finishing: the finish must look again."""
+    """TRUNCATE and its whole sweep pass between read and finish: the finish must look again."""
     db.create()
     db.rows("INSERT INTO docs VALUES (1, 'first')")
 
@@ -365,9 +365,7 @@ def test_8_rows_committed_while_the_creator_looks_away_are_embedded(db: Database
 
 
 @pytest.mark.parametrize("isolation", list(psycopg.IsolationLevel))
-def test_writers_of_all_levels_only_append(
-    db: Database, isolation: psycopg.IsolationLevel
-) -> None:
+def test_writers_of_all_levels_only_append(db: Database, isolation: psycopg.IsolationLevel) -> None:
     """Two open transactions change the same key's row one after the other; neither meets us."""
     db.rows("INSERT INTO docs VALUES (1, 'a'), (2, 'b')")
     db.create()

@@ -148,7 +148,7 @@ def test_not_installed(bare: Database) -> None:
     for call in (
         lambda: postgres.create_vectorizer(bare.dsn, "docs", columns=["body"]),
         lambda: postgres.status(bare.dsn),
-        lambda: bare.work(),
+        bare.work,
         lambda: postgres.search(bare.dsn, "docs", "x", embedder=bare.stub),
     ):
         assert "qwen-embed pg install" in refusal(call)
@@ -210,7 +210,7 @@ def test_arguments_are_refused_by_name(db: Database, options: dict[str, Any], sa
 
 def test_names_that_are_taken(db: Database) -> None:
     db.create()
-    assert "already a vectorizer 'docs'" in refusal(lambda: db.create())
+    assert "already a vectorizer 'docs'" in refusal(db.create)
     assert "target_name" in refusal(lambda: db.create(name="second"))
     db.create(name="second", target_name="second")
     assert "Did you mean 'docs'?" in refusal(lambda: postgres.pause(db.dsn, "dox"))
@@ -286,7 +286,7 @@ def test_dropping_and_creating_again(db: Database) -> None:
         "UNION ALL SELECT tgname::text FROM pg_trigger WHERE tgname LIKE 'qwen%%'"
     )
     assert left == []
-    assert "target_name" in refusal(lambda: db.create())
+    assert "target_name" in refusal(db.create)
     db.rows("DROP TABLE docs_embedding")
     db.create()
     db.work()

@@ -35,7 +35,9 @@ def filled(db: Database) -> Database:
 def nearest(db: Database, text: str, k: int, where: Callable[[int], bool] = lambda i: True) -> Any:
     query = db.stub.vector(text)
     distances = [
-        (float(1 - np.dot(db.stub.vector(f"text {i}"), query)), i) for i in range(1, 601) if where(i)
+        (float(1 - np.dot(db.stub.vector(f"text {i}"), query)), i)
+        for i in range(1, 601)
+        if where(i)
     ]
     return [i for _, i in sorted(distances)[:k]]
 
@@ -58,8 +60,8 @@ def test_more_rows_than_the_index_looks_at_by_default(filled: Database) -> None:
 def test_filters(filled: Database) -> None:
     db = filled
 
-    def found(filter: dict[str, Any], k: int = 5) -> list[int]:
-        hits = postgres.search(db.dsn, "docs", "q", k=k, filter=filter, embedder=db.stub)
+    def found(where: dict[str, Any], k: int = 5) -> list[int]:
+        hits = postgres.search(db.dsn, "docs", "q", k=k, filter=where, embedder=db.stub)
         return [hit.key["id"] for hit in hits]
 
     assert found({"language": "ru"}) == nearest(db, "q", 5, lambda i: i % 3 == 1)
@@ -76,9 +78,9 @@ def test_filters(filled: Database) -> None:
 def test_wrong_filters_are_named(filled: Database) -> None:
     db = filled
 
-    def refused(filter: Any) -> str:
+    def refused(where: Any) -> str:
         with pytest.raises(DatabaseError) as caught:
-            postgres.search(db.dsn, "docs", "q", filter=filter, embedder=db.stub)
+            postgres.search(db.dsn, "docs", "q", filter=where, embedder=db.stub)
         return str(caught.value)
 
     assert "The nearest is language" in refused({"languag": "ru"})
@@ -106,7 +108,7 @@ def test_wrong_queries_are_named(filled: Database) -> None:
 
 def test_an_embedder_of_another_space_is_refused(filled: Database) -> None:
     other = type(filled.stub)(dimensions=64)
-    with pytest.raises(SpaceMismatch, match="qwen3-embedding-0.6b/64"):
+    with pytest.raises(SpaceMismatch, match=r"qwen3-embedding-0\.6b/64"):
         postgres.search(filled.dsn, "docs", "q", embedder=other)
 
 
@@ -236,7 +238,9 @@ def test_the_text_of_a_query(db: Database) -> None:
 def test_an_interrupted_index_is_built_again(filled: Database) -> None:
     db = filled
     assert postgres.build_index(db.dsn, "docs") is False
-    db.rows("UPDATE pg_index SET indisvalid = false WHERE indexrelid = 'docs_embedding_hnsw'::regclass")
+    db.rows(
+        "UPDATE pg_index SET indisvalid = false WHERE indexrelid = 'docs_embedding_hnsw'::regclass"
+    )
     assert postgres.build_index(db.dsn, "docs") is True
     assert db.value(
         "SELECT indisvalid FROM pg_index WHERE indexrelid = 'docs_embedding_hnsw'::regclass"

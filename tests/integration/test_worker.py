@@ -184,9 +184,7 @@ def test_bad_vectors_are_tried_five_times(filled: Database) -> None:
 
 
 TROUBLES = {
-    "no offer": lambda: NoOfferLeft(
-        "no offer left: ollama refused", reasons={"ollama": "refused"}
-    ),
+    "no offer": lambda: NoOfferLeft("no offer left: ollama refused", reasons={"ollama": "refused"}),
     "budget": lambda: BudgetExceeded("usd_per_day = 1.00 is spent"),
     "a bug": lambda: RuntimeError("something else"),
 }
