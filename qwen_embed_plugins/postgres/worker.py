@@ -245,6 +245,9 @@ class _Worker:
         background: list[asyncio.Task[None]] = []
         try:
             await self._refresh()
+            # Settings and clients are loaded now, not while a transaction of another loop is open.
+            for lane in self._open_lanes():
+                await self._embedder(lane)
             background = [
                 asyncio.create_task(self._lasting(self._tend), name="tend"),
                 asyncio.create_task(self._lasting(self._walk), name="walk"),
