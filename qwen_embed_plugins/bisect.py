@@ -24,7 +24,9 @@ class Piece:
 
     `refused` holds the offers that will not take these texts, each with its fault; `avoid` those
     that are asked last, since an estimate says that the texts are too long for them. A piece with
-    a `split` goes to that split's offer whole; a `probe` carries the known-good text alone.
+    a `split` goes to that split's offer whole; a `probe` of it carries the known-good text alone.
+    With `meets`, the piece carries no text of the call but parity probes by which that offer is
+    introduced; its places are theirs.
     """
 
     places: tuple[int, ...]
@@ -33,6 +35,12 @@ class Piece:
     failures: int = 0
     split: Split | None = None
     probe: bool = False
+    meets: ConfiguredOffer | None = None
+
+    @property
+    def is_ours(self) -> bool:
+        """Whether its texts are our own, so that no text of the call is lost with it."""
+        return self.probe or self.meets is not None
 
     def refused_by(self, offer: ConfiguredOffer, fault: Fault) -> Piece:
         """The piece as it goes on to other offers."""

@@ -31,8 +31,8 @@ class ConfiguredOffer:
     """An offer with the account and the terms that hold for this user.
 
     `key` names it everywhere ("ollama/qwen3-embedding-8b"). `price` is US dollars per million
-    tokens, 0 for private addresses, None when unknown. `endpoint` tells servers apart for what is
-    learnt about them.
+    tokens, 0 for private addresses, None when unknown. `trusted` says that the user vouches for its
+    vectors. `endpoint` tells servers apart for what is learnt about them.
     """
 
     key: str
@@ -42,11 +42,12 @@ class ConfiguredOffer:
     model: Model
     price: Decimal | None
     private: bool
+    trusted: bool = False
     proxy: str | None = field(default=None, repr=False)
 
     @property
     def endpoint(self) -> str:
-        return f"{self.provider.url} {self.offer.wire_name}"
+        return f"{self.provider.url or self.provider.config.name} {self.offer.wire_name}"
 
     @property
     def max_inputs(self) -> int:
@@ -107,6 +108,8 @@ def configure(
     if offer is None:
         served = ", ".join(sorted({item.model for item in declared.offers})) or "none"
         return f"does not serve {model.name} (serves: {served})"
+    if offer.membership == "unproven" and not table.trust:
+        return f"not proven to share {model.name}'s space; trust = true vouches for it"
     if provider_class.needs_naming and not named and model.name != provider_class.name:
         return "serves only when named"
     base_url = table.base_url or _base_url(provider_class, settings.environ)
@@ -142,6 +145,7 @@ def _configured(
         model=model,
         price=Decimal(0) if private else offer.price_per_million,
         private=private,
+        trusted=table.trust,
         proxy=_proxy(table, settings),
     )
 

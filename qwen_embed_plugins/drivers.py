@@ -15,7 +15,17 @@ from dataclasses import replace
 from typing import Any, Protocol, TypeVar
 
 from qwen_embed_plugins.catalogue import ConfiguredOffer
-from qwen_embed_plugins.effects import Finished, Job, Learn, MakeFlow, Reserve, Settle, Start, Wait
+from qwen_embed_plugins.effects import (
+    Finished,
+    Job,
+    KeepProbes,
+    Learn,
+    MakeFlow,
+    Reserve,
+    Settle,
+    Start,
+    Wait,
+)
 from qwen_embed_plugins.errors import ConfigurationError, ProviderError, without_secrets
 from qwen_embed_plugins.ledger import Ledger, Reservation
 from qwen_embed_plugins.state import State
@@ -65,13 +75,16 @@ def keep_books(effect: Reserve | Settle, ledger: Ledger, held: dict[int, Reserva
     return outcome
 
 
-def remember(effect: Learn, state: State) -> None:
-    """Write down a capability. One that cannot be written costs a request next time, no more, so
+def remember(effect: Learn | KeepProbes, state: State) -> None:
+    """Write down what was learnt. What cannot be written costs a request next time, no more, so
     a state file that is not writable must not fail a call whose vectors are paid."""
     try:
-        state.learn(effect.endpoint, effect.name, effect.value)
+        if isinstance(effect, Learn):
+            state.learn(effect.endpoint, effect.name, effect.value)
+        else:
+            state.keep_probes(effect.endpoint, effect.vectors.tobytes())
     except ConfigurationError as error:
-        log.warning("could not remember that %s: %s", effect.name, error)
+        log.warning("could not remember what was learnt of %s: %s", effect.endpoint, error)
 
 
 def fault_of(error: BaseException, offer: ConfiguredOffer) -> Fault:
@@ -240,7 +253,7 @@ class BlockingDriver:
                     running -= isinstance(reply, Finished)
                 elif isinstance(effect, (Reserve, Settle)):
                     reply = keep_books(effect, self._ledger, held)
-                elif isinstance(effect, Learn):
+                else:
                     remember(effect, self._state)
         except StopIteration as stop:
             result: T = stop.value
@@ -290,7 +303,7 @@ class AwaitingDriver:
                     reply = await _atake(mailbox, effect.until)
                 elif isinstance(effect, (Reserve, Settle)):
                     reply = keep_books(effect, self._ledger, held)
-                elif isinstance(effect, Learn):
+                else:
                     await asyncio.to_thread(remember, effect, self._state)
         except StopIteration as stop:
             result: T = stop.value

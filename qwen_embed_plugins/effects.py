@@ -9,11 +9,14 @@ from __future__ import annotations
 from collections.abc import Callable, Generator
 from dataclasses import dataclass
 from decimal import Decimal
-from typing import Any, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 
 from qwen_embed_plugins.catalogue import ConfiguredOffer
 from qwen_embed_plugins.ledger import Reservation
 from qwen_embed_plugins.types import Answer, Batch, Fault
+
+if TYPE_CHECKING:
+    from qwen_embed_plugins.types import Matrix
 
 T = TypeVar("T")
 
@@ -85,7 +88,15 @@ class Learn:
     value: str
 
 
-Effect: TypeAlias = Start | Wait | Reserve | Settle | Learn
+@dataclass(frozen=True, slots=True)
+class KeepProbes:
+    """Remember the vectors that an endpoint gave for the parity probes."""
+
+    endpoint: str
+    vectors: Matrix
+
+
+Effect: TypeAlias = Start | Wait | Reserve | Settle | Learn | KeepProbes
 Flow: TypeAlias = Generator[Effect, Any, T]
 Wake: TypeAlias = Callable[[], None]
 MakeFlow: TypeAlias = Callable[[Wake], Flow[T]]

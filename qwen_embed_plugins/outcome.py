@@ -85,6 +85,8 @@ class Outcome:
 
     def _may_take(self, offer: ConfiguredOffer, piece: Piece) -> bool:
         """Whether an offer that is out now has served before and has not refused these texts."""
+        if self.router.parity.refuses(offer) is not None:
+            return False
         if offer.key in piece.refused or self.router.health.latency_seconds(offer.key) is None:
             return False
         pause = self.router.pause(offer)
@@ -94,11 +96,17 @@ class Outcome:
         """Why each offer does not serve this call."""
         reasons = dict(self.router.catalogue.left_out)
         for offer in self.router.catalogue.offers:
-            pause = self.router.pause(offer)
-            reasons[offer.key] = self.out.get(offer.key) or (
-                pause.fault.message if pause else "not usable for these texts"
-            )
+            reasons[offer.key] = self._reason(offer)
         return reasons
+
+    def _reason(self, offer: ConfiguredOffer) -> str:
+        verdict = self.router.parity.refuses(offer)
+        if verdict is not None:
+            return str(verdict)
+        if offer.key in self.out:
+            return self.out[offer.key]
+        pause = self.router.pause(offer)
+        return pause.fault.message if pause else "not usable for these texts"
 
     def _retry_at(self) -> float | None:
         pauses = [self.router.pause(offer) for offer in self.router.catalogue.offers]

@@ -8,6 +8,7 @@ nothing is left that any offer could still take. How a refused batch is taken ap
 
 from __future__ import annotations
 
+import logging
 from collections import Counter, deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -15,12 +16,15 @@ from decimal import Decimal
 from itertools import count
 from typing import Any
 
+import numpy as np
+
 from qwen_embed_plugins.bisect import Piece, Split, take_apart
 from qwen_embed_plugins.catalogue import Catalogue, ConfiguredOffer
 from qwen_embed_plugins.effects import (
     Finished,
     Flow,
     Job,
+    KeepProbes,
     Learn,
     Reserve,
     Settle,
@@ -28,15 +32,24 @@ from qwen_embed_plugins.effects import (
     Wait,
     Wake,
 )
-from qwen_embed_plugins.events import AttemptFinished, BudgetReached, Event, OfferPaused
+from qwen_embed_plugins.events import (
+    AttemptFinished,
+    BudgetReached,
+    Event,
+    OfferPaused,
+    VerdictChanged,
+)
 from qwen_embed_plugins.health import Health, Paused
 from qwen_embed_plugins.ledger import Refused, Reservation
 from qwen_embed_plugins.outcome import Outcome
+from qwen_embed_plugins.parity import PROBES, Parity
 from qwen_embed_plugins.routing import UNKNOWN_PRICE, Candidate, Policy
 from qwen_embed_plugins.spaces import EmbeddingSpace
 from qwen_embed_plugins.tokens import estimate_all, estimate_tokens
 from qwen_embed_plugins.types import Answer, Attempt, Batch, EmbedResult, Fault, FaultKind, Role
 from qwen_embed_plugins.vectors import BadAnswer, as_matrix, equal_rows, row_faults
+
+log = logging.getLogger("qwen_embed_plugins")
 
 KNOWN_GOOD = "The capital of China is Beijing."
 """The probe text: short, plain, from the model card. Who refuses this refuses everything."""
@@ -85,6 +98,8 @@ class Router:
     capabilities: dict[tuple[str, str], str]
     now: Callable[[], float]
     emit: Callable[[Event], None]
+    parity: Parity
+    min_parity: float = 0.98
     concurrency: int = 8
     timeout_seconds: float = 60.0
     spill_after_seconds: float = 2.0
@@ -143,6 +158,7 @@ class _EmbedCall:
         self.under_way: dict[int, _UnderWay] = {}
         self.failures: Counter[str] = Counter()
         self.accepted: set[str] = set()
+        self.meeting: dict[str, dict[int, Any]] = {}
         self.outcome = Outcome(router, request)
 
     def run(self) -> Flow[EmbedResult]:
@@ -170,7 +186,7 @@ class _EmbedCall:
         busy = False
         for _ in range(len(self.pool)):
             first = self.pool.popleft()
-            if first.probe and first.split is not None and first.split.dissolved:
+            if self._is_moot(first):
                 continue
             piece: Piece | None = first
             while piece is not None:
@@ -186,12 +202,22 @@ class _EmbedCall:
                 piece = yield from self._start(piece, choice)
         return _Blocked(until, busy)
 
+    def _is_moot(self, piece: Piece) -> bool:
+        """Whether a piece of ours waits for something that has been decided meanwhile."""
+        if piece.meets is not None:
+            return piece.meets.key not in self.meeting
+        return piece.probe and piece.split is not None and piece.split.dissolved
+
     def _choose(self, piece: Piece) -> ConfiguredOffer | _Blocked:
         """The offer that takes the piece now, with a place taken there; or why none does."""
         until: float | None = None
         busy = False
         cheapest_waiting = UNKNOWN_PRICE
         for offer in self._allowed(piece):
+            if offer.key in self.meeting and piece.meets is None:
+                busy = True
+                cheapest_waiting = min(cheapest_waiting, _price(offer))
+                continue
             if _price(offer) > cheapest_waiting and not self._may_pay_more():
                 if self.request.role == "query":
                     until = _sooner(until, self.started + self.router.spill_after_seconds)
@@ -211,11 +237,17 @@ class _EmbedCall:
         return _Blocked(until, busy)
 
     def _allowed(self, piece: Piece) -> list[ConfiguredOffer]:
-        if piece.split is not None and not piece.split.dissolved:
+        if piece.meets is not None:
+            offers = [piece.meets]
+        elif piece.split is not None and not piece.split.dissolved:
             offers = [piece.split.offer]
         else:
             offers = [offer for offer in self.ranked if offer.key not in piece.refused]
-        allowed = [offer for offer in offers if offer.key not in self.outcome.out]
+        allowed = [
+            offer
+            for offer in offers
+            if offer.key not in self.outcome.out and self.router.parity.refuses(offer) is None
+        ]
         return sorted(allowed, key=lambda offer: offer.key in piece.avoid)
 
     def _may_pay_more(self) -> bool:
@@ -233,6 +265,8 @@ class _EmbedCall:
     def _wait_or_give_up(self, piece: Piece, blocked: _Blocked) -> None:
         if blocked.busy or blocked.until is not None:
             self.pool.append(piece)
+        elif piece.meets is not None:
+            self.meeting.pop(piece.meets.key, None)
         elif piece.split is not None and not piece.split.dissolved:
             self._dissolve(piece.split, piece)
         elif not piece.probe:
@@ -241,7 +275,12 @@ class _EmbedCall:
     # Starting a batch
 
     def _start(self, piece: Piece, offer: ConfiguredOffer) -> Flow[Piece | None]:
-        """Start a batch from the front of the piece; gives what is left of it."""
+        """Start a batch from the front of the piece; gives what is left of it. An offer that the
+        others of its space do not know is introduced first, and the piece goes on waiting."""
+        if self.router.parity.is_unmet(offer) and piece.meets is None:
+            self.meeting[offer.key] = {}
+            self.pool.append(piece)
+            piece = Piece(tuple(range(len(PROBES))), meets=offer)
         piece, too_long = self._set_long_apart(piece, offer)
         if too_long is not None:
             self.pool.append(too_long)
@@ -249,22 +288,28 @@ class _EmbedCall:
             self.router.health.release(offer.key)
             return None
         batch_piece, rest = self._cut(piece, offer)
-        texts = self._texts(batch_piece)
+        sent = yield from self._send(batch_piece, offer)
+        return rest if sent else piece
+
+    def _send(self, piece: Piece, offer: ConfiguredOffer) -> Flow[bool]:
+        """Reserve and start one request, in the place that was taken; False if a budget forbids."""
+        texts = self._texts(piece)
         tokens = estimate_all(texts)
         bound = tokens * RESERVED_OVER_ESTIMATE
         reserved = yield Reserve(offer.key, bound, offer.cost(bound))
         if isinstance(reserved, Refused):
             self.router.health.release(offer.key)
+            self.meeting.pop(offer.key, None)
             self.outcome.over_budget(offer, reserved)
             self.router.emit(BudgetReached(reserved.budget, reserved.message))
-            return piece
-        job = self._job(batch_piece, offer, texts)
-        self.under_way[job.id] = _UnderWay(batch_piece, reserved, tokens)
+            return False
+        job = self._job(piece, offer, texts)
+        self.under_way[job.id] = _UnderWay(piece, reserved, tokens)
         yield Start(job)
-        return rest
+        return True
 
     def _job(self, piece: Piece, offer: ConfiguredOffer, texts: list[str]) -> Job:
-        role: Role = "document" if piece.probe else self.request.role
+        role: Role = "document" if piece.is_ours else self.request.role
         instruction = self.request.instruction if role == "query" else None
         format_query = self.model.format_query
         if instruction and format_query and not offer.provider.adds_instruction:
@@ -284,6 +329,8 @@ class _EmbedCall:
     def _texts(self, piece: Piece) -> list[str]:
         if piece.probe:
             return [KNOWN_GOOD]
+        if piece.meets is not None:
+            return [PROBES[place] for place in piece.places]
         return [self.request.texts[place] for place in piece.places]
 
     def _cut(self, piece: Piece, offer: ConfiguredOffer) -> tuple[Piece, Piece | None]:
@@ -306,8 +353,8 @@ class _EmbedCall:
         if offer.offer.max_batch_tokens is None:
             return size
         tokens = 0
-        for number, place in enumerate(piece.places[:size]):
-            tokens += estimate_tokens(self.request.texts[place])
+        for number, text in enumerate(self._texts(piece)[:size]):
+            tokens += estimate_tokens(text)
             if tokens > offer.offer.max_batch_tokens:
                 return max(1, number)
         return size
@@ -320,7 +367,7 @@ class _EmbedCall:
         provider's own answer decides.
         """
         limit = offer.offer.max_input_tokens
-        if limit is None or piece.split is not None or piece.probe or offer.key in piece.avoid:
+        if limit is None or piece.split is not None or piece.is_ours or offer.key in piece.avoid:
             return piece, None
         is_long = [estimate_tokens(self.request.texts[place]) > limit for place in piece.places]
         if not any(is_long) or not self._roomier(piece, limit):
@@ -356,9 +403,33 @@ class _EmbedCall:
             self.router.health.succeeded(offer.account, finished.seconds)
         if verdict.answered_in_floats and finished.job.batch.encoding == "base64":
             yield from self._learn(offer, "encoding", "float")
-        if not item.piece.probe:
+        if item.piece.meets is not None:
+            yield from self._introduced(item.piece, offer, verdict)
+        elif not item.piece.probe:
             self._keep(item.piece, offer, verdict)
         self._answered(item.piece)
+
+    def _introduced(self, piece: Piece, offer: ConfiguredOffer, verdict: Verdict) -> Flow[None]:
+        """Vectors of probes are here; with the last of them, compare and remember."""
+        rows = self.meeting.get(offer.key)
+        if rows is None:
+            return
+        if verdict.bad_rows:
+            del self.meeting[offer.key]
+            self._pause(offer, Fault("bad_vector", next(iter(verdict.bad_rows.values()))))
+            return
+        rows.update(zip(piece.places, verdict.matrix, strict=True))
+        if len(rows) < len(PROBES):
+            return
+        del self.meeting[offer.key]
+        vectors = np.stack([rows[place] for place in range(len(PROBES))])
+        yield KeepProbes(offer.endpoint, vectors)
+        compared = self.router.parity.meet(offer, vectors)
+        if compared is not None and compared.cosine < self.router.min_parity:
+            consequence = "it serves all the same" if compared.serves else "it is left out"
+            log.warning("%s: %s; %s", offer.key, compared, consequence)
+            space = str(self.request.space)
+            self.router.emit(VerdictChanged(offer.key, space, compared.serves, compared.cosine))
 
     def _settle(self, item: _UnderWay, finished: Finished, fault: Fault | None) -> Flow[None]:
         answer = finished.outcome if isinstance(finished.outcome, Answer) else None
@@ -416,7 +487,9 @@ class _EmbedCall:
         self.failures[offer.key] += 1
         if self.failures[offer.key] >= self._failures_allowed(fault):
             self.outcome.out[offer.key] = fault.message
-        if piece.split is not None and not piece.split.dissolved:
+        if piece.meets is not None:
+            self.meeting.pop(offer.key, None)
+        elif piece.split is not None and not piece.split.dissolved:
             self._dissolve(piece.split, piece)
         elif not piece.probe:
             self.pool.appendleft(piece.freed())
@@ -448,8 +521,11 @@ class _EmbedCall:
 
     def _refused(self, piece: Piece, offer: ConfiguredOffer, fault: Fault) -> None:
         split = piece.split
-        if piece.probe and split is not None:
-            self._offer_at_fault(split, fault)
+        if piece.meets is not None and fault.kind == "too_large" and len(piece.places) > 1:
+            self.pool.extendleft(replace(piece, places=(place,)) for place in piece.places)
+        elif piece.is_ours:
+            self.meeting.pop(offer.key, None)
+            self._offer_at_fault(offer, fault, split)
         elif split is not None and not split.dissolved:
             split.unanswered -= 1
             split.held.append((piece, fault))
@@ -481,17 +557,18 @@ class _EmbedCall:
             else:
                 self.pool.append(piece.refused_by(split.offer, fault))
 
-    def _offer_at_fault(self, split: Split, fault: Fault) -> None:
-        """The offer refuses even the known-good text: no text is to blame."""
+    def _offer_at_fault(self, offer: ConfiguredOffer, fault: Fault, split: Split | None) -> None:
+        """The offer refuses even a text of ours: no text of the call is to blame."""
         message = f"it refuses even a plain text: {fault.message}"
-        self._pause(split.offer, Fault("bad_offer", message))
-        self._dissolve(split)
+        self._pause(offer, Fault("bad_offer", message))
+        if split is not None:
+            self._dissolve(split)
 
     def _dissolve(self, split: Split, piece: Piece | None = None) -> None:
         """Give the texts of a split free for other offers."""
         split.dissolved = True
         pieces = [held for held, _ in split.held]
-        if piece is not None and not piece.probe:
+        if piece is not None and not piece.is_ours:
             pieces.append(piece)
         split.held = []
         self.pool.extendleft(held.freed() for held in pieces)

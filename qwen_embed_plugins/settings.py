@@ -67,6 +67,7 @@ class ProviderSettings:
     max_concurrency: int | None = None
     max_inputs: int | None = None
     max_input_tokens: int | None = None
+    trust: bool = False
     models: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     options: Mapping[str, Any] = field(default_factory=dict)
 
@@ -85,6 +86,7 @@ class Settings:
     query_policy: str | None = None
     use: tuple[str, ...] | None = None
     instruction: str = DEFAULT_INSTRUCTION
+    min_parity: float = 0.98
     spill_after_seconds: float = 2.0
     spill_to_paid: bool = False
     concurrency: int = 8
@@ -170,7 +172,7 @@ class Settings:
                 origin,
             )
             for item in fields(provider)
-            if item.name != "name" and getattr(provider, item.name) not in (None, {})
+            if item.name != "name" and getattr(provider, item.name) not in (None, {}, False)
         ]
 
     def state_path(self) -> str:
@@ -214,6 +216,16 @@ def seconds(value: Any) -> float:
         number = -1.0
     if isinstance(value, bool) or not 0 < number < 1e6:
         raise ValueError("expected seconds, a number above 0")
+    return number
+
+
+def cosine(value: Any) -> float:
+    try:
+        number = float(value)
+    except (TypeError, ValueError):
+        number = -1.0
+    if isinstance(value, bool) or not 0 <= number <= 1:
+        raise ValueError("expected a cosine, a number from 0 to 1")
     return number
 
 
@@ -279,6 +291,7 @@ PROVIDER: Mapping[str, Check] = {
     "account": text,
     "proxy": text,
     "proxy_env": variable_name,
+    "trust": truth,
 }
 BUDGET: Mapping[str, Check] = {"usd_per_day": money_or_unlimited, "usd_total": money_or_unlimited}
 
@@ -328,6 +341,7 @@ TOP_LEVEL: Mapping[str, Check] = {
     "query_policy": text,
     "use": names,
     "instruction": text,
+    "min_parity": cosine,
     "spill_after_seconds": seconds,
     "spill_to_paid": truth,
     "concurrency": whole_number,

@@ -14,6 +14,7 @@ from qwen_embed_plugins.catalogue import Catalogue, build_catalogue
 from qwen_embed_plugins.errors import ConfigurationError
 from qwen_embed_plugins.health import Health
 from qwen_embed_plugins.ledger import Ledger, MemoryLedger
+from qwen_embed_plugins.parity import Parity, known_probes
 from qwen_embed_plugins.plugins import Registry, load_plugins, unknown_name
 from qwen_embed_plugins.router import Router
 from qwen_embed_plugins.settings import TOP_LEVEL, Settings, checked_table
@@ -98,6 +99,8 @@ class Setup:
             query_policy=policies[settings.query_policy or settings.policy],
             health=Health(Random()),
             capabilities=self.state.capabilities(),
+            parity=self._parity(),
+            min_parity=settings.min_parity,
             now=time.time,
             emit=self.registry.emit,
             concurrency=settings.concurrency,
@@ -105,6 +108,11 @@ class Setup:
             spill_after_seconds=settings.spill_after_seconds,
             spill_to_paid=settings.spill_to_paid,
         )
+
+    def _parity(self) -> Parity:
+        offers = self.catalogue.offers
+        met = known_probes(self.state.probes(), self.catalogue.model.dimensions)
+        return Parity(offers, met, frozenset(offer.key for offer in offers if offer.trusted))
 
 
 _announced: set[str] = set()

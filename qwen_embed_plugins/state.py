@@ -1,4 +1,4 @@
-"""What outlives a process: for now, the capabilities that offers were found to have.
+"""What outlives a process: what offers were found able to do, and the vectors they are known by.
 
 One SQLite file in WAL mode. Learning is rare, so each write opens the file and closes it: nothing
 is held across a fork, and no thread owns a connection.
@@ -15,7 +15,7 @@ from typing import Protocol
 
 from qwen_embed_plugins.errors import ConfigurationError
 
-VERSION = 1
+VERSION = 2
 
 SCHEMA = """
 create table if not exists capability (
@@ -25,6 +25,11 @@ create table if not exists capability (
     learnt_at real not null,
     primary key (endpoint, name)
 ) without rowid;
+create table if not exists probe (
+    endpoint text primary key,
+    vectors blob not null,
+    met_at real not null
+);
 """
 
 
@@ -37,18 +42,31 @@ class State(Protocol):
     def learn(self, endpoint: str, name: str, value: str) -> None:
         """Remember one capability; blocks for one small transaction."""
 
+    def probes(self) -> dict[str, bytes]:
+        """The probes' vectors of each endpoint that was met, the oldest first."""
+
+    def keep_probes(self, endpoint: str, vectors: bytes) -> None:
+        """Remember the probes' vectors of an endpoint."""
+
 
 class MemoryState:
     """A state that ends with the process."""
 
     def __init__(self) -> None:
         self._known: dict[tuple[str, str], str] = {}
+        self._probes: dict[str, bytes] = {}
 
     def capabilities(self) -> dict[tuple[str, str], str]:
         return dict(self._known)
 
     def learn(self, endpoint: str, name: str, value: str) -> None:
         self._known[endpoint, name] = value
+
+    def probes(self) -> dict[str, bytes]:
+        return dict(self._probes)
+
+    def keep_probes(self, endpoint: str, vectors: bytes) -> None:
+        self._probes[endpoint] = vectors
 
 
 class SQLiteState:
@@ -66,12 +84,29 @@ class SQLiteState:
         return {(endpoint, name): value for endpoint, name, value in rows}
 
     def learn(self, endpoint: str, name: str, value: str) -> None:
+        self._write(
+            "insert into capability values (?, ?, ?, ?) on conflict (endpoint, name) do update "
+            "set value = excluded.value, learnt_at = excluded.learnt_at",
+            (endpoint, name, value, time()),
+        )
+
+    def probes(self) -> dict[str, bytes]:
+        if not self.path.exists():
+            return {}
+        with self._opened() as database:
+            rows = database.execute("select endpoint, vectors from probe order by met_at")
+            return {endpoint: bytes(vectors) for endpoint, vectors in rows}
+
+    def keep_probes(self, endpoint: str, vectors: bytes) -> None:
+        self._write(
+            "insert into probe values (?, ?, ?) on conflict (endpoint) do update "
+            "set vectors = excluded.vectors, met_at = excluded.met_at",
+            (endpoint, vectors, time()),
+        )
+
+    def _write(self, statement: str, values: tuple[object, ...]) -> None:
         with self._opened() as database, database:
-            database.execute(
-                "insert into capability values (?, ?, ?, ?) on conflict (endpoint, name) do update "
-                "set value = excluded.value, learnt_at = excluded.learnt_at",
-                (endpoint, name, value, time()),
-            )
+            database.execute(statement, values)
 
     @contextmanager
     def _opened(self) -> Iterator[sqlite3.Connection]:

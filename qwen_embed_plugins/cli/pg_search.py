@@ -14,9 +14,7 @@ from qwen_embed_plugins.cli.output import Column, json_option, print_json, print
 from qwen_embed_plugins.cli.session import current, joined
 
 if TYPE_CHECKING:
-    from qwen_embed_plugins.embedder import Embedder
     from qwen_embed_plugins.postgres import Hit
-    from qwen_embed_plugins.settings import Settings
 
 
 def _parsed_filter(
@@ -72,25 +70,11 @@ def search(
     settings = current().load_settings(use=joined(use))
     from qwen_embed_plugins import postgres
 
-    hits = postgres.search(
-        dsn, name, text, k=k, filter=wanted, exact=exact, embedder_for=Embedders(settings)
-    )
+    hits = postgres.search(dsn, name, text, k=k, filter=wanted, exact=exact, settings=settings)
     if as_json:
         print_json([asdict(hit) for hit in hits])
     else:
         print_hits(hits)
-
-
-class Embedders:
-    """Makes the embedder of whatever space a vectorizer has, from one set of settings."""
-
-    def __init__(self, settings: Settings) -> None:
-        self._settings = settings
-
-    def __call__(self, model: str, dimensions: int) -> Embedder:
-        from qwen_embed_plugins.embedder import Embedder
-
-        return Embedder(self._settings, model=model, dimensions=dimensions)
 
 
 def print_hits(hits: Sequence[Hit]) -> None:

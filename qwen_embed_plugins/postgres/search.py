@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
-from importlib import import_module
-from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Protocol
 
 from psycopg import sql
 from psycopg.types.json import Jsonb
@@ -16,15 +15,14 @@ from qwen_embed_plugins.postgres._flow import Flow, Row, Statement, arun, run
 from qwen_embed_plugins.postgres.vectors import vector_text
 
 if TYPE_CHECKING:
+    from qwen_embed_plugins.setup import SettingsLike
     from qwen_embed_plugins.spaces import EmbeddingSpace
-    from qwen_embed_plugins.types import Matrix
-
-T = TypeVar("T")
+    from qwen_embed_plugins.types import Vector
 
 
 @dataclass(frozen=True, slots=True)
 class Hit:
-    """A found row: its key {column: value}, the chunk and text that matched, the cosine distance."""
+    """A found row: key {column: value}, the chunk and text that matched, cosine distance."""
 
     key: dict[str, Any]
     chunk: int
@@ -38,13 +36,7 @@ class EmbedsQuery(Protocol):
     @property
     def space(self) -> EmbeddingSpace: ...
 
-    def embed_query(self, text: str, *, instruction: str | None = None) -> Matrix: ...
-
-
-class QueryEmbedderFactory(Protocol):
-    """Makes an embedder of one space; the caller of `search` closes what it made."""
-
-    def __call__(self, model: str, dimensions: int) -> EmbedsQuery: ...
+    def embed_query(self, text: str, *, instruction: str | None = None) -> Vector: ...
 
 
 class AsyncEmbedsQuery(Protocol):
@@ -53,13 +45,7 @@ class AsyncEmbedsQuery(Protocol):
     @property
     def space(self) -> EmbeddingSpace: ...
 
-    async def embed_query(self, text: str, *, instruction: str | None = None) -> Matrix: ...
-
-
-class AsyncQueryEmbedderFactory(Protocol):
-    """`QueryEmbedderFactory` for `asearch`."""
-
-    def __call__(self, model: str, dimensions: int) -> AsyncEmbedsQuery: ...
+    async def embed_query(self, text: str, *, instruction: str | None = None) -> Vector: ...
 
 
 def search(
@@ -68,23 +54,23 @@ def search(
     text: str,
     *,
     k: int = 10,
-    filter: Mapping[str, Any] | None = None,
+    filter: Mapping[str, Any] | None = None,  # noqa: A002  the public name
     exact: bool = False,
     embedder: EmbedsQuery | None = None,
-    embedder_for: QueryEmbedderFactory | None = None,
+    settings: SettingsLike = None,
 ) -> list[Hit]:
     """The k rows of a vectorizer nearest to a query text, nearest first. Blocks.
 
     `filter` maps columns of the source to a value or a list of values. `exact` reads every vector.
-    `embedder` must be of the vectorizer's model and dimensions (else `SpaceMismatch`); without one
-    `embedder_for` is asked for it, or an `Embedder` is made from the discovered settings. Raises
-    `DatabaseError` for an unknown name or column, and what the embedder raises.
+    `embedder` must be of the vectorizer's model and dimensions (else `SpaceMismatch`); without it
+    one is made from `settings`, by default the discovered ones. Raises `DatabaseError` for an
+    unknown name or column, and what the embedder raises.
     """
     with connect.explained(target), connect.opened(target) as connection:
         with connection.transaction():
             wanted = run(connection, _wanted(name))
         # Nothing is open while the query is embedded.
-        vector = _embed(wanted, text, embedder or _made(wanted, embedder_for))
+        vector = _embed(wanted, text, embedder, settings)
         with connection.transaction():
             return run(connection, _nearest(name, vector, k, filter, exact))
 
@@ -95,43 +81,42 @@ async def asearch(
     text: str,
     *,
     k: int = 10,
-    filter: Mapping[str, Any] | None = None,
+    filter: Mapping[str, Any] | None = None,  # noqa: A002  the public name
     exact: bool = False,
     embedder: AsyncEmbedsQuery | None = None,
-    embedder_for: AsyncQueryEmbedderFactory | None = None,
+    settings: SettingsLike = None,
 ) -> list[Hit]:
     """As `search`, awaiting."""
     with connect.explained(target):
         async with connect.aopened(target) as connection:
             async with connection.transaction():
                 wanted = await arun(connection, _wanted(name))
-            vector = await _aembed(wanted, text, embedder or _made(wanted, embedder_for))
+            vector = await _aembed(wanted, text, embedder, settings)
             async with connection.transaction():
                 return await arun(connection, _nearest(name, vector, k, filter, exact))
 
 
-def _made(wanted: Row, embedder_for: Callable[[str, int], T] | None) -> T | None:
-    return embedder_for(wanted["model"], wanted["dimensions"]) if embedder_for else None
-
-
-def _embed(wanted: Row, text: str, embedder: EmbedsQuery | None) -> Matrix:
+def _embed(wanted: Row, text: str, embedder: EmbedsQuery | None, settings: SettingsLike) -> Vector:
     if embedder is not None:
         _require_space(wanted, embedder.space)
         return embedder.embed_query(text, instruction=wanted["instruction"])
-    made: Any = import_module("qwen_embed_plugins.embedder").Embedder
-    with made(model=wanted["model"], dimensions=wanted["dimensions"]) as own:
-        vector: Matrix = own.embed_query(text, instruction=wanted["instruction"])
-        return vector
+    from qwen_embed_plugins.embedder import Embedder
+
+    with Embedder(settings, model=wanted["model"], dimensions=wanted["dimensions"]) as own:
+        return own.embed_query(text, instruction=wanted["instruction"])
 
 
-async def _aembed(wanted: Row, text: str, embedder: AsyncEmbedsQuery | None) -> Matrix:
+async def _aembed(
+    wanted: Row, text: str, embedder: AsyncEmbedsQuery | None, settings: SettingsLike
+) -> Vector:
     if embedder is not None:
         _require_space(wanted, embedder.space)
         return await embedder.embed_query(text, instruction=wanted["instruction"])
-    made: Any = import_module("qwen_embed_plugins.embedder").AsyncEmbedder
-    async with made(model=wanted["model"], dimensions=wanted["dimensions"]) as own:
-        vector: Matrix = await own.embed_query(text, instruction=wanted["instruction"])
-        return vector
+    from qwen_embed_plugins.embedder import AsyncEmbedder
+
+    space = {"model": wanted["model"], "dimensions": wanted["dimensions"]}
+    async with AsyncEmbedder(settings, **space) as own:
+        return await own.embed_query(text, instruction=wanted["instruction"])
 
 
 def _require_space(wanted: Row, space: EmbeddingSpace) -> None:
@@ -151,7 +136,7 @@ def _wanted(name: str) -> Flow[Row]:
 
 
 def _nearest(
-    name: str, vector: Matrix, k: int, filter: Mapping[str, Any] | None, exact: bool
+    name: str, vector: Vector, k: int, wanted: Mapping[str, Any] | None, exact: bool
 ) -> Flow[list[Hit]]:
     rows = yield Statement(
         sql.SQL("SELECT qwen_embed.extension_schema() AS schema"),
@@ -166,7 +151,7 @@ def _nearest(
             "name": name,
             "vector": vector_text(vector),
             "k": k,
-            "filter": Jsonb(dict(filter)) if filter is not None else None,
+            "filter": Jsonb(dict(wanted)) if wanted is not None else None,
             "exact": exact,
         },
     )

@@ -45,15 +45,14 @@ class Session:
     def __init__(self, address: str) -> None:
         self._address = address
         self._connection: psycopg.AsyncConnection[Any] | None = None
-        self._begin: sql.Composed | None = None
+        self._begin = sql.Composed([])
         self._alone = asyncio.Lock()
 
     async def transact(self, flow: Flow[T]) -> T:
-        """Run the flow in one transaction. Raises psycopg's errors; a lost connection is dropped."""
+        """Run the flow in one transaction. Raises psycopg's errors; drops a lost connection."""
         async with self._alone:
             connection = await self._connected()
             try:
-                assert self._begin is not None
                 await connection.execute(self._begin)
                 result = await arun(connection, flow)
                 await connection.execute("COMMIT")
@@ -98,8 +97,3 @@ class Session:
         if connection is not None:
             with contextlib.suppress(psycopg.Error):
                 await connection.close()
-
-    @property
-    def lost(self) -> bool:
-        """Whether the connection is gone, so that an error was the connection's, not the query's."""
-        return self._connection is None or self._connection.closed

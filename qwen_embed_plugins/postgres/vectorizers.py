@@ -14,6 +14,8 @@ from psycopg import sql
 from qwen_embed_plugins.errors import DatabaseError, shown
 from qwen_embed_plugins.postgres._flow import Flow, Statement
 
+_QUOTE = 'Quote its parts as SQL does, for example "My schema"."My table"'
+
 
 @dataclass(frozen=True, slots=True)
 class VectorizerStatus:
@@ -117,10 +119,7 @@ def _require_table(source: str) -> Flow[None]:
             sql.SQL("SELECT to_regclass(%(source)s) IS NOT NULL AS found"), {"source": source}
         )
     except (pg.SyntaxError, pg.InvalidName) as error:
-        raise DatabaseError(
-            f"{shown(source)} is no table name. Quote its parts as SQL does, "
-            'for example "My schema"."My table"'
-        ) from error
+        raise DatabaseError(f"{shown(source)} is no table name. {_QUOTE}") from error
     if rows[0]["found"]:
         return
     tables = yield Statement(
@@ -131,7 +130,7 @@ def _require_table(source: str) -> Flow[None]:
         )
     )
     near = difflib.get_close_matches(source, [row["name"] for row in tables], n=1, cutoff=0.4)
-    remedy = f"Did you mean {near[0]}?" if near else "Check the name, its schema and the database."
+    remedy = f"Did you mean {near[0]}?" if near else f"Check its schema, and the database. {_QUOTE}"
     raise DatabaseError(f"there is no table {source}. {remedy}")
 
 
@@ -157,7 +156,7 @@ def resume(name: str) -> Flow[None]:
 
 
 def enqueue(name: str) -> Flow[None]:
-    """Have workers look at every row again; a text that did not change is not paid again. Blocks."""
+    """Have workers look at every row again; an unchanged text is not paid again. Blocks."""
     yield _call("enqueue", name)
 
 

@@ -14,7 +14,7 @@ from psycopg.adapt import Dumper
 from psycopg.pq import Format
 
 if TYPE_CHECKING:
-    from qwen_embed_plugins.types import Matrix
+    from qwen_embed_plugins.types import Matrix, Vector
 
 Storage = Literal["vector", "halfvec"]
 _NUMBERS: dict[str, str] = {"vector": ">f4", "halfvec": ">f2"}
@@ -55,6 +55,6 @@ def vector_array(vectors: Matrix, *, storage: Storage, type_oid: int) -> BinaryA
     return BinaryArray(head + elements.tobytes())
 
 
-def vector_text(vector: Matrix) -> str:
+def vector_text(vector: Vector) -> str:
     """One vector (d,) as pgvector reads it from text, exact to the last bit of float32."""
     return "[" + ",".join(repr(float(number)) for number in vector.tolist()) + "]"

@@ -18,7 +18,7 @@ import socket
 import time
 from collections.abc import Awaitable, Callable, Collection, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol, TypeVar, cast
+from typing import Any, Protocol
 
 import psycopg
 from psycopg import errors as pg
@@ -46,7 +46,6 @@ from qwen_embed_plugins.postgres.queue import Batch, Outcome
 from qwen_embed_plugins.postgres.session import Session
 
 log = logging.getLogger("qwen_embed_plugins.postgres.worker")
-T = TypeVar("T")
 
 _TEND_SECONDS = 2.0
 _GRACE_SECONDS = 5.0
@@ -65,10 +64,9 @@ class EmbedderFactory(Protocol):
 
 def default_embedder(model: str, dimensions: int) -> EmbedsTexts:
     """An `AsyncEmbedder` of this space from the discovered settings."""
-    from importlib import import_module
+    from qwen_embed_plugins.embedder import AsyncEmbedder
 
-    module = import_module("qwen_embed_plugins.embedder")
-    return cast(EmbedsTexts, module.AsyncEmbedder(model=model, dimensions=dimensions))
+    return AsyncEmbedder(model=model, dimensions=dimensions)
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,7 +103,6 @@ class _Lane:
 
     vectorizer: Vectorizer
     floor: LogFloor = field(default_factory=LogFloor)
-    embedder: EmbedsTexts | None = None
     in_flight: int = 0
     hungry: bool = False
     trouble: str | None = None
@@ -230,7 +227,7 @@ class _Worker:
     def __post_init__(self) -> None:
         self.name = f"{socket.gethostname()}:{os.getpid()}"
         self.lanes: dict[int, _Lane] = {}
-        self.types: VectorTypes | None = None
+        self.types = VectorTypes("", {})
         self.taking, self.finishing, self.tending, self.walking = (
             Session(self.address) for _ in range(4)
         )
@@ -238,6 +235,7 @@ class _Worker:
         self.walk_wanted = asyncio.Event()
         self.batches: dict[int, tuple[_Lane, Batch]] = {}
         self.tasks: set[asyncio.Task[None]] = set()
+        self.embedders: dict[tuple[str, int], EmbedsTexts] = {}
         self.left_over: list[tuple[_Lane, Batch]] = []
         self.failure: BaseException | None = None
         self.building: asyncio.Task[None] | None = None
@@ -247,6 +245,9 @@ class _Worker:
         background: list[asyncio.Task[None]] = []
         try:
             await self._refresh()
+            # Settings and clients are loaded now, not while a transaction of another loop is open.
+            for lane in self._open_lanes():
+                await self._embedder(lane)
             background = [
                 asyncio.create_task(self._lasting(self._tend), name="tend"),
                 asyncio.create_task(self._lasting(self._walk), name="walk"),
@@ -354,7 +355,7 @@ class _Worker:
         return ready
 
     async def _take(self, lane: _Lane) -> None:
-        if lane.embedder is None and not await self._make_embedder(lane):
+        if await self._embedder(lane) is None:
             return None
         now = time.monotonic()
         start = lane.floor.start(now)
@@ -390,24 +391,27 @@ class _Worker:
             task.add_done_callback(self.tasks.discard)
         return None
 
-    async def _make_embedder(self, lane: _Lane) -> bool:
+    async def _embedder(self, lane: _Lane) -> EmbedsTexts | None:
+        """The embedder of a lane's space, made once for all lanes of that space."""
         vectorizer = lane.vectorizer
+        wanted = (vectorizer.model, vectorizer.dimensions)
+        if wanted in self.embedders:
+            return self.embedders[wanted]
         try:
-            embedder = self.embedder_for(vectorizer.model, vectorizer.dimensions)
-            space = (embedder.space.model, embedder.space.dimensions)
+            embedder = self.embedder_for(*wanted)
         except ConfigurationError as error:
-            await self._blocked(lane, str(error))
-            return False
-        if space != (vectorizer.model, vectorizer.dimensions):
+            await self._blocked(lane, _line(error))
+            return None
+        if (embedder.space.model, embedder.space.dimensions) != wanted:
             await self._blocked(
                 lane,
                 f"this worker's embedder makes {embedder.space}, the vectorizer holds "
                 f"{vectorizer.model}/{vectorizer.dimensions}. Change the settings, or create a "
                 "vectorizer of that model and dimensions.",
             )
-            return False
-        lane.embedder = embedder
-        return True
+            return None
+        self.embedders[wanted] = embedder
+        return embedder
 
     # Embedding and finishing
 
@@ -429,15 +433,15 @@ class _Worker:
     async def _embed(self, lane: _Lane, batch: Batch) -> Outcome:
         if not batch.items:
             return Outcome()
-        assert lane.embedder is not None
+        wanted = (lane.vectorizer.model, lane.vectorizer.dimensions)
+        texts = [item.text for item in batch.items]
         try:
-            result = await lane.embedder.embed([item.text for item in batch.items], role="document")
+            result = await self.embedders[wanted].embed(texts, role="document")
         except NoOfferLeft as error:
             return held(batch.items, lane.wait("held", _line(error), error.retry_at))
         except BudgetExceeded as error:
             return held(batch.items, lane.wait("held", _line(error)))
         except ConfigurationError as error:
-            lane.embedder = None
             return held(batch.items, lane.wait("blocked", _line(error)))
         except Exception as error:  # an embedder's own bug must cost no text its life
             log.exception("the embedder failed")
@@ -453,26 +457,34 @@ class _Worker:
     async def _finish(self, lane: _Lane, batch: Batch, outcome: Outcome) -> None:
         pause = 0.05
         while True:
+            flow = self._finish_flow(lane, batch, outcome)
             try:
-                kept = await self.finishing.transact(self._finish_flow(lane, batch, outcome))
-                break
+                kept = await self.finishing.transact(flow)
             except _CHANGED as error:
-                # Its tables are gone or renamed. The answers are dropped; the lease runs out and
-                # whoever takes the keys next reads them anew.
-                return await self._changed([lane], error)
+                # Renamed, and then the paid answers still have a place to go; or gone.
+                await self._changed([lane], error)
+                if not self._is_there(lane) or pause > 1:
+                    await self._hand_back(lane, batch)
+                    return
             except _RETRIED:
                 pass
             except psycopg.OperationalError as error:
                 if self.once or not _is_connection_loss(error):
                     raise
             except psycopg.Error as error:
-                return await self._blocked(lane, _explained_for_worker(error))
+                await self._blocked(lane, _explained_for_worker(error))
+                await self._hand_back(lane, batch)
+                return
+            else:
+                self._count(lane, batch, outcome, kept)
+                return
             await asyncio.sleep(pause * random.uniform(0.5, 1.0))
             pause = min(2.0, pause * 2)
-        self._count(lane, batch, outcome, kept)
+
+    def _is_there(self, lane: _Lane) -> bool:
+        return self.lanes.get(lane.vectorizer.id) is lane and lane.vectorizer.workable
 
     def _finish_flow(self, lane: _Lane, batch: Batch, outcome: Outcome) -> Flow[bool]:
-        assert self.types is not None
         kept = yield from queue.finish(lane.vectorizer, batch, outcome, types=self.types)
         values = {
             "vectorizer": lane.vectorizer.id,
@@ -481,7 +493,8 @@ class _Worker:
         }
         if lane.trouble is not None:
             yield Statement(_sql.query("report_trouble"), values)
-        elif lane.vectorizer.trouble is not None and outcome.written:
+        elif outcome.written:
+            # Whoever wrote the reason, perhaps another worker: it no longer holds.
             yield Statement(_sql.query("clear_trouble"), values)
         return kept
 
@@ -521,7 +534,7 @@ class _Worker:
         log.info("names changed", extra={"reason": connect.explain(error)})
         await self._refresh()
         for lane in lanes:
-            if self.lanes.get(lane.vectorizer.id) is lane:
+            if self._is_there(lane):
                 lane.pause = min(5.0, max(0.1, lane.pause * 2))
                 lane.wait_until = time.monotonic() + lane.pause
                 if lane.pause >= 1.0:
@@ -542,9 +555,9 @@ class _Worker:
             await asyncio.sleep(beat)
 
     async def _refresh(self) -> None:
-        if self.types is None:
-            self.types = await self.tending.transact(vector_types())
         definitions = await self.tending.transact(define_vectorizers())
+        if not self.types.oids:
+            self.types = await self.tending.transact(vector_types())
         self._require_known(definitions)
         wanted = [d for d in definitions if self.only is None or d.name in self.only]
         known = {definition.id for definition in wanted}
@@ -680,12 +693,23 @@ class _Worker:
             await self._hand_back_all()
             for session in (self.taking, self.finishing, self.tending, self.walking):
                 await session.close()
+            for embedder in self.embedders.values():
+                # A stand-in may have nothing to close.
+                close = getattr(embedder, "aclose", None)
+                if close is not None:
+                    await close()
 
     async def _hand_back_all(self) -> None:
         # What was cancelled above left its lease behind: free it now instead of when it runs out.
         for lane, batch in self.left_over:
-            with contextlib.suppress(psycopg.Error):
-                await self.tending.transact(queue.hand_back(lane.vectorizer, batch))
+            await self._hand_back(lane, batch)
+
+    async def _hand_back(self, lane: _Lane, batch: Batch) -> None:
+        try:
+            await self.tending.transact(queue.hand_back(lane.vectorizer, batch))
+        except psycopg.Error as error:
+            # Then the lease runs out.
+            log.info("a batch was not handed back", extra={"reason": connect.explain(error)})
 
     def _summary(self, seconds: float) -> WorkerSummary:
         total = {
@@ -716,7 +740,7 @@ def _is_connection_loss(error: psycopg.OperationalError) -> bool:
 def _explained_for_worker(error: psycopg.Error) -> str:
     if isinstance(error, pg.InsufficientPrivilege):
         return (
-            f"{connect.explain(error).split('. ')[0]}. The worker must see and write every row: run it as "
-            "the owner of source and target, or as a role with BYPASSRLS and the rights."
+            f"{connect.explain(error).split('. ')[0]}. The worker must see and write every row: "
+            "run it as the owner of source and target, or as a role with BYPASSRLS and the rights."
         )
     return connect.explain(error)

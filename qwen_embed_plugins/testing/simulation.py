@@ -13,7 +13,17 @@ from itertools import count
 from typing import Any, TypeVar
 
 from qwen_embed_plugins.drivers import keep_books, settle_rest
-from qwen_embed_plugins.effects import Finished, Job, Learn, MakeFlow, Reserve, Settle, Start, Wait
+from qwen_embed_plugins.effects import (
+    Finished,
+    Job,
+    KeepProbes,
+    Learn,
+    MakeFlow,
+    Reserve,
+    Settle,
+    Start,
+    Wait,
+)
 from qwen_embed_plugins.ledger import Ledger, Reservation
 from qwen_embed_plugins.types import Answer, Fault
 
@@ -51,7 +61,7 @@ class SimulatedDriver:
     ledger: Ledger
     clock: SimulatedClock = field(default_factory=SimulatedClock)
     jobs: list[Job] = field(default_factory=list)
-    learnt: list[Learn] = field(default_factory=list)
+    learnt: list[Learn | KeepProbes] = field(default_factory=list)
 
     def run(self, make_flow: MakeFlow[T]) -> T:
         """Run a flow to its end, moving the clock to whatever it waits for."""

@@ -20,10 +20,17 @@ END;
 COMMENT ON FUNCTION qwen_embed.numbered(regclass, text) IS
     'The pattern once for each key column, # being its place.';
 
+CREATE OR REPLACE FUNCTION qwen_embed.keeper() RETURNS text
+LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp
+BEGIN ATOMIC
+    SELECT pg_get_userbyid(nspowner)::text FROM pg_namespace WHERE nspname = 'qwen_embed';
+END;
+COMMENT ON FUNCTION qwen_embed.keeper() IS
+    'The role that installed qwen_embed. Whoever makes a vectorizer gives it the rights to watch it.';
+
 CREATE OR REPLACE FUNCTION qwen_embed.make_queue(v qwen_embed.vectorizer) RETURNS void
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp SET client_min_messages = warning AS $$
 DECLARE
-    keeper text := (SELECT quote_ident(pg_get_userbyid(nspowner)) FROM pg_namespace WHERE nspname = 'qwen_embed');
     made text;
 BEGIN
     -- No index and no key: appends of concurrent writers can then neither conflict nor wait.
@@ -56,7 +63,7 @@ BEGIN
         'Keys whose text no provider takes, until the text changes or retry() is called.');
     FOREACH made IN ARRAY ARRAY['log', 'work', 'dead'] LOOP
         EXECUTE format('REVOKE ALL ON qwen_embed.%s_%s FROM PUBLIC', made, v.id);
-        EXECUTE format('GRANT ALL ON qwen_embed.%s_%s TO %s', made, v.id, keeper);
+        EXECUTE format('GRANT ALL ON qwen_embed.%s_%s TO %I', made, v.id, qwen_embed.keeper());
     END LOOP;
 END $$;
 COMMENT ON FUNCTION qwen_embed.make_queue(qwen_embed.vectorizer) IS
@@ -66,6 +73,7 @@ CREATE OR REPLACE FUNCTION qwen_embed.make_row_functions(v qwen_embed.vectorizer
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     key record;
+    made regprocedure;
 BEGIN
     -- Parsed bodies (BEGIN ATOMIC) follow a rename of the column or the table; names in a text do not.
     FOR key IN SELECT * FROM qwen_embed.primary_key(v.source) LOOP
@@ -81,6 +89,14 @@ BEGIN
             'BEGIN ATOMIC SELECT %s; END',
             v.id, v.source, qwen_embed.content_expression(v.source, v.columns, v.template));
     END IF;
+    FOR made IN
+        SELECT p.oid FROM pg_proc p
+        WHERE p.pronamespace = 'qwen_embed'::regnamespace
+            AND p.proname ~ format('^(key_%s_\d+|content_%s)$', v.id, v.id)
+    LOOP
+        EXECUTE format('REVOKE ALL ON FUNCTION %s FROM PUBLIC', made);
+        EXECUTE format('GRANT ALL ON FUNCTION %s TO %I', made, qwen_embed.keeper());
+    END LOOP;
 END $$;
 COMMENT ON FUNCTION qwen_embed.make_row_functions(qwen_embed.vectorizer) IS
     'key_N_1, key_N_2, … and content_N: what a row is called and what its text is.';

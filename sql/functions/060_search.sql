@@ -81,6 +81,7 @@ DECLARE
     probe text;
     distance_to text;
     key_object text;
+    same_row text;
     given int;
     saved_ef text := current_setting('hnsw.ef_search', true);
     saved_scan text := current_setting('hnsw.iterative_scan', true);
@@ -97,7 +98,9 @@ BEGIN
     END IF;
     probe := format('$1::%s.%I(%s)', pgvector, v.storage, v.dimensions);
     distance_to := format('e.embedding OPERATOR(%s.<=>) %s', pgvector, probe);
-    SELECT string_agg(format('%L, s.%I', source_column, source_column), ', ' ORDER BY place) INTO key_object
+    SELECT string_agg(format('%L, s.%I', source_column, source_column), ', ' ORDER BY place),
+        string_agg(format('s.%I %s e.%I', source_column, equality, target_column), ' AND ' ORDER BY place)
+    INTO key_object, same_row
     FROM qwen_embed.key_columns(v.id);
 
     -- Local settings would outlive this call to the end of the caller's transaction: put back below.
@@ -109,9 +112,9 @@ BEGIN
         'SELECT found.key, found.chunk, found.text, found.distance FROM ('
         'SELECT jsonb_build_object(%s) AS key, e.chunk, e.text, '
         '(e.embedding::%s.vector OPERATOR(%s.<=>) $1)::float8 AS distance '
-        'FROM %s AS e JOIN %s AS s ON %s WHERE true%s ORDER BY %s%s LIMIT $2) AS found '
+        'FROM %s AS e JOIN %s AS s ON %s WHERE true%s ORDER BY (%s)%s LIMIT $2) AS found '
         'ORDER BY found.distance, found.key, found.chunk',
-        key_object, pgvector, pgvector, v.target_table, v.source, qwen_embed.key_join(v.id, 's', 'e'),
+        key_object, pgvector, pgvector, v.target_table, v.source, same_row,
         CASE WHEN filter IS NULL THEN '' ELSE qwen_embed.filter_condition(v.source, filter) END,
         distance_to, CASE WHEN exact THEN ' + 0' ELSE '' END)
         USING query, k;

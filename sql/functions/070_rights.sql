@@ -10,7 +10,6 @@ GRANT EXECUTE ON FUNCTION
     qwen_embed.comparison(oid, int),
     qwen_embed.equality(oid),
     qwen_embed.key_columns(int),
-    qwen_embed.key_join(int, text, text),
     qwen_embed.definition(text),
     qwen_embed.query_text(text, text),
     qwen_embed.filter_condition(regclass, jsonb),

@@ -8,6 +8,7 @@ import re
 import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -399,3 +400,39 @@ def test_a_key_shows_nowhere(
     assert server.requests[0].headers["authorization"] == f"Bearer {key}"
     shown = [str(caught.value), repr(caught.value.reasons), repr(embedder), repr(settings)]
     assert not any(key in text for text in (*shown, caplog.text, str(settings.explain())))
+
+
+def test_servers_are_introduced_once_and_another_space_is_left_out(
+    server: SimulatedServer, tmp_path: Any
+) -> None:
+    with SimulatedServer(Behaviour(seed=1)) as other:
+        settings = Settings.load(
+            providers={
+                "right": {"kind": "openai-compatible", "base_url": f"{server.url}/v1"},
+                "other": {"kind": "openai-compatible", "base_url": f"{other.url}/v1"},
+            },
+            use=["right", "other"],
+            state=str(tmp_path / "state.db"),
+        )
+        with Embedder(settings) as embedder:
+            assert_right(embedder.embed_documents(TEXTS), TEXTS, NATIVE)
+        server.behaviour = Behaviour(always=Reply(500, "down"))
+        for _ in range(2):
+            with (
+                Embedder(settings) as embedder,
+                pytest.raises(NoOfferLeft, match="vectors are not those of right"),
+            ):
+                embedder.embed_documents(TEXTS)
+        assert other.request_count == 1, "the second process knows it already"
+        server.behaviour = Behaviour()
+        with Embedder(settings) as embedder:
+            assert_right(embedder.embed_documents(TEXTS), TEXTS, NATIVE)
+        trusting = Settings.load(
+            providers={
+                **settings.providers,
+                "other": replace(settings.providers["other"], trust=True),
+            },
+            use=["other"],
+        )
+        with Embedder(trusting) as embedder:
+            assert embedder.embed(TEXTS).offers[0] == "other/qwen3-embedding-8b"

@@ -21,6 +21,7 @@ from qwen_embed_plugins.health import Health
 from qwen_embed_plugins.ledger import MemoryLedger
 from qwen_embed_plugins.models import Model
 from qwen_embed_plugins.offers import Offer
+from qwen_embed_plugins.parity import PROBES, Parity
 from qwen_embed_plugins.provider import Provider, ProviderConfig
 from qwen_embed_plugins.router import KNOWN_GOOD, EmbedRequest, Router
 from qwen_embed_plugins.routing import free_first
@@ -51,7 +52,7 @@ class Server:
     temper: float
     hates: frozenset[str]
     cap: int
-    open: int = 0
+    space: int = 0
     served: Counter[str] = field(default_factory=Counter)
 
     def respond(self, job: Job) -> Served:
@@ -67,7 +68,7 @@ class Server:
         return Served(self._right(texts), seconds)
 
     def _right(self, texts: object) -> Answer:
-        rows = [reference_vector(text, 48) for text in list(texts)]  # type: ignore[call-overload]
+        rows = [reference_vector(text, 48, seed=self.space) for text in list(texts)]  # type: ignore[call-overload]
         return Answer(np.stack(rows), tokens=len(rows))
 
     def _misbehave(self, texts: object, seconds: float) -> Served:
@@ -97,7 +98,7 @@ class World:
     asked: frozenset[str]
 
 
-def build(random: Random, texts: list[str]) -> World:
+def build(random: Random, texts: list[str], spaces: tuple[int, ...] = (0,)) -> World:
     clock = SimulatedClock()
     servers: dict[str, Server] = {}
     offers = []
@@ -106,7 +107,8 @@ def build(random: Random, texts: list[str]) -> World:
         name = f"server{number}"
         hates = everywhere | {text for text in texts if random.random() < 0.02}
         temper = random.choice([0.0, 0.05, 0.3, 0.9])
-        servers[name] = Server(random, temper, frozenset(hates), random.randrange(1, 12))
+        cap, space = random.randrange(1, 12), random.choice(spaces)
+        servers[name] = Server(random, temper, frozenset(hates), cap, space)
         terms = Offer(
             "toy",
             "toy",
@@ -131,6 +133,7 @@ def build(random: Random, texts: list[str]) -> World:
         {},
         clock,
         lambda event: None,
+        Parity(offers),
         concurrency=random.choice([1, 3, 8]),
         spill_to_paid=random.random() < 0.5,
     )
@@ -177,7 +180,7 @@ def test_every_text_gets_its_right_vector_or_an_error_of_its_own(seed: int, role
     assert world.ledger.reserved == 0
     assert all(state.in_flight == 0 for state in world.router.health._offers.values())
     sent = {text for job in world.driver.jobs for text in job.batch.texts}
-    assert sent <= world.asked | {KNOWN_GOOD}
+    assert sent <= world.asked | {KNOWN_GOOD, *PROBES}
 
 
 @settings(max_examples=200)
@@ -196,3 +199,19 @@ def test_with_servers_that_keep_their_temper_exactly_the_hated_texts_fail(seed: 
     result = world.driver.run(lambda wake: world.router.flow(request, wake))
     assert {texts[error.position] for error in result.errors} == hated
     assert {error.kind for error in result.errors} <= {"bad_input"}
+
+
+@settings(max_examples=300)
+@given(seed=st.integers(0, 2**32))
+def test_no_two_spaces_ever_meet(seed: int) -> None:
+    random = Random(seed)
+    texts = [f"text {number}" for number in range(random.randrange(1, 40))]
+    world = build(random, texts, spaces=(0, 0, 1, 2))
+    request = EmbedRequest(tuple(texts), "document", EmbeddingSpace("toy", 48))
+    served = set()
+    for _ in range(4):
+        result = run(world, request)
+        if isinstance(result, EmbedResult):
+            served |= {str(key).split("/")[0] for key in result.offers if key is not None}
+        world.driver.clock.seconds += 100
+    assert len({world.servers[name].space for name in served}) <= 1

@@ -10,13 +10,14 @@ import numpy as np
 import pytest
 
 from qwen_embed_plugins.catalogue import Catalogue, ConfiguredOffer
-from qwen_embed_plugins.effects import Job
+from qwen_embed_plugins.effects import Job, Learn
 from qwen_embed_plugins.errors import BudgetExceeded, NoOfferLeft
-from qwen_embed_plugins.events import Event, OfferPaused
+from qwen_embed_plugins.events import Event, OfferPaused, VerdictChanged
 from qwen_embed_plugins.health import Health
 from qwen_embed_plugins.ledger import MemoryLedger
 from qwen_embed_plugins.models import Model, qwen3_query
 from qwen_embed_plugins.offers import Offer
+from qwen_embed_plugins.parity import PROBES, Parity
 from qwen_embed_plugins.provider import Provider, ProviderConfig
 from qwen_embed_plugins.router import KNOWN_GOOD, EmbedRequest, Router
 from qwen_embed_plugins.routing import free_first
@@ -70,6 +71,7 @@ class World:
             capabilities={},
             now=self.driver.clock,
             emit=self.events.append,
+            parity=Parity(offers),
             spill_to_paid=spill_to_paid,
         )
 
@@ -84,7 +86,8 @@ class World:
         return self.driver.run(lambda wake: self.router.flow(request, wake))
 
     def sent(self, account: str) -> list[list[str]]:
-        return [list(job.batch.texts) for job in self.driver.jobs if job.offer.account == account]
+        batches = [job.batch.texts for job in self.driver.jobs if job.offer.account == account]
+        return [list(batch) for batch in batches if not set(batch) & set(PROBES) - {KNOWN_GOOD}]
 
 
 def texts(count: int) -> list[str]:
@@ -250,7 +253,7 @@ def test_a_bad_key_takes_out_the_account_and_is_not_asked_again() -> None:
     world = World(offer("a"), offer("b"), a=lambda job: wrong)
     assert set(world.embed(["x"]).offers) == {"b/toy"}
     assert set(world.embed(["y"]).offers) == {"b/toy"}
-    assert len(world.sent("a")) == 1
+    assert [job.offer.account for job in world.driver.jobs].count("a") == 1
     paused = [event for event in world.events if isinstance(event, OfferPaused)]
     assert [(event.offer, event.kind) for event in paused] == [("a", "bad_key")]
 
@@ -310,7 +313,9 @@ def test_a_named_limit_is_learnt_and_the_texts_are_sent_again_in_time() -> None:
 
     world = World(offer("a"), a=respond)
     assert not world.embed(texts(20)).errors
-    assert world.driver.learnt[0].value == "3"
+    assert world.driver.learnt[0] == Learn(
+        world.router.catalogue.offers[0].endpoint, "max_inputs", "3"
+    )
     before = len(world.driver.jobs)
     world.embed(texts(6))
     assert [len(job.batch.texts) for job in world.driver.jobs[before:]] == [3, 3]
@@ -397,6 +402,76 @@ def test_a_vector_given_to_two_texts_is_asked_for_again_alone() -> None:
     expected = np.stack([reference_vector(text, 64) for text in texts(8)])
     assert np.allclose(result.vectors, expected, atol=1e-6)
     assert sorted(world.sent("a")[1:]) == [["text 0"], ["text 7"]]
+
+
+def other_space(job: Job) -> Served:
+    rows = [reference_vector(text, 64, seed=1) for text in job.batch.texts]
+    return Served(Answer(np.stack(rows), tokens=1))
+
+
+def noisy(job: Job) -> Served:
+    matrix = vectors(job.batch.texts).vectors
+    return Served(Answer(matrix + 0.3 * reference_vector("noise", 64), tokens=1))
+
+
+def test_an_offer_alone_is_not_asked_to_introduce_itself() -> None:
+    world = World(offer("a"))
+    world.embed(["x"])
+    assert len(world.driver.jobs) == 1
+
+
+def test_offers_of_a_space_are_introduced_once_before_they_serve() -> None:
+    failing = iter([Served(Fault("unavailable", "down"))] * 3)
+    answers = iter([good, good])
+
+    def first(job: Job) -> Served:
+        return next(answers, lambda job: next(failing, None) or good(job))(job)
+
+    world = World(offer("a"), offer("b"), a=first)
+    world.embed(["x"])
+    world.embed(["y"])
+    asked = [(job.offer.account, tuple(job.batch.texts)) for job in world.driver.jobs]
+    assert [account for account, sent in asked if sent == PROBES] == ["a", "b"]
+    assert asked.index(("b", PROBES)) < asked.index(("b", ("y",)))
+
+
+@pytest.mark.parametrize("max_inputs", [1, 3])
+def test_probes_keep_to_an_offers_limit(max_inputs: int) -> None:
+    def respond(job: Job) -> Served:
+        if len(job.batch.texts) > 2:
+            return Served(Fault("too_large", "too many"))
+        return good(job)
+
+    world = World(offer("a", max_inputs=max_inputs), offer("b"), a=respond)
+    assert set(world.embed(["x"]).offers) == {"a/toy"}
+
+
+def test_an_offer_of_another_space_is_never_served_not_even_on_failover() -> None:
+    calls = iter([good, good])
+
+    def dies(job: Job) -> Served:
+        return next(calls, lambda job: Served(Fault("unavailable", "down")))(job)
+
+    world = World(offer("a"), offer("b"), a=dies, b=other_space)
+    assert set(world.embed(["x"]).offers) == {"a/toy"}
+    with pytest.raises(NoOfferLeft, match=r"b/toy: its vectors are not those of a/toy: cosine"):
+        world.embed(["y"])
+    changed = [event for event in world.events if isinstance(event, VerdictChanged)]
+    assert [(event.offer, event.serves) for event in changed] == [("b/toy", False)]
+
+
+def test_an_offer_that_differs_a_little_serves_with_a_warning(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    world = World(offer("a"), offer("b"), a=refusing("x"), b=noisy)
+    assert world.embed(["x", "y"]).offers == ("b/toy", "a/toy")
+    assert "b/toy: its vectors are not those of a/toy: cosine 0.9" in caplog.text
+    assert "serves all the same" in caplog.text
+
+
+def test_an_offer_that_cannot_be_met_does_not_stop_the_others() -> None:
+    world = World(offer("a"), offer("b"), a=lambda job: Served(Fault("bad_input", "no")))
+    assert set(world.embed(texts(20)).offers) == {"b/toy"}
 
 
 def test_places_are_given_back() -> None:
