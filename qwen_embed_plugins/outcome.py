@@ -93,11 +93,9 @@ class Outcome:
         return pause is None or pause.fault.kind not in SETTLED_BY_USER
 
     def reasons(self) -> dict[str, str]:
-        """Why each offer does not serve this call."""
-        reasons = dict(self.router.catalogue.left_out)
-        for offer in self.router.catalogue.offers:
-            reasons[offer.key] = self._reason(offer)
-        return reasons
+        """Why each offer does not serve this call: those that were asked first, then the others."""
+        asked = {offer.key: self._reason(offer) for offer in self.router.catalogue.offers}
+        return {**asked, **self.router.catalogue.left_out}
 
     def _reason(self, offer: ConfiguredOffer) -> str:
         verdict = self.router.parity.refuses(offer)
