@@ -374,8 +374,13 @@ def unknown_setting(name: str, known: Mapping[str, Any], where: str) -> Configur
     """The error for a setting that does not exist, with the nearest one that does."""
     near = SYNONYMS.get(name) if SYNONYMS.get(name) in known else None
     near = near or next(iter(get_close_matches(name, known, n=1, cutoff=0.6)), None)
-    hint = f"did you mean {near!r}?" if near else f"known here: {', '.join(sorted(known))}"
-    return ConfigurationError(f"{where}: unknown setting {shown(name)}; {hint}")
+    spelt = _variable if where == "environment" else str
+    hint = f"did you mean {spelt(near)!r}?" if near else f"known here: {', '.join(sorted(known))}"
+    return ConfigurationError(f"{where}: unknown setting {shown(spelt(name))}; {hint}")
+
+
+def _variable(name: str) -> str:
+    return f"{ENVIRONMENT_PREFIX}{name.upper()}"
 
 
 def find_file(path: str | os.PathLike[str] | None, environ: Mapping[str, str]) -> Path | None:

@@ -132,7 +132,7 @@ def test_wrong_names_are_refused_with_the_nearest_right_one(
 
 
 def test_an_unknown_variable_is_refused() -> None:
-    with pytest.raises(ConfigurationError, match="did you mean 'dimensions'"):
+    with pytest.raises(ConfigurationError, match="did you mean 'QWEN_EMBED_DIMENSIONS'"):
         Settings.load(environ={"QWEN_EMBED_DIMENSION": "5"})
 
 
