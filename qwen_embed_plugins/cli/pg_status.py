@@ -120,7 +120,13 @@ def dead(dsn: str | None, name: str | None, as_json: bool) -> None:
         print_json([asdict(letter) for letter in found])
         return
     rows = [
-        (letter.name, key_text(letter.key), letter.kind, letter.message, f"{letter.died_at:%F %R}")
+        (
+            letter.name,
+            key_text(letter.key),
+            letter.kind,
+            letter.message,
+            f"{letter.died_at:%Y-%m-%d %H:%M}",
+        )
         for letter in found
     ]
     print_table(["Name", "Key", "Kind", "Message", "Died at"], rows, empty="no dead rows")

@@ -157,11 +157,10 @@ def _require_done(
 def _left(item: VectorizerStatus, summary: WorkerSummary, seconds_since: float) -> str | None:
     said = []
     reason = summary.waiting.get(item.name) or item.last_error
+    because = f" ({reason})" if reason and reason != item.state else ""
     waits = item.pending and not _came_after(item, seconds_since)
     if waits or item.state == "broken":
-        said.append(
-            f"{counted(item.pending, 'row')} {item.state}" + (f" ({reason})" if reason else "")
-        )
+        said.append(f"{counted(item.pending, 'row')} {item.state}{because}")
     if item.dead and summary.dead:
         said.append(f"{item.dead} dead (see: qwen-embed pg dead {item.name})")
     return f"{item.name}: {', '.join(said)}" if said else None

@@ -29,10 +29,27 @@ _embedded_servers: dict[Path, Any] = {}
 
 def resolve(address: str | None) -> str:
     """The libpq address that an address of ours stands for; starts the embedded server if named."""
-    address = address or os.environ.get("QWEN_EMBED_DSN") or os.environ.get("DATABASE_URL") or ""
+    address = _first_named(address)
     if address.startswith("embedded:"):
         return _embedded(Path(address.removeprefix("embedded:")))
+    _require_readable(address)
     return address
+
+
+def _first_named(address: str | None) -> str:
+    return address or os.environ.get("QWEN_EMBED_DSN") or os.environ.get("DATABASE_URL") or ""
+
+
+def _require_readable(address: str) -> None:
+    try:
+        conninfo_to_dict(address)
+    except psycopg.ProgrammingError:
+        # libpq quotes what it could not read, which may be the password: its words go no further.
+        raise ConfigurationError(
+            "the database's address cannot be read: expected postgresql://user@host/name (special "
+            "characters percent-encoded) or host=… dbname=…. Check --dsn, QWEN_EMBED_DSN or "
+            "DATABASE_URL."
+        ) from None
 
 
 def _embedded(data: Path) -> str:
@@ -105,7 +122,7 @@ def _one_line(error: psycopg.Error) -> str:
 
 
 def _password(target: object) -> str:
-    address = target if isinstance(target, str) else os.environ.get("DATABASE_URL", "")
+    address = _first_named(target if isinstance(target, str) else None)
     try:
         return str(conninfo_to_dict(address).get("password") or "")
     except psycopg.ProgrammingError:

@@ -85,7 +85,7 @@ class Run:
     @staticmethod
     def environment(**more: str) -> dict[str, str]:
         path = os.pathsep.join(filter(None, (str(ROOT), more.pop("PYTHONPATH", ""))))
-        ours = {"PYTHONPATH": path, "PLANTED_KEY": PLANTED, "COLUMNS": "80"}
+        ours = {"PYTHONPATH": path, "PLANTED_KEY": PLANTED, "PYTHONWARNINGS": "error"}
         return {**os.environ, **ours, **more}
 
     @staticmethod

@@ -24,7 +24,7 @@ HEAVY = {"httpx", "numpy", "orjson", "pluggy", "psycopg", "rich"}
     ("arguments", "said"),
     [
         (["embd"], "no command 'embd'; did you mean 'embed'?"),
-        (["embed", "--dimension", "3", "text"], "'--dimensions'"),
+        (["embed", "--dimension", "3", "text"], "--dimensions"),
         (["embed"], "no text"),
         (["embed", "text", "--file", "-"], "not both"),
         (["embed", "--file", "nowhere.txt"], "'nowhere.txt' does not exist"),

@@ -124,10 +124,15 @@ def test_a_database_that_is_not_there(run: Run, address: str) -> None:
     assert "check --dsn" in done.complaint
 
 
-def test_an_address_that_is_none(run: Run) -> None:
-    done = run("pg", "status", "--dsn", "nonsense")
-    assert done.code in (1, 2)
-    assert done.complaint
+@pytest.mark.parametrize(
+    "address",
+    ["nonsense", "postgres//me:{}@host/x", "postgresql://me:{} word@host/x", "password={} host"],
+)
+def test_an_address_that_cannot_be_read_is_not_repeated(run: Run, address: str) -> None:
+    done = run("pg", "status", "--dsn", address.format(run.planted))
+    assert done.code == 2
+    assert "cannot be read" in done.complaint
+    assert run("pg", "worker", QWEN_EMBED_DSN=address.format(run.planted)).code == 2
 
 
 def test_a_role_that_may_not_create_the_extension(run: Run, database: Database) -> None:

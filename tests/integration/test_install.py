@@ -10,7 +10,7 @@ import psycopg
 import pytest
 
 from qwen_embed_plugins import postgres
-from qwen_embed_plugins.errors import DatabaseError
+from qwen_embed_plugins.errors import ConfigurationError, DatabaseError
 from qwen_embed_plugins.postgres import _sql
 
 if TYPE_CHECKING:
@@ -242,8 +242,15 @@ def test_an_unreachable_server_and_a_password(monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setenv("DATABASE_URL", address)
     message = refusal(lambda: postgres.run_worker(once=True))
     assert "hunter2" not in message
-    message = refusal(lambda: postgres.status("host=127.0.0.1 port=1 password=hunter2 what=1"))
-    assert "hunter2" not in message
+
+
+@pytest.mark.parametrize(
+    "address", ["host=127.0.0.1 password=hunter2 what=1", "postgres//app:hunter2@host/db"]
+)
+def test_an_address_that_cannot_be_read_is_not_repeated(address: str) -> None:
+    with pytest.raises(ConfigurationError, match="cannot be read") as caught:
+        postgres.status(address)
+    assert "hunter2" not in str(caught.value)
 
 
 def test_a_wrong_password_is_not_repeated(server: Server) -> None:
