@@ -72,7 +72,7 @@ def test_wrong_settings(run: Run, text: str, said: str) -> None:
 def test_a_wrong_variable(run: Run) -> None:
     done = run("embed", "text", QWEN_EMBED_DIMENSION="3")
     assert done.code == 2
-    assert "did you mean 'dimensions'?" in done.complaint
+    assert "did you mean 'QWEN_EMBED_DIMENSIONS'?" in done.complaint
 
 
 def test_a_variable_for_the_key_that_is_not_set(run: Run, server: SimulatedServer) -> None:
