@@ -14,7 +14,8 @@ from qwen_embed_plugins.errors import ConfigurationError, DatabaseError
 from qwen_embed_plugins.postgres import _sql
 
 if TYPE_CHECKING:
-    from tests.integration.conftest import Database, Server
+    from tests.integration.conftest import Database
+    from tests.postgres_servers import Server
 
 
 def refusal(call: Callable[[], Any]) -> str:
