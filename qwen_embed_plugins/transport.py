@@ -146,7 +146,8 @@ class HttpTransport:
 
     def _client(self, job: Job) -> httpx.Client:
         key = client_key(job)
-        if key not in self._clients:
+        kept = self._clients.get(key)
+        if kept is None:
             import httpx
 
             try:
@@ -157,7 +158,7 @@ class HttpTransport:
             kept = self._clients.setdefault(key, client)
             if kept is not client:
                 client.close()
-        return self._clients[key]
+        return kept
 
     def close(self) -> None:
         """Close all connections."""
@@ -167,7 +168,7 @@ class HttpTransport:
 def _close_clients(clients: dict[tuple[str | None, bool], httpx.Client], owner: int) -> None:
     """Close clients in the process that made them: a fork's connections are its parent's."""
     if os.getpid() == owner:
-        for client in clients.values():
+        for client in list(clients.values()):
             client.close()
     clients.clear()
 

@@ -25,7 +25,7 @@ def as_matrix(vectors: Any, count: int, model: Model) -> Matrix:
     try:
         with np.errstate(over="ignore", invalid="ignore"):
             matrix = np.asarray(vectors, dtype=np.float32)
-    except (TypeError, ValueError):
+    except Exception:  # whatever a plugin's own array type raises
         raise BadAnswer("the answer's vectors differ in length or hold something else") from None
     if matrix.ndim != 2 or matrix.shape[0] != count:
         found = matrix.shape[0] if matrix.ndim else 0
