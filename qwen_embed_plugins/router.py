@@ -125,6 +125,7 @@ class _UnderWay:
     piece: Piece
     reservation: Reservation
     tokens: int
+    began: float
 
 
 class _EmbedCall:
@@ -142,6 +143,7 @@ class _EmbedCall:
             self.pool.append(Piece(tuple(range(len(request.texts)))))
         self.under_way: dict[int, _UnderWay] = {}
         self.failures: Counter[str] = Counter()
+        self.failed_at: dict[str, float] = {}
         self.accepted: set[str] = set()
         self.outcome = Outcome(router, request)
 
@@ -259,7 +261,7 @@ class _EmbedCall:
             self.router.emit(BudgetReached(reserved.budget, reserved.message))
             return piece
         job = self._job(batch_piece, offer, texts)
-        self.under_way[job.id] = _UnderWay(batch_piece, reserved, tokens)
+        self.under_way[job.id] = _UnderWay(batch_piece, reserved, tokens, self.router.now())
         yield Start(job)
         return rest
 
@@ -346,18 +348,20 @@ class _EmbedCall:
         yield from self._settle(item, finished, verdict.fault)
         if verdict.fault is not None:
             refused = verdict.fault is finished.outcome and verdict.fault.kind in REFUSALS
-            handle = self._refusal if refused else self._failure
-            yield from handle(item.piece, finished.job, verdict.fault)
+            if refused:
+                yield from self._refusal(item.piece, finished.job, verdict.fault)
+            else:
+                self._failure(item, offer, verdict.fault)
             return
         self.failures[offer.key] = 0
         self.accepted.add(offer.key)
         if not verdict.bad_rows:
-            self.router.health.succeeded(offer.key, finished.seconds)
-            self.router.health.succeeded(offer.account, finished.seconds)
+            for key in (offer.key, offer.account):
+                self.router.health.succeeded(key, finished.seconds, item.began)
         if verdict.answered_in_floats and finished.job.batch.encoding == "base64":
             yield from self._learn(offer, "encoding", "float")
         if not item.piece.probe:
-            self._keep(item.piece, offer, verdict)
+            self._keep(item, offer, verdict)
         self._answered(item.piece)
 
     def _settle(self, item: _UnderWay, finished: Finished, fault: Fault | None) -> Flow[None]:
@@ -378,9 +382,10 @@ class _EmbedCall:
         kind = fault.kind if fault else None
         self.router.emit(AttemptFinished(offer.key, count_, tokens, cost, finished.seconds, kind))
 
-    def _keep(self, piece: Piece, offer: ConfiguredOffer, verdict: Verdict) -> None:
+    def _keep(self, item: _UnderWay, offer: ConfiguredOffer, verdict: Verdict) -> None:
         """Store the good rows; texts whose rows are bad go to other offers, and doubtful ones are
         asked again alone, where no other text's vector can be taken for theirs."""
+        piece = item.piece
         unkept = {*verdict.bad_rows, *verdict.doubtful_rows}
         good = [row for row in range(len(piece.places)) if row not in unkept]
         for row in verdict.doubtful_rows:
@@ -390,7 +395,7 @@ class _EmbedCall:
         for row, message in verdict.bad_rows.items():
             fault = Fault("bad_vector", message)
             if self.router.health.gave_bad_vector(offer.key):
-                self._pause(offer, fault)
+                self._pause(offer, fault, item.began)
             alone = replace(piece, places=(piece.places[row],)).refused_by(offer, fault)
             self.pool.append(alone)
 
@@ -401,11 +406,10 @@ class _EmbedCall:
         else:
             self._refused(piece, job.offer, fault)
 
-    def _failure(self, piece: Piece, job: Job, fault: Fault) -> Flow[None]:
+    def _failure(self, item: _UnderWay, offer: ConfiguredOffer, fault: Fault) -> None:
         """The offer failed, whatever was sent: pause it, and let the texts go elsewhere."""
-        yield from ()
-        offer = job.offer
-        self._pause(offer, fault)
+        piece = item.piece
+        self._pause(offer, fault, item.began)
         if fault.kind in OUTAGES:
             piece = replace(piece, failures=piece.failures + 1)
         if piece.failures >= FAILURES_IN_A_ROW and offer.key in self.accepted:
@@ -413,7 +417,10 @@ class _EmbedCall:
             self.failures[offer.key] = 0
             self._refused(replace(piece, failures=0), offer, fault)
             return
-        self.failures[offer.key] += 1
+        if item.began >= self.failed_at.get(offer.key, item.began):
+            # Else it was under way when the last failure showed: the same one, seen again.
+            self.failures[offer.key] += 1
+            self.failed_at[offer.key] = self.router.now()
         if self.failures[offer.key] >= self._failures_allowed(fault):
             self.outcome.out[offer.key] = fault.message
         if piece.split is not None and not piece.split.dissolved:
@@ -439,9 +446,9 @@ class _EmbedCall:
         self.router.capabilities[offer.endpoint, name] = value
         yield Learn(offer.endpoint, name, value)
 
-    def _pause(self, offer: ConfiguredOffer, fault: Fault) -> None:
+    def _pause(self, offer: ConfiguredOffer, fault: Fault, began: float) -> None:
         key = offer.account if fault.scope == "account" else offer.key
-        pause = self.router.health.failed(key, fault, self.router.now())
+        pause = self.router.health.failed(key, fault, self.router.now(), began)
         self.router.emit(OfferPaused(key, fault.kind, fault.message, pause.until))
 
     # Taking refused batches apart
@@ -484,7 +491,7 @@ class _EmbedCall:
     def _offer_at_fault(self, split: Split, fault: Fault) -> None:
         """The offer refuses even the known-good text: no text is to blame."""
         message = f"it refuses even a plain text: {fault.message}"
-        self._pause(split.offer, Fault("bad_offer", message))
+        self._pause(split.offer, Fault("bad_offer", message), self.router.now())
         self._dissolve(split)
 
     def _dissolve(self, split: Split, piece: Piece | None = None) -> None:
