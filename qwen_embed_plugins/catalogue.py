@@ -107,6 +107,8 @@ def configure(
     if offer is None:
         served = ", ".join(sorted({item.model for item in declared.offers})) or "none"
         return f"does not serve {model.name} (serves: {served})"
+    if offer.membership == "unproven":
+        return f"unproven: nothing has shown yet that its vectors are {model.name}'s"
     if provider_class.needs_naming and not named and model.name != provider_class.name:
         return "serves only when named"
     base_url = table.base_url or _base_url(provider_class, settings.environ)

@@ -28,6 +28,7 @@ from qwen_embed_plugins.effects import (
     Wait,
     Wake,
 )
+from qwen_embed_plugins.errors import ConfigurationError, without_secrets
 from qwen_embed_plugins.events import AttemptFinished, BudgetReached, Event, OfferPaused
 from qwen_embed_plugins.health import Health, Paused
 from qwen_embed_plugins.ledger import Refused, Reservation
@@ -103,7 +104,16 @@ class Router:
             Candidate(offer, self.health.latency_seconds(offer.key))
             for offer in self.catalogue.offers
         ]
-        return [candidate.offer for candidate in policy(candidates)]
+        try:
+            # Only what it was given: a policy ranks and leaves out, it does not make offers.
+            return [candidates[candidates.index(chosen)].offer for chosen in policy(candidates)]
+        except Exception as error:
+            name = getattr(policy, "__name__", "the policy")
+            said = without_secrets(f"{type(error).__name__}: {error}")
+            raise ConfigurationError(
+                f"policy {name} must give the candidates in some order ({said}); choose another "
+                "policy"
+            ) from error
 
     def pause(self, offer: ConfiguredOffer) -> Paused | None:
         """The pause that an offer is in, by itself or with its account."""
@@ -251,21 +261,27 @@ class _EmbedCall:
             self.router.health.release(offer.key)
             return None
         batch_piece, rest = self._cut(piece, offer)
-        texts = self._texts(batch_piece)
-        tokens = estimate_all(texts)
-        bound = tokens * RESERVED_OVER_ESTIMATE
-        reserved = yield Reserve(offer.key, bound, offer.cost(bound))
+        started = False
+        try:
+            # Made before money is held for it: a plugin's code runs in it, and may fail.
+            job = self._job(batch_piece, offer)
+            tokens = estimate_all(self._texts(batch_piece))
+            bound = tokens * RESERVED_OVER_ESTIMATE
+            reserved = yield Reserve(offer.key, bound, offer.cost(bound))
+            started = isinstance(reserved, Reservation)
+        finally:
+            if not started:
+                self.router.health.release(offer.key)
         if isinstance(reserved, Refused):
-            self.router.health.release(offer.key)
             self.outcome.over_budget(offer, reserved)
             self.router.emit(BudgetReached(reserved.budget, reserved.message))
             return piece
-        job = self._job(batch_piece, offer, texts)
         self.under_way[job.id] = _UnderWay(batch_piece, reserved, tokens, self.router.now())
         yield Start(job)
         return rest
 
-    def _job(self, piece: Piece, offer: ConfiguredOffer, texts: list[str]) -> Job:
+    def _job(self, piece: Piece, offer: ConfiguredOffer) -> Job:
+        texts = self._texts(piece)
         role: Role = "document" if piece.probe else self.request.role
         instruction = self.request.instruction if role == "query" else None
         format_query = self.model.format_query
@@ -303,7 +319,7 @@ class _EmbedCall:
         learnt = self.router.capabilities.get((offer.endpoint, "max_inputs"))
         size = min(
             offer.max_inputs,
-            int(learnt) if learnt else offer.max_inputs,
+            max(1, int(learnt)) if learnt else offer.max_inputs,
         )
         if offer.offer.max_batch_tokens is None:
             return size
@@ -322,8 +338,11 @@ class _EmbedCall:
         provider's own answer decides.
         """
         limit = offer.offer.max_input_tokens
-        if limit is None or piece.split is not None or piece.probe or offer.key in piece.avoid:
+        if limit is None or piece.split is not None or piece.probe:
             return piece, None
+        if offer.key in piece.avoid or offer.key in piece.fits:
+            return piece, None
+        piece = replace(piece, fits=piece.fits | {offer.key})
         is_long = [estimate_tokens(self.request.texts[place]) > limit for place in piece.places]
         if not any(is_long) or not self._roomier(piece, limit):
             return piece, None
@@ -344,7 +363,7 @@ class _EmbedCall:
         item = self.under_way.pop(finished.job.id)
         offer = finished.job.offer
         self.router.health.release(offer.key)
-        verdict = examine(finished)
+        verdict = examine(finished, self.request.space.dimensions)
         yield from self._settle(item, finished, verdict.fault)
         if verdict.fault is not None:
             refused = verdict.fault is finished.outcome and verdict.fault.kind in REFUSALS
@@ -515,8 +534,8 @@ class Verdict:
     answered_in_floats: bool = False
 
 
-def examine(finished: Finished) -> Verdict:
-    """Check what came back against what was sent."""
+def examine(finished: Finished, dimensions: int) -> Verdict:
+    """Check what came back against what was sent, for vectors that will be cut to `dimensions`."""
     if isinstance(finished.outcome, Fault):
         return Verdict(finished.outcome)
     answer, model = finished.outcome, finished.job.offer.model
@@ -525,7 +544,7 @@ def examine(finished: Finished) -> Verdict:
         matrix = as_matrix(answer.vectors, count_, model)
     except BadAnswer as error:
         return Verdict(Fault("bad_vector", str(error)))
-    bad_rows = row_faults(matrix, model)
+    bad_rows = row_faults(matrix, model, dimensions)
     if len(bad_rows) == count_ > 1:
         return Verdict(Fault("bad_vector", f"in all {count_} answers {bad_rows[0]}"))
     return Verdict(None, matrix, bad_rows, equal_rows(matrix, model), answer.encoding == "float")
