@@ -23,8 +23,9 @@ class Piece:
     """Texts of a call that wait for an offer, by their places in the call.
 
     `refused` holds the offers that will not take these texts, each with its fault; `avoid` those
-    that are asked last, since an estimate says that the texts are too long for them, and `fits` those
-    for which long texts were set apart already. A piece with a `split` goes to that split's offer whole; a `probe` carries the known-good text alone.
+    that are asked last, since an estimate says that the texts are too long for them; `fits` those
+    for which long texts were set apart already. A piece with a `split` goes to that split's offer
+    whole; a `probe` carries the known-good text alone.
     """
 
     places: tuple[int, ...]

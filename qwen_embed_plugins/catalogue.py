@@ -12,11 +12,17 @@ from ipaddress import ip_address
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
-from qwen_embed_plugins.errors import ConfigurationError, shown
+from qwen_embed_plugins.errors import ConfigurationError, shown, without_secrets
 from qwen_embed_plugins.offers import Offer
 from qwen_embed_plugins.plugins import Registry, unknown_name
 from qwen_embed_plugins.provider import Provider, ProviderConfig
-from qwen_embed_plugins.settings import PROVIDER, ProviderSettings, Settings, unknown_setting
+from qwen_embed_plugins.settings import (
+    PROVIDER,
+    ProviderSettings,
+    Settings,
+    sounds_secret,
+    unknown_setting,
+)
 
 if TYPE_CHECKING:
     from qwen_embed_plugins.models import Model
@@ -46,7 +52,8 @@ class ConfiguredOffer:
 
     @property
     def endpoint(self) -> str:
-        return f"{self.provider.url} {self.offer.wire_name}"
+        # Written to the state, where a password inside the address has no place.
+        return f"{without_secrets(self.provider.url)} {self.offer.wire_name}"
 
     @property
     def max_inputs(self) -> int:
@@ -111,7 +118,10 @@ def configure(
         return f"unproven: nothing has shown yet that its vectors are {model.name}'s"
     if provider_class.needs_naming and not named and model.name != provider_class.name:
         return "serves only when named"
-    base_url = table.base_url or _base_url(provider_class, settings.environ)
+    try:
+        base_url = table.base_url or _base_url(provider_class, settings.environ)
+    except Exception as error:
+        return _not_set_up(table, error, named)
     if base_url is None and provider_class.needs_address:
         if named:
             raise ConfigurationError(
@@ -122,14 +132,25 @@ def configure(
     key = _api_key(table, provider_class, settings)
     if key is None and provider_class.api_key_env and not table.base_url:
         return f"no key: set {table.api_key_env or provider_class.api_key_env}"
-    provider = provider_class(ProviderConfig(table.name, base_url, key, table.options))
-    configured = _configured(table, provider, offer, model, settings)
+    try:
+        provider = provider_class(ProviderConfig(table.name, base_url, key, table.options))
+        configured = _configured(table, provider, offer, model, settings)
+    except Exception as error:
+        return _not_set_up(table, error, named)
     if configured.price is None and settings.budget.limited:
         return (
             "no price is known and a budget is set: give price_per_million, or set "
             'usd_per_day = "unlimited" under [budget]'
         )
     return configured
+
+
+def _not_set_up(table: ProviderSettings, error: Exception, named: bool) -> str:
+    """A provider that fails to be made stops nobody who did not name it."""
+    said = f"cannot be set up: {type(error).__name__}: {without_secrets(str(error))[:200]}"
+    if named:
+        raise ConfigurationError(f"providers.{table.name}: {said}") from error
+    return said
 
 
 def _configured(
@@ -194,9 +215,8 @@ def _check_options(table: ProviderSettings, provider_class: type[Provider]) -> N
             known = {**PROVIDER, "models": None, **provider_class.options}
             raise unknown_setting(name, known, where)
         if not isinstance(value, expected):
-            raise ConfigurationError(
-                f"{where}: {name} = {shown(value)}: expected {expected.__name__}"
-            )
+            found = "" if sounds_secret(name) else f" = {shown(value)}"
+            raise ConfigurationError(f"{where}: {name}{found}: expected {expected.__name__}")
 
 
 def _base_url(provider_class: type[Provider], environ: Mapping[str, str]) -> str | None:

@@ -84,7 +84,7 @@ def fault_of(error: BaseException, offer: ConfiguredOffer) -> Fault:
         return Fault("bad_offer", str(error))
     if isinstance(error, TransportFailure):
         try:
-            fault = offer.provider.classify(error)
+            fault: Any = offer.provider.classify(error)  # a stranger's plugin may give anything
         except Exception as second:
             error = second
         else:
@@ -99,10 +99,10 @@ def failed(job: Job, error: BaseException, seconds: float) -> Finished:
     """How a job ended that raised."""
     lost = isinstance(error, TransportFailure) and error.kind != "connect"
     fault = fault_of(error, job.offer)
+    # A server may repeat the key that it refuses, and a plugin may pass that on, or name an address
+    # that holds a password.
     key = job.offer.provider.config.api_key
-    if key and key in fault.message:
-        # A server may repeat the key that it refuses, and a plugin may pass that on.
-        fault = replace(fault, message=fault.message.replace(key, "***"))
+    fault = replace(fault, message=without_secrets(str(fault.message), (key,) if key else ()))
     return Finished(job, fault, seconds, maybe_served=lost)
 
 

@@ -26,14 +26,14 @@ from qwen_embed_plugins.types import (
 class ProviderConfig:
     """One configured account with a provider: what settings and environment gave.
 
-    `options` holds the provider's own typed options (see `Provider.options`). The key is left out
-    of `repr`.
+    `options` holds the provider's own typed options (see `Provider.options`). All but the name is
+    left out of `repr`: keys, and passwords in addresses.
     """
 
     name: str
-    base_url: str | None = None
+    base_url: str | None = field(default=None, repr=False)
     api_key: str | None = field(default=None, repr=False)
-    options: Mapping[str, Any] = field(default_factory=dict)
+    options: Mapping[str, Any] = field(default_factory=dict, repr=False)
 
 
 class Provider:

@@ -57,7 +57,7 @@ class ProviderSettings:
 
     name: str
     kind: str | None = None
-    base_url: str | None = None
+    base_url: str | None = field(default=None, repr=False)
     api_key_env: str | None = None
     account: str | None = None
     wire_name: str | None = None
@@ -68,7 +68,7 @@ class ProviderSettings:
     max_inputs: int | None = None
     max_input_tokens: int | None = None
     models: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
-    options: Mapping[str, Any] = field(default_factory=dict)
+    options: Mapping[str, Any] = field(default_factory=dict, repr=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -175,6 +175,10 @@ class Settings:
 
     def state_path(self) -> str:
         """The state file: as set, else in the user's state folder."""
+        if self.state and self.state.startswith(("postgresql://", "postgres://")):
+            raise ConfigurationError(
+                "state: an address of Postgres is not supported yet; name a file"
+            )
         if self.state:
             return str(Path(self.state).expanduser())
         from platformdirs import user_state_path
@@ -248,10 +252,16 @@ def money_or_unlimited(value: Any) -> Decimal | None:
 
 
 def variable_name(value: Any) -> str:
-    if not isinstance(value, str) or not value.isidentifier():
+    if not isinstance(value, str) or not value.isidentifier() or _looks_like_a_key(value):
         # The value is not repeated: people put the key itself here.
         raise ValueError("expected the name of an environment variable, not a key")
     return value
+
+
+def _looks_like_a_key(value: str) -> bool:
+    """Long, without the underscores of a name, and of letters in both cases or with digits."""
+    plain = len(value) >= 20 and "_" not in value
+    return plain and not value.isupper() and (not value.islower() or not value.isalpha())
 
 
 def web_address(value: Any) -> str:
@@ -259,7 +269,11 @@ def web_address(value: Any) -> str:
 
     address = text(value)
     parts = urlsplit(address)
-    if parts.scheme not in ("http", "https") or not parts.hostname:
+    try:
+        port_is_one = parts.port is None or parts.port > 0
+    except ValueError:
+        port_is_one = False
+    if parts.scheme not in ("http", "https") or not parts.hostname or not port_is_one:
         raise ValueError("expected an address such as http://127.0.0.1:11434")
     return address
 
@@ -341,6 +355,11 @@ TOP_LEVEL: Mapping[str, Check] = {
 SECRET_WORDS = ("proxy", "key", "token", "secret", "password", "state")
 
 
+def sounds_secret(name: str) -> bool:
+    """Whether a setting's value may be or hold a secret, judged by its name."""
+    return any(word in name for word in SECRET_WORDS)
+
+
 def checked_table(table: Mapping[str, Any], known: Mapping[str, Check], where: str) -> Any:
     """The table with each value checked; `ConfigurationError` names the setting and its value."""
     checked = {}
@@ -350,8 +369,9 @@ def checked_table(table: Mapping[str, Any], known: Mapping[str, Check], where: s
         try:
             checked[name] = known[name](value)
         except ValueError as error:
-            secret = any(word in name for word in SECRET_WORDS)
-            found = "" if secret or isinstance(value, Mapping) else f" = {shown(value)}"
+            secret = sounds_secret(name)
+            said = without_secrets(value) if isinstance(value, str) else value
+            found = "" if secret or isinstance(value, Mapping) else f" = {shown(said)}"
             raise ConfigurationError(f"{where}: {name}{found}: {error}") from None
     return checked
 

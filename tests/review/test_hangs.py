@@ -6,7 +6,8 @@ import asyncio
 import gc
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import pytest
@@ -47,7 +48,9 @@ def raising(self: Any, answer: Any) -> Any:
     raise ValueError("boom")
 
 
-BROKEN = {
+NO_COUNT: Any = Answer([], "5")  # type: ignore[arg-type]
+
+BROKEN: dict[str, dict[str, Any]] = {
     "a panic": {"exchange": calling(panic)},
     "classify raises": {"exchange": unreachable, "classify": raising},
     "classify gives nothing": {"exchange": unreachable, "classify": lambda self, answer: None},
@@ -73,10 +76,11 @@ def test_an_awaited_call_ends_when_a_plugin_raises_what_is_no_exception(
             raise error
 
         twin = made(exchange=calling(fail)).awaiting()
-        assert isinstance(ends(lambda twin=twin: asyncio.run(twin.embed(MANY))), NoOfferLeft)
+        coroutine = twin.embed(MANY)
+        assert isinstance(ends(partial(asyncio.run, coroutine)), NoOfferLeft)
 
 
-@pytest.mark.parametrize("answer", [None, 5, Answer([[10**400] * 1024] * 100), Answer([], "5")])
+@pytest.mark.parametrize("answer", [None, 5, Answer([[10**400] * 1024] * 100), NO_COUNT])
 def test_an_exchange_that_returns_nonsense_is_a_failure_of_its_offer(
     made: Made, answer: Any
 ) -> None:
@@ -105,14 +109,14 @@ def test_closing_while_calls_are_out_leaves_the_embedder_usable(
 
 
 @pytest.fixture
-def threads() -> Iterator[Callable[[], set[threading.Thread]]]:
+def threads() -> Callable[[], set[threading.Thread]]:
     before = set(threading.enumerate())
 
     def ours() -> set[threading.Thread]:
         now = set(threading.enumerate()) - before
         return {thread for thread in now if thread.name.startswith("qwen-embed")}
 
-    yield ours
+    return ours
 
 
 def test_a_forgotten_embedder_leaves_no_threads(

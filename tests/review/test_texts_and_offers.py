@@ -91,10 +91,10 @@ def test_a_policy_that_gives_garbage_is_named(made: Made, garbage: Any) -> None:
 def test_long_texts_are_looked_for_once_and_not_for_each_batch(
     made: Made, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from qwen_embed_plugins import router
+    from qwen_embed_plugins import router, tokens
 
     asked = 0
-    estimate = router.estimate_tokens
+    estimate = tokens.estimate_tokens
 
     def counting(text: str) -> int:
         nonlocal asked
