@@ -13,7 +13,7 @@ import threading
 import time
 import weakref
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any, Protocol, TypeVar
 
 from qwen_embed_plugins.catalogue import ConfiguredOffer
@@ -95,9 +95,20 @@ def fault_of(error: BaseException, offer: ConfiguredOffer) -> Fault:
     return Fault("unavailable", f"the answer could not be read: {type(error).__name__}: {said}")
 
 
-def failed(job: Job, error: BaseException, seconds: float) -> Finished:
+@dataclass(slots=True)
+class _Progress:
+    """How far an exchange got: whether its last answer was a success, which a provider counts
+    even if nobody can read it."""
+
+    succeeded: bool = False
+
+
+def failed(
+    job: Job, error: BaseException, seconds: float, progress: _Progress | None = None
+) -> Finished:
     """How a job ended that raised."""
     lost = isinstance(error, TransportFailure) and error.kind != "connect"
+    lost = lost or (progress is not None and progress.succeeded)
     fault = fault_of(error, job.offer)
     # A server may repeat the key that it refuses, and a plugin may pass that on, or name an address
     # that holds a password.
@@ -117,23 +128,27 @@ def usable(answer: Any) -> Answer:
 
 def run_exchange(job: Job, transport: Transport) -> Finished:
     """Make one attempt, blocking. Never raises for what a server or a plugin does wrong."""
-    started = time.monotonic()
+    started, progress = time.monotonic(), _Progress()
     try:
         exchange = job.offer.provider.exchange(job.batch)
-        answer = usable(_drive_exchange(exchange, job, transport))
+        answer = usable(_drive_exchange(exchange, job, transport, progress))
     except KeyboardInterrupt:
         raise
     except BaseException as error:  # also what no Exception is: a panic in a Rust extension
-        return failed(job, error, time.monotonic() - started)
+        return failed(job, error, time.monotonic() - started, progress)
     return Finished(job, answer, time.monotonic() - started)
 
 
-def _drive_exchange(exchange: Exchange, job: Job, transport: Transport) -> Answer:
+def _drive_exchange(
+    exchange: Exchange, job: Job, transport: Transport, progress: _Progress
+) -> Answer:
     try:
         step = next(exchange)
         while True:
             try:
+                progress.succeeded = False
                 reply = _take_step(step, job, transport)
+                progress.succeeded = isinstance(reply, WireResponse) and reply.status == 200
             except Exception as error:
                 step = exchange.throw(error)
             else:
@@ -151,23 +166,27 @@ def _take_step(step: WireRequest | Pause | Call, job: Job, transport: Transport)
 
 async def arun_exchange(job: Job, transport: AsyncTransport) -> Finished:
     """Make one attempt, awaiting."""
-    started = time.monotonic()
+    started, progress = time.monotonic(), _Progress()
     try:
         exchange = job.offer.provider.exchange(job.batch)
-        answer = usable(await _adrive_exchange(exchange, job, transport))
+        answer = usable(await _adrive_exchange(exchange, job, transport, progress))
     except (KeyboardInterrupt, asyncio.CancelledError):
         raise
     except BaseException as error:
-        return failed(job, error, time.monotonic() - started)
+        return failed(job, error, time.monotonic() - started, progress)
     return Finished(job, answer, time.monotonic() - started)
 
 
-async def _adrive_exchange(exchange: Exchange, job: Job, transport: AsyncTransport) -> Answer:
+async def _adrive_exchange(
+    exchange: Exchange, job: Job, transport: AsyncTransport, progress: _Progress
+) -> Answer:
     try:
         step = next(exchange)
         while True:
             try:
+                progress.succeeded = False
                 reply = await _atake_step(step, job, transport)
+                progress.succeeded = isinstance(reply, WireResponse) and reply.status == 200
             except Exception as error:
                 step = exchange.throw(error)
             else:
