@@ -20,8 +20,8 @@ from qwen_embed_plugins.models import DEFAULT_INSTRUCTION, DEFAULT_MODEL
 
 ENVIRONMENT_PREFIX = "QWEN_EMBED_"
 
-NOT_SETTINGS = frozenset({"SETTINGS", "DSN", "DISABLE_PLUGINS", "TEST_DSN"})
-"""Variables with our prefix that are no settings of the router."""
+NOT_SETTINGS = frozenset({"SETTINGS", "DSN", "DISABLE_PLUGINS"})
+"""Variables with our prefix that are no settings of the router; nor are those with TEST_."""
 
 SYNONYMS = {
     "dimension": "dimensions",
@@ -123,6 +123,8 @@ class Settings:
             (given, "argument"),
         ):
             for name, value in checked_table(table, TOP_LEVEL, origin).items():
+                if name == "budget":
+                    value = merged_budget(values.get(name), table[name], value)
                 values[name] = value
                 origins[name] = origin
         settings = cls(**values, api_keys=dict(api_keys), environ=environ, origins=origins)
@@ -141,7 +143,13 @@ class Settings:
             raise ConfigurationError(
                 f"env_file = {shown(str(path))}: no such file; create it or remove the setting"
             )
-        read = {name: value for name, value in dotenv_values(path).items() if value is not None}
+        try:
+            found = dotenv_values(path, encoding="utf-8-sig")
+        except (OSError, UnicodeDecodeError) as error:
+            raise ConfigurationError(
+                f"env_file = {shown(str(path))}: cannot be read: {type(error).__name__}"
+            ) from None
+        read = {name: value for name, value in found.items() if value is not None}
         return replace(self, environ={**read, **self.environ})
 
     def explain(self) -> list[tuple[str, str, str]]:
@@ -303,6 +311,13 @@ def budget(value: Any) -> Budget:
     return Budget(**checked_table(_table(value), BUDGET, "budget"))
 
 
+def merged_budget(before: Budget | None, table: Any, checked: Budget) -> Budget:
+    """The limits that a table names, over those set before: naming one must not lift another."""
+    if before is None or not isinstance(table, Mapping):
+        return checked
+    return replace(before, **{name: getattr(checked, name) for name in table})
+
+
 def providers(value: Any) -> dict[str, ProviderSettings]:
     return {
         name: item if isinstance(item, ProviderSettings) else provider_table(name, _table(item))
@@ -409,7 +424,7 @@ def read_file(file: Path) -> dict[str, Any]:
         import tomli as tomllib
 
     try:
-        return tomllib.loads(file.read_text("utf-8"), parse_float=Decimal)
+        return tomllib.loads(file.read_text("utf-8-sig"), parse_float=Decimal)
     except tomllib.TOMLDecodeError as error:
         raise ConfigurationError(f"{file}: not valid TOML: {error}") from None
     except (OSError, UnicodeDecodeError) as error:
@@ -423,7 +438,7 @@ def from_environment(environ: Mapping[str, str]) -> dict[str, Any]:
     budget_found: dict[str, str] = {}
     for variable, value in environ.items():
         name = variable.removeprefix(ENVIRONMENT_PREFIX)
-        if name == variable or name in NOT_SETTINGS or not value:
+        if name == variable or name in NOT_SETTINGS or name.startswith("TEST_") or not value:
             continue
         if name.startswith("BUDGET_"):
             budget_found[name.removeprefix("BUDGET_").lower()] = value
