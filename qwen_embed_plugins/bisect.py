@@ -25,7 +25,8 @@ class Piece:
     `refused` holds the offers that will not take these texts, each with its fault; `avoid` those
     that are asked last, since an estimate says that the texts are too long for them; `fits` those
     for which long texts were set apart already. A piece with a `split` goes to that split's offer
-    whole; a `probe` carries the known-good text alone.
+    whole; `suspicions` counts how often it failed at an offer that took the known-good text right
+    after; a `probe` carries the known-good text alone.
     """
 
     places: tuple[int, ...]
@@ -33,6 +34,7 @@ class Piece:
     avoid: frozenset[str] = frozenset()
     fits: frozenset[str] = frozenset()
     failures: int = 0
+    suspicions: int = 0
     split: Split | None = None
     probe: bool = False
 

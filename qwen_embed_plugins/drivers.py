@@ -97,10 +97,15 @@ def fault_of(error: BaseException, offer: ConfiguredOffer) -> Fault:
 
 @dataclass(slots=True)
 class _Progress:
-    """How far an exchange got: whether its last answer was a success, which a provider counts
-    even if nobody can read it."""
+    """How far an exchange got: whether a server answered at all, and whether its last answer was
+    a success, which a provider counts even if nobody can read it."""
 
+    answered: bool = False
     succeeded: bool = False
+
+    def took(self, reply: Any) -> None:
+        self.answered |= isinstance(reply, WireResponse)
+        self.succeeded = isinstance(reply, WireResponse) and reply.status == 200
 
 
 def failed(
@@ -114,7 +119,8 @@ def failed(
     # that holds a password.
     key = job.offer.provider.config.api_key
     fault = replace(fault, message=without_secrets(str(fault.message), (key,) if key else ()))
-    return Finished(job, fault, seconds, maybe_served=lost)
+    answered = progress is not None and progress.answered
+    return Finished(job, fault, seconds, maybe_served=lost, answered=answered)
 
 
 def usable(answer: Any) -> Answer:
@@ -148,7 +154,7 @@ def _drive_exchange(
             try:
                 progress.succeeded = False
                 reply = _take_step(step, job, transport)
-                progress.succeeded = isinstance(reply, WireResponse) and reply.status == 200
+                progress.took(reply)
             except Exception as error:
                 step = exchange.throw(error)
             else:
@@ -186,7 +192,7 @@ async def _adrive_exchange(
             try:
                 progress.succeeded = False
                 reply = await _atake_step(step, job, transport)
-                progress.succeeded = isinstance(reply, WireResponse) and reply.status == 200
+                progress.took(reply)
             except Exception as error:
                 step = exchange.throw(error)
             else:

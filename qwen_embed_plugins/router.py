@@ -42,6 +42,10 @@ from qwen_embed_plugins.vectors import BadAnswer, as_matrix, equal_rows, row_fau
 KNOWN_GOOD = "The capital of China is Beijing."
 """The probe text: short, plain, from the model card. Who refuses this refuses everything."""
 
+SUSPICIONS = 3
+"""A text is blamed for an offer's failures only after so many of them, with the known-good text
+taken after each: a server that fails every second time must not condemn anyone."""
+
 FAILURES_IN_A_ROW = 3
 """After so many a call does without an offer, or suspects a text of causing them."""
 
@@ -155,6 +159,7 @@ class _EmbedCall:
         self.failures: Counter[str] = Counter()
         self.failed_at: dict[str, float] = {}
         self.accepted: set[str] = set()
+        self.short_of_money: set[str] = set()
         self.outcome = Outcome(router, request)
 
     def run(self) -> Flow[EmbedResult]:
@@ -204,6 +209,9 @@ class _EmbedCall:
         busy = False
         cheapest_waiting = UNKNOWN_PRICE
         for offer in self._allowed(piece):
+            if offer.key in self.short_of_money:
+                busy = True
+                continue
             if _price(offer) > cheapest_waiting and not self._may_pay_more():
                 if self.request.role == "query":
                     until = _sooner(until, self.started + self.router.spill_after_seconds)
@@ -273,6 +281,10 @@ class _EmbedCall:
             if not started:
                 self.router.health.release(offer.key)
         if isinstance(reserved, Refused):
+            if any(item.reservation.cost for item in self.under_way.values()):
+                # What is held is an upper bound: when a request settles there may be enough again.
+                self.short_of_money.add(offer.key)
+                return piece
             self.outcome.over_budget(offer, reserved)
             self.router.emit(BudgetReached(reserved.budget, reserved.message))
             return piece
@@ -363,6 +375,7 @@ class _EmbedCall:
         item = self.under_way.pop(finished.job.id)
         offer = finished.job.offer
         self.router.health.release(offer.key)
+        self.short_of_money.clear()
         verdict = examine(finished, self.request.space.dimensions)
         yield from self._settle(item, finished, verdict.fault)
         if verdict.fault is not None:
@@ -370,7 +383,7 @@ class _EmbedCall:
             if refused:
                 yield from self._refusal(item.piece, finished.job, verdict.fault)
             else:
-                self._failure(item, offer, verdict.fault)
+                self._failure(item, finished, verdict.fault)
             return
         self.failures[offer.key] = 0
         self.accepted.add(offer.key)
@@ -425,9 +438,9 @@ class _EmbedCall:
         else:
             self._refused(piece, job.offer, fault)
 
-    def _failure(self, item: _UnderWay, offer: ConfiguredOffer, fault: Fault) -> None:
+    def _failure(self, item: _UnderWay, finished: Finished, fault: Fault) -> None:
         """The offer failed, whatever was sent: pause it, and let the texts go elsewhere."""
-        piece = item.piece
+        piece, offer = item.piece, finished.job.offer
         self._pause(offer, fault, item.began)
         if fault.kind in OUTAGES:
             piece = replace(piece, failures=piece.failures + 1)
@@ -435,6 +448,17 @@ class _EmbedCall:
             # The offer takes other texts: perhaps one of these is what makes it fail.
             self.failures[offer.key] = 0
             self._refused(replace(piece, failures=0), offer, fault)
+            return
+        if (
+            piece.failures >= FAILURES_IN_A_ROW
+            and finished.answered
+            and not piece.probe
+            and self._allowed(piece) == [offer]
+        ):
+            # It answers, has taken nothing yet, and no other is there: the known-good text decides.
+            self.failures[offer.key] = FAILURES_IN_A_ROW - 1
+            piece = replace(piece, failures=0, split=None)
+            self._judge(Split(offer, unanswered=0, held=[(piece, fault)]))
             return
         if item.began >= self.failed_at.get(offer.key, item.began):
             # Else it was under way when the last failure showed: the same one, seen again.
@@ -504,6 +528,9 @@ class _EmbedCall:
             if len(piece.places) > 1:
                 parts = take_apart(piece, split.offer, fault.text_index)
                 self.pool.extendleft(reversed(parts))
+            elif fault.kind == "unavailable" and piece.suspicions + 1 < SUSPICIONS:
+                again = replace(piece.freed(), failures=FAILURES_IN_A_ROW - 1)
+                self.pool.append(replace(again, suspicions=piece.suspicions + 1))
             else:
                 self.pool.append(piece.refused_by(split.offer, fault))
 

@@ -23,6 +23,10 @@ if TYPE_CHECKING:
     from qwen_embed_plugins.effects import Job
 
 CONNECT_SECONDS = 10.0
+KEEPALIVE_SECONDS = 4.0
+"""Below the 5 seconds after which uvicorn (vLLM, Infinity) and Node close an idle connection: a
+request that meets the closing fails, and nobody knows whether it was served."""
+
 HEADERS = {"content-type": "application/json", "accept-encoding": "identity"}
 """No compression: unpacking a gzipped base64 answer costs several times what decoding it does."""
 
@@ -45,7 +49,9 @@ def client_key(job: Job) -> tuple[str | None, bool]:
 def common_options(job: Job) -> dict[str, Any]:
     import httpx
 
-    unlimited = httpx.Limits(max_connections=None, max_keepalive_connections=64)
+    unlimited = httpx.Limits(
+        max_connections=None, max_keepalive_connections=64, keepalive_expiry=KEEPALIVE_SECONDS
+    )
     return {**client_options(job), "limits": unlimited, "headers": {}}
 
 

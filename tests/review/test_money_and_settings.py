@@ -124,3 +124,15 @@ def test_offers_may_come_from_a_generator(made: Made) -> None:
     offers = (Offer(name, "w") for name in ["qwen3-embedding-0.6b"])
     [offer] = made(offers=offers)._setup.catalogue.offers
     assert offer.offer.wire_name == "w"
+
+
+def test_a_budget_is_used_up_before_a_call_gives_up(made: Made) -> None:
+    terms = Offer("qwen3-embedding-0.6b", "w", Decimal("1000"), max_inputs=10)
+    embedder = made(
+        offers=[terms],
+        base_url="https://api.example.com",
+        settings={"budget": {"usd_per_day": "1"}},
+    )
+    result = embedder.embed([f"text number {number:06d} with some words" for number in range(2000)])
+    assert Decimal("0.8") < result.cost <= 1
+    assert embedder._setup.ledger.reserved == 0  # type: ignore[attr-defined]

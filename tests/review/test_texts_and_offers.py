@@ -104,3 +104,40 @@ def test_long_texts_are_looked_for_once_and_not_for_each_batch(
     monkeypatch.setattr(router, "estimate_tokens", counting)
     made(offers=[Offer(SMALL, "w", max_input_tokens=100)]).embed([f"t{n}" for n in range(1000)])
     assert asked == 1000
+
+
+def test_a_text_that_makes_a_server_fail_harms_no_other_in_the_only_batch(
+    reaching: Reaching,
+) -> None:
+    def respond(request: Any) -> Reply | None:
+        return Reply(500, "boom") if "poison" in request.texts else None
+
+    with SimulatedServer(respond=respond) as server, Embedder(reaching(server)) as embedder:
+        result = embedder.embed(["a", "b", "poison"])
+    assert [error[:2] for error in result.errors] == [(2, "bad_input")]
+
+
+def test_a_server_that_always_fails_condemns_nobody(reaching: Reaching) -> None:
+    with (
+        SimulatedServer(Behaviour(always=Reply(500, "boom"))) as server,
+        Embedder(reaching(server)) as embedder,
+        pytest.raises(NoOfferLeft, match="boom"),
+    ):
+        embedder.embed(["a", "b"])
+    assert server.request_count == 4
+
+
+def test_a_failing_spell_that_hits_one_text_does_not_condemn_it(reaching: Reaching) -> None:
+    hits = {"x": 4}  # as often as a server that fails at random may hit one text in a row
+
+    def respond(request: Any) -> Reply | None:
+        if "x" in request.texts and hits["x"]:
+            hits["x"] -= 1
+            return Reply(502, "bad gateway")
+        return None
+
+    with (
+        SimulatedServer(respond=respond) as server,
+        Embedder(reaching(server, table={"max_inputs": 1})) as embedder,
+    ):
+        assert not embedder.embed(["a", "x"]).errors
