@@ -97,12 +97,15 @@ def test_closing_while_calls_are_out_leaves_the_embedder_usable(
 ) -> None:
     with SimulatedServer(Behaviour(latency_seconds=0.3)) as server:
         embedder = Embedder(reaching(server))
-        thread = threading.Thread(target=ends, args=(lambda: embedder.embed(MANY),))
+        results: list[Any] = []
+        thread = threading.Thread(target=lambda: results.append(embedder.embed(MANY)))
         thread.start()
         while not server.request_count:
             time.sleep(0.01)
         embedder.close()
-        thread.join()
+        thread.join(30)
+        assert results, "the call that was out did not end"
+        assert not results[0].errors
         result = ends(lambda: embedder.embed(MANY))
         assert not result.errors
         embedder.close()
