@@ -23,16 +23,19 @@ class Piece:
     """Texts of a call that wait for an offer, by their places in the call.
 
     `refused` holds the offers that will not take these texts, each with its fault; `avoid` those
-    that are asked last, since an estimate says that the texts are too long for them. A piece with
-    a `split` goes to that split's offer whole; a `probe` of it carries the known-good text alone.
-    With `meets`, the piece carries no text of the call but parity probes by which that offer is
-    introduced; its places are theirs.
+    that are asked last, since an estimate says that the texts are too long for them; `fits` those
+    for which long texts were set apart already. A piece with a `split` goes to that split's offer
+    whole; `suspicions` counts how often it failed at an offer that took the known-good text right
+    after; a `probe` carries the known-good text alone. With `meets`, the piece carries no text of
+    the call but parity probes by which that offer is introduced; its places are theirs.
     """
 
     places: tuple[int, ...]
     refused: Mapping[str, Fault] = field(default_factory=dict)
     avoid: frozenset[str] = frozenset()
+    fits: frozenset[str] = frozenset()
     failures: int = 0
+    suspicions: int = 0
     split: Split | None = None
     probe: bool = False
     meets: ConfiguredOffer | None = None
@@ -67,8 +70,10 @@ class Split:
     dissolved: bool = False
 
     def needs_probe(self) -> bool:
-        """All parts were refused, and not merely for their size: is it the offer?"""
-        return not self.accepted and any(fault.kind != "too_large" for _, fault in self.held)
+        """All parts were refused, and not merely for the size of the batch: is it the offer?"""
+        return not self.accepted and any(
+            fault.kind != "too_large" or len(piece.places) == 1 for piece, fault in self.held
+        )
 
 
 def take_apart(piece: Piece, offer: ConfiguredOffer, text_index: int | None) -> list[Piece]:

@@ -12,11 +12,17 @@ from ipaddress import ip_address
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
-from qwen_embed_plugins.errors import ConfigurationError, shown
+from qwen_embed_plugins.errors import ConfigurationError, shown, without_secrets
 from qwen_embed_plugins.offers import Offer
 from qwen_embed_plugins.plugins import Registry, unknown_name
 from qwen_embed_plugins.provider import Provider, ProviderConfig
-from qwen_embed_plugins.settings import PROVIDER, ProviderSettings, Settings, unknown_setting
+from qwen_embed_plugins.settings import (
+    PROVIDER,
+    ProviderSettings,
+    Settings,
+    sounds_secret,
+    unknown_setting,
+)
 
 if TYPE_CHECKING:
     from qwen_embed_plugins.models import Model
@@ -31,7 +37,8 @@ class ConfiguredOffer:
     """An offer with the account and the terms that hold for this user.
 
     `key` names it everywhere ("ollama/qwen3-embedding-8b"). `price` is US dollars per million
-    tokens, 0 for private addresses, None when unknown. `trusted` says that the user vouches for its
+    tokens: what the user states, else 0 for private addresses, None when unknown (or in a currency
+    that is not counted yet). `trusted` says that the user vouches for its
     vectors. `endpoint` tells servers apart for what is learnt about them.
     """
 
@@ -47,7 +54,9 @@ class ConfiguredOffer:
 
     @property
     def endpoint(self) -> str:
-        return f"{self.provider.url or self.provider.config.name} {self.offer.wire_name}"
+        # Written to the state, where a password inside the address has no place.
+        place = without_secrets(self.provider.url) or self.provider.config.name
+        return f"{place} {self.offer.wire_name}"
 
     @property
     def max_inputs(self) -> int:
@@ -72,6 +81,9 @@ def build_catalogue(settings: Settings, registry: Registry) -> Catalogue:
     not exist; an offer that cannot serve is left out with its reason."""
     if settings.model not in registry.models:
         raise unknown_name(registry, "models", settings.model)
+    for name in settings.api_keys:
+        if name not in settings.providers and name not in registry.providers:
+            raise unknown_name(registry, "providers", name)
     model = registry.models[settings.model]
     offers: list[ConfiguredOffer] = []
     left_out: dict[str, str] = {}
@@ -109,10 +121,15 @@ def configure(
         served = ", ".join(sorted({item.model for item in declared.offers})) or "none"
         return f"does not serve {model.name} (serves: {served})"
     if offer.membership == "unproven" and not table.trust:
-        return f"not proven to share {model.name}'s space; trust = true vouches for it"
+        return (
+            f"unproven: nothing has shown that its vectors are {model.name}'s; trust = true vouches"
+        )
     if provider_class.needs_naming and not named and model.name != provider_class.name:
         return "serves only when named"
-    base_url = table.base_url or _base_url(provider_class, settings.environ)
+    try:
+        base_url = table.base_url or _base_url(provider_class, settings.environ)
+    except Exception as error:
+        return _not_set_up(table, error, named)
     if base_url is None and provider_class.needs_address:
         if named:
             raise ConfigurationError(
@@ -123,8 +140,11 @@ def configure(
     key = _api_key(table, provider_class, settings)
     if key is None and provider_class.api_key_env and not table.base_url:
         return f"no key: set {table.api_key_env or provider_class.api_key_env}"
-    provider = provider_class(ProviderConfig(table.name, base_url, key, table.options))
-    configured = _configured(table, provider, offer, model, settings)
+    try:
+        provider = provider_class(ProviderConfig(table.name, base_url, key, table.options))
+        configured = _configured(table, provider, offer, model, settings)
+    except Exception as error:
+        return _not_set_up(table, error, named)
     if configured.price is None and settings.budget.limited:
         return (
             "no price is known and a budget is set: give price_per_million, or set "
@@ -133,17 +153,28 @@ def configure(
     return configured
 
 
+def _not_set_up(table: ProviderSettings, error: Exception, named: bool) -> str:
+    """A provider that fails to be made stops nobody who did not name it."""
+    said = f"cannot be set up: {type(error).__name__}: {without_secrets(str(error))[:200]}"
+    if named:
+        raise ConfigurationError(f"providers.{table.name}: {said}") from error
+    return said
+
+
 def _configured(
     table: ProviderSettings, provider: Provider, offer: Offer, model: Model, settings: Settings
 ) -> ConfiguredOffer:
     private = is_private(provider.url)
+    own_price = table.models.get(model.name, {}).get("price_per_million", table.price_per_million)
+    price = offer.price_per_million if offer.currency == "USD" else None
     return ConfiguredOffer(
         key=f"{table.name}/{model.name}",
         provider=provider,
         account=table.account or table.name,
         offer=offer,
         model=model,
-        price=Decimal(0) if private else offer.price_per_million,
+        # What the user states holds; else what is near costs nothing.
+        price=own_price if own_price is not None else Decimal(0) if private else price,
         private=private,
         trusted=table.trust,
         proxy=_proxy(table, settings),
@@ -196,9 +227,8 @@ def _check_options(table: ProviderSettings, provider_class: type[Provider]) -> N
             known = {**PROVIDER, "models": None, **provider_class.options}
             raise unknown_setting(name, known, where)
         if not isinstance(value, expected):
-            raise ConfigurationError(
-                f"{where}: {name} = {shown(value)}: expected {expected.__name__}"
-            )
+            found = "" if sounds_secret(name) else f" = {shown(value)}"
+            raise ConfigurationError(f"{where}: {name}{found}: expected {expected.__name__}")
 
 
 def _base_url(provider_class: type[Provider], environ: Mapping[str, str]) -> str | None:

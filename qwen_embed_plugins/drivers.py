@@ -6,12 +6,14 @@ Their twin bodies are kept short; what both must do alike stands once, above the
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import queue
 import threading
 import time
+import weakref
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any, Protocol, TypeVar
 
 from qwen_embed_plugins.catalogue import ConfiguredOffer
@@ -26,7 +28,7 @@ from qwen_embed_plugins.effects import (
     Start,
     Wait,
 )
-from qwen_embed_plugins.errors import ConfigurationError, ProviderError, without_secrets
+from qwen_embed_plugins.errors import ConfigurationError, ProviderError, shown, without_secrets
 from qwen_embed_plugins.ledger import Ledger, Reservation
 from qwen_embed_plugins.state import State
 from qwen_embed_plugins.types import (
@@ -94,39 +96,78 @@ def fault_of(error: BaseException, offer: ConfiguredOffer) -> Fault:
     if isinstance(error, ConfigurationError):
         return Fault("bad_offer", str(error))
     if isinstance(error, TransportFailure):
-        return offer.provider.classify(error)
+        try:
+            fault: Any = offer.provider.classify(error)  # a stranger's plugin may give anything
+        except Exception as second:
+            error = second
+        else:
+            if isinstance(fault, Fault):
+                return fault
+            error = TypeError(f"classify gave {type(fault).__name__}, no Fault")
     said = without_secrets(" ".join(str(error).split()))[:200]
     return Fault("unavailable", f"the answer could not be read: {type(error).__name__}: {said}")
 
 
-def failed(job: Job, error: BaseException, seconds: float) -> Finished:
+@dataclass(slots=True)
+class _Progress:
+    """How far an exchange got: whether a server answered at all, and whether its last answer was
+    a success, which a provider counts even if nobody can read it."""
+
+    answered: bool = False
+    succeeded: bool = False
+
+    def took(self, reply: Any) -> None:
+        self.answered |= isinstance(reply, WireResponse)
+        self.succeeded = isinstance(reply, WireResponse) and reply.status == 200
+
+
+def failed(
+    job: Job, error: BaseException, seconds: float, progress: _Progress | None = None
+) -> Finished:
     """How a job ended that raised."""
     lost = isinstance(error, TransportFailure) and error.kind != "connect"
+    lost = lost or (progress is not None and progress.succeeded)
     fault = fault_of(error, job.offer)
+    # A server may repeat the key that it refuses, and a plugin may pass that on, or name an address
+    # that holds a password.
     key = job.offer.provider.config.api_key
-    if key and key in fault.message:
-        # A server may repeat the key that it refuses, and a plugin may pass that on.
-        fault = replace(fault, message=fault.message.replace(key, "***"))
-    return Finished(job, fault, seconds, maybe_served=lost)
+    fault = replace(fault, message=without_secrets(str(fault.message), (key,) if key else ()))
+    answered = progress is not None and progress.answered
+    return Finished(job, fault, seconds, maybe_served=lost, answered=answered)
+
+
+def usable(answer: Any) -> Answer:
+    """What an exchange returned, if it is an answer; the vectors in it are checked later."""
+    if not isinstance(answer, Answer):
+        raise TypeError(f"the exchange returned {type(answer).__name__}, no Answer")
+    if answer.tokens is not None and (type(answer.tokens) is not int or answer.tokens < 0):
+        raise TypeError(f"the answer's tokens are {shown(answer.tokens)}, no count")
+    return answer
 
 
 def run_exchange(job: Job, transport: Transport) -> Finished:
     """Make one attempt, blocking. Never raises for what a server or a plugin does wrong."""
-    started = time.monotonic()
+    started, progress = time.monotonic(), _Progress()
     try:
         exchange = job.offer.provider.exchange(job.batch)
-        answer = _drive_exchange(exchange, job, transport)
-    except (Exception, SystemExit) as error:
-        return failed(job, error, time.monotonic() - started)
+        answer = usable(_drive_exchange(exchange, job, transport, progress))
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:  # also what no Exception is: a panic in a Rust extension
+        return failed(job, error, time.monotonic() - started, progress)
     return Finished(job, answer, time.monotonic() - started)
 
 
-def _drive_exchange(exchange: Exchange, job: Job, transport: Transport) -> Answer:
+def _drive_exchange(
+    exchange: Exchange, job: Job, transport: Transport, progress: _Progress
+) -> Answer:
     try:
         step = next(exchange)
         while True:
             try:
+                progress.succeeded = False
                 reply = _take_step(step, job, transport)
+                progress.took(reply)
             except Exception as error:
                 step = exchange.throw(error)
             else:
@@ -144,21 +185,27 @@ def _take_step(step: WireRequest | Pause | Call, job: Job, transport: Transport)
 
 async def arun_exchange(job: Job, transport: AsyncTransport) -> Finished:
     """Make one attempt, awaiting."""
-    started = time.monotonic()
+    started, progress = time.monotonic(), _Progress()
     try:
         exchange = job.offer.provider.exchange(job.batch)
-        answer = await _adrive_exchange(exchange, job, transport)
-    except (Exception, SystemExit) as error:
-        return failed(job, error, time.monotonic() - started)
+        answer = usable(await _adrive_exchange(exchange, job, transport, progress))
+    except (KeyboardInterrupt, asyncio.CancelledError):
+        raise
+    except BaseException as error:
+        return failed(job, error, time.monotonic() - started, progress)
     return Finished(job, answer, time.monotonic() - started)
 
 
-async def _adrive_exchange(exchange: Exchange, job: Job, transport: AsyncTransport) -> Answer:
+async def _adrive_exchange(
+    exchange: Exchange, job: Job, transport: AsyncTransport, progress: _Progress
+) -> Answer:
     try:
         step = next(exchange)
         while True:
             try:
+                progress.succeeded = False
                 reply = await _atake_step(step, job, transport)
+                progress.took(reply)
             except Exception as error:
                 step = exchange.throw(error)
             else:
@@ -185,7 +232,8 @@ class Workers:
 
     def __init__(self) -> None:
         self._tasks: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
-        self._lock = threading.Lock()
+        # Reentrant, since the garbage collector may call `close` in a thread that holds it.
+        self._lock = threading.RLock()
         self._threads = 0
         self._idle = 0
 
@@ -197,21 +245,27 @@ class Workers:
             else:
                 self._threads += 1
                 name = f"qwen-embed-{self._threads}"
-                threading.Thread(target=self._work, name=name, daemon=True).start()
-        self._tasks.put(task)
+                arguments = (self._tasks,)
+                threading.Thread(target=self._work, name=name, args=arguments, daemon=True).start()
+            self._tasks.put(task)
 
     def close(self) -> None:
-        """Let the threads end once their tasks are done; does not wait for them."""
+        """Let the threads end once their tasks are done; does not wait for them. Later tasks get
+        threads and a queue of their own, so that none waits for a thread that is about to end."""
         with self._lock:
             threads, self._threads, self._idle = self._threads, 0, 0
-        for _ in range(threads):
-            self._tasks.put(None)
+            tasks, self._tasks = self._tasks, queue.SimpleQueue()
+            for _ in range(threads):
+                tasks.put(None)
 
-    def _work(self) -> None:
-        while (task := self._tasks.get()) is not None:
+    def _work(self, tasks: queue.SimpleQueue[Callable[[], None] | None]) -> None:
+        while (task := tasks.get()) is not None:
             task()
+            # Else the last job, and with it the provider, lives as long as the thread idles.
+            del task
             with self._lock:
-                self._idle += 1
+                if tasks is self._tasks:
+                    self._idle += 1
 
 
 class BlockingDriver:
@@ -226,6 +280,8 @@ class BlockingDriver:
         self._ledger = ledger
         self._state = state
         self._workers = Workers()
+        # Many users never close an embedder; its threads end with it all the same.
+        weakref.finalize(self, self._workers.close)
 
     def run(self, make_flow: MakeFlow[T]) -> T:
         """Run one flow to its end and give its result. Blocks; safe from any thread."""
@@ -263,7 +319,15 @@ class BlockingDriver:
             flow.close()
 
     def _task(self, job: Job, mailbox: queue.SimpleQueue[Finished | None]) -> Callable[[], None]:
-        return lambda: mailbox.put(run_exchange(job, self._transport))
+        def attempt() -> None:
+            try:
+                finished = run_exchange(job, transport)
+            except BaseException as error:
+                finished = failed(job, error, 0.0)
+            mailbox.put(finished)
+
+        transport = self._transport
+        return attempt
 
     def close(self) -> None:
         """End the worker threads; jobs that are out are forgotten."""
@@ -316,11 +380,19 @@ class AwaitingDriver:
             await asyncio.gather(*tasks.values(), return_exceptions=True)
 
     async def _attempt(self, job: Job, mailbox: asyncio.Queue[Finished | None]) -> None:
-        mailbox.put_nowait(await arun_exchange(job, self._transport))
+        try:
+            finished = await arun_exchange(job, self._transport)
+        except BaseException as error:
+            # Cancelled: by the call itself, which no longer listens, or by a plugin, for which it
+            # must not wait for ever.
+            mailbox.put_nowait(failed(job, error, 0.0))
+            raise
+        mailbox.put_nowait(finished)
 
 
 def _wake(loop: asyncio.AbstractEventLoop, mailbox: asyncio.Queue[Finished | None]) -> None:
-    if not loop.is_closed():
+    # The loop may close at any moment; the flow that wakes this one must not pay for that.
+    with contextlib.suppress(RuntimeError):
         loop.call_soon_threadsafe(mailbox.put_nowait, None)
 
 

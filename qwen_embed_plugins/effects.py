@@ -37,13 +37,14 @@ class Finished:
     """How a job ended: with an answer, or with a fault.
 
     `maybe_served` says that there is no answer although the request may have reached the provider,
-    which may have counted it.
+    which may have counted it. `answered` says that a server answered, with whatever.
     """
 
     job: Job
     outcome: Answer | Fault
     seconds: float
     maybe_served: bool = False
+    answered: bool = False
 
 
 @dataclass(frozen=True, slots=True)

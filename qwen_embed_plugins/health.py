@@ -1,7 +1,9 @@
 """What flows share about offers: pauses, places taken, latency. In memory, behind one small lock.
 
 An offer's pause grows with each failure in a row and carries jitter, so that many workers do not
-come back at the same moment; one success ends it.
+come back at the same moment; one success ends it. Attempts that break together are one failure:
+those that were under way when the first showed add nothing. A success among them shows that an
+outage is over, but does not end the pause that the others were told to make.
 """
 
 from __future__ import annotations
@@ -35,6 +37,7 @@ class _OfferHealth:
     failures: int = 0
     bad_vectors: int = 0
     paused_until: float = 0.0
+    failed_at: float = float("-inf")
     fault: Fault | None = None
     latency_seconds: float | None = None
     waiting: set[Callable[[], None]] = field(default_factory=set)
@@ -91,22 +94,27 @@ class Health:
         for wake in waiting:
             wake()
 
-    def succeeded(self, key: str, seconds: float) -> None:
-        """An attempt gave good vectors: pauses end, latency is noted."""
+    def succeeded(self, key: str, seconds: float, began: float) -> None:
+        """An attempt that began then gave good vectors: pauses end, latency is noted."""
         with self._lock:
             state = self._of(key)
-            state.failures = state.bad_vectors = 0
-            state.paused_until, state.fault = 0.0, None
+            state.bad_vectors = 0
+            told = state.fault is not None and state.fault.kind not in ("unavailable", "bad_vector")
+            if began >= state.failed_at or not told:
+                state.failures = 0
+                state.paused_until, state.fault = 0.0, None
             old = state.latency_seconds
             state.latency_seconds = (
                 seconds if old is None else old + LATENCY_WEIGHT * (seconds - old)
             )
 
-    def failed(self, key: str, fault: Fault, now: float) -> Paused:
+    def failed(self, key: str, fault: Fault, now: float, began: float) -> Paused:
         """Pause an offer or account as its fault asks, longer with each failure in a row."""
         with self._lock:
             state = self._of(key)
-            state.failures += 1
+            if began >= state.failed_at:
+                state.failures += 1
+                state.failed_at = now
             until = max(state.paused_until, now + self._pause_seconds(state, fault, now))
             state.paused_until, state.fault = until, fault
             return Paused(until, fault)
@@ -126,5 +134,5 @@ class Health:
         told = fault.retry_after_seconds
         # Told or not, a pause doubles while failures go on; never beyond the longest of its kind.
         grown = min(first * 2.0 ** min(state.failures - 1, 20), max(first, LONGEST_PAUSE_SECONDS))
-        seconds = grown if told is None else told
+        seconds = grown if told is None else max(told, grown if state.failures > 1 else 0.0)
         return seconds * (1 + JITTER * self._rng.random())

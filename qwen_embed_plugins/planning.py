@@ -34,9 +34,13 @@ def plan(texts: Sequence[Any], role: Role, space: EmbeddingSpace, instruction: s
         raise InvalidInput(f"expected a list of strings, got {shown(texts)}; put it in a list")
     if role not in ("query", "document"):
         raise InvalidInput(f'role = {shown(role)}: expected "query" or "document"')
+    _check_instruction(instruction)
     places: dict[str, list[int]] = {}
     unusable: list[TextError] = []
-    texts = list(texts)
+    try:
+        texts = list(texts)
+    except TypeError:
+        raise InvalidInput(f"expected a list of strings, got {shown(texts)}") from None
     for position, text in enumerate(texts):
         if not isinstance(text, str):
             kind = type(text).__name__
@@ -51,6 +55,14 @@ def plan(texts: Sequence[Any], role: Role, space: EmbeddingSpace, instruction: s
             places.setdefault(text, []).append(position)
     request = EmbedRequest(tuple(places), role, space, instruction if role == "query" else None)
     return Planned(request, list(places.values()), unusable, len(texts))
+
+
+def _check_instruction(instruction: Any) -> None:
+    """Refuse what no provider could be sent, before an offer is blamed for it."""
+    if not isinstance(instruction, str):
+        raise InvalidInput(f"instruction = {shown(instruction)}: expected a string")
+    if _problem(0, instruction + "."):
+        raise InvalidInput("the instruction is not valid Unicode: it has a lone surrogate")
 
 
 def _problem(position: int, text: str) -> TextError | None:

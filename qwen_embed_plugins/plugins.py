@@ -12,6 +12,7 @@ import os
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from decimal import Decimal
 from importlib.metadata import EntryPoint, entry_points
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -145,7 +146,7 @@ class Registry:
         for name, function, arguments in self._observers:
             try:
                 function(event) if "event" in arguments else function()
-            except Exception:
+            except (Exception, SystemExit):
                 self.observer_failures[name] += 1
 
     def _ask(self, plugin: object, name: str) -> Declarations:
@@ -179,6 +180,26 @@ def _claim(names: dict[str, Any], name: object, value: object) -> None:
     names[name] = value
 
 
+def _check_offer(offer: Any) -> None:
+    """Refuse an offer whose terms would break the ranking or the budget of everyone's calls."""
+    if not isinstance(offer, Offer):
+        raise ConfigurationError(f"offers= takes Offer objects, got {shown(offer)}")
+    price: Any = offer.price_per_million
+    if price is not None and not (isinstance(price, Decimal) and price.is_finite() and price >= 0):
+        raise ConfigurationError(
+            f"offer {shown(offer.model)}: price_per_million = {shown(price)}: expected a "
+            'Decimal of 0 or more, for example Decimal("0.04")'
+        )
+    limits = ("max_inputs", "max_input_tokens", "max_batch_tokens", "max_concurrency")
+    for name in limits:
+        limit: Any = getattr(offer, name)
+        if limit is not None and (type(limit) is not int or limit < 1):
+            raise ConfigurationError(
+                f"offer {shown(offer.model)}: {name} = {shown(limit)}: expected a whole number "
+                "of at least 1"
+            )
+
+
 def _provider_registrar(
     providers: dict[str, RegisteredProvider], plugin: str
 ) -> Callable[..., None]:
@@ -191,11 +212,11 @@ def _provider_registrar(
                 f"register() takes a subclass of Provider, got {shown(provider)}; "
                 "pass the class itself, settings make the instances"
             )
-        wrong = [offer for offer in offers if not isinstance(offer, Offer)]
-        if wrong:
-            raise ConfigurationError(f"offers= takes Offer objects, got {shown(wrong[0])}")
+        offers = tuple(offers)  # once: it may be a generator
+        for offer in offers:
+            _check_offer(offer)
         name = getattr(provider, "name", None)
-        _claim(providers, name, RegisteredProvider(provider, tuple(offers), plugin))
+        _claim(providers, name, RegisteredProvider(provider, offers, plugin))
 
     return register
 

@@ -21,19 +21,22 @@ from qwen_embed_plugins.types import (
     WireResponse,
 )
 
+LONGEST_RETRY_AFTER_SECONDS = 86_400.0
+"""A day: a server that says more is asked again all the same, lest a slip takes it out for ever."""
+
 
 @dataclass(frozen=True, slots=True)
 class ProviderConfig:
     """One configured account with a provider: what settings and environment gave.
 
-    `options` holds the provider's own typed options (see `Provider.options`). The key is left out
-    of `repr`.
+    `options` holds the provider's own typed options (see `Provider.options`). All but the name is
+    left out of `repr`: keys, and passwords in addresses.
     """
 
     name: str
-    base_url: str | None = None
+    base_url: str | None = field(default=None, repr=False)
     api_key: str | None = field(default=None, repr=False)
-    options: Mapping[str, Any] = field(default_factory=dict)
+    options: Mapping[str, Any] = field(default_factory=dict, repr=False)
 
 
 class Provider:
@@ -147,12 +150,14 @@ def retry_after(headers: Mapping[str, str]) -> float | None:
 
     try:
         if "retry-after-ms" in headers:
-            return max(0.0, float(headers["retry-after-ms"]) / 1000)
+            told = float(headers["retry-after-ms"]) / 1000
+            return min(max(0.0, told), LONGEST_RETRY_AFTER_SECONDS)
         if "retry-after" not in headers:
             return None
         value = headers["retry-after"].strip()
         if value.replace(".", "", 1).isdigit():
-            return float(value)
-        return max(0.0, parsedate_to_datetime(value).timestamp() - time())
+            return min(float(value), LONGEST_RETRY_AFTER_SECONDS)
+        told = parsedate_to_datetime(value).timestamp() - time()
+        return min(max(0.0, told), LONGEST_RETRY_AFTER_SECONDS)
     except (ValueError, TypeError, OverflowError):
         return None

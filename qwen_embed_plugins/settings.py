@@ -20,8 +20,8 @@ from qwen_embed_plugins.models import DEFAULT_INSTRUCTION, DEFAULT_MODEL
 
 ENVIRONMENT_PREFIX = "QWEN_EMBED_"
 
-NOT_SETTINGS = frozenset({"SETTINGS", "DSN", "DISABLE_PLUGINS", "TEST_DSN"})
-"""Variables with our prefix that are no settings of the router."""
+NOT_SETTINGS = frozenset({"SETTINGS", "DSN", "DISABLE_PLUGINS"})
+"""Variables with our prefix that are no settings of the router; nor are those with TEST_."""
 
 SYNONYMS = {
     "dimension": "dimensions",
@@ -57,7 +57,7 @@ class ProviderSettings:
 
     name: str
     kind: str | None = None
-    base_url: str | None = None
+    base_url: str | None = field(default=None, repr=False)
     api_key_env: str | None = None
     account: str | None = None
     wire_name: str | None = None
@@ -69,7 +69,7 @@ class ProviderSettings:
     max_input_tokens: int | None = None
     trust: bool = False
     models: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
-    options: Mapping[str, Any] = field(default_factory=dict)
+    options: Mapping[str, Any] = field(default_factory=dict, repr=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,6 +125,8 @@ class Settings:
             (given, "argument"),
         ):
             for name, value in checked_table(table, TOP_LEVEL, origin).items():
+                if name == "budget":
+                    value = merged_budget(values.get(name), table[name], value)
                 values[name] = value
                 origins[name] = origin
         settings = cls(**values, api_keys=dict(api_keys), environ=environ, origins=origins)
@@ -143,7 +145,13 @@ class Settings:
             raise ConfigurationError(
                 f"env_file = {shown(str(path))}: no such file; create it or remove the setting"
             )
-        read = {name: value for name, value in dotenv_values(path).items() if value is not None}
+        try:
+            found = dotenv_values(path, encoding="utf-8-sig")
+        except (OSError, UnicodeDecodeError) as error:
+            raise ConfigurationError(
+                f"env_file = {shown(str(path))}: cannot be read: {type(error).__name__}"
+            ) from None
+        read = {name: value for name, value in found.items() if value is not None}
         return replace(self, environ={**read, **self.environ})
 
     def explain(self) -> list[tuple[str, str, str]]:
@@ -177,6 +185,10 @@ class Settings:
 
     def state_path(self) -> str:
         """The state file: as set, else in the user's state folder."""
+        if self.state and self.state.startswith(("postgresql://", "postgres://")):
+            raise ConfigurationError(
+                "state: an address of Postgres is not supported yet; name a file"
+            )
         if self.state:
             return str(Path(self.state).expanduser())
         from platformdirs import user_state_path
@@ -260,10 +272,16 @@ def money_or_unlimited(value: Any) -> Decimal | None:
 
 
 def variable_name(value: Any) -> str:
-    if not isinstance(value, str) or not value.isidentifier():
+    if not isinstance(value, str) or not value.isidentifier() or _looks_like_a_key(value):
         # The value is not repeated: people put the key itself here.
         raise ValueError("expected the name of an environment variable, not a key")
     return value
+
+
+def _looks_like_a_key(value: str) -> bool:
+    """Long, without the underscores of a name, and of letters in both cases or with digits."""
+    plain = len(value) >= 20 and "_" not in value
+    return plain and not value.isupper() and (not value.islower() or not value.isalpha())
 
 
 def web_address(value: Any) -> str:
@@ -271,7 +289,11 @@ def web_address(value: Any) -> str:
 
     address = text(value)
     parts = urlsplit(address)
-    if parts.scheme not in ("http", "https") or not parts.hostname:
+    try:
+        port_is_one = parts.port is None or parts.port > 0
+    except ValueError:
+        port_is_one = False
+    if parts.scheme not in ("http", "https") or not parts.hostname or not port_is_one:
         raise ValueError("expected an address such as http://127.0.0.1:11434")
     return address
 
@@ -300,6 +322,13 @@ def budget(value: Any) -> Budget:
     if isinstance(value, Budget):
         return value
     return Budget(**checked_table(_table(value), BUDGET, "budget"))
+
+
+def merged_budget(before: Budget | None, table: Any, checked: Budget) -> Budget:
+    """The limits that a table names, over those set before: naming one must not lift another."""
+    if before is None or not isinstance(table, Mapping):
+        return checked
+    return replace(before, **{name: getattr(checked, name) for name in table})
 
 
 def providers(value: Any) -> dict[str, ProviderSettings]:
@@ -355,6 +384,11 @@ TOP_LEVEL: Mapping[str, Check] = {
 SECRET_WORDS = ("proxy", "key", "token", "secret", "password", "state")
 
 
+def sounds_secret(name: str) -> bool:
+    """Whether a setting's value may be or hold a secret, judged by its name."""
+    return any(word in name for word in SECRET_WORDS)
+
+
 def checked_table(table: Mapping[str, Any], known: Mapping[str, Check], where: str) -> Any:
     """The table with each value checked; `ConfigurationError` names the setting and its value."""
     checked = {}
@@ -364,8 +398,9 @@ def checked_table(table: Mapping[str, Any], known: Mapping[str, Check], where: s
         try:
             checked[name] = known[name](value)
         except ValueError as error:
-            secret = any(word in name for word in SECRET_WORDS)
-            found = "" if secret or isinstance(value, Mapping) else f" = {shown(value)}"
+            secret = sounds_secret(name)
+            said = without_secrets(value) if isinstance(value, str) else value
+            found = "" if secret or isinstance(value, Mapping) else f" = {shown(said)}"
             raise ConfigurationError(f"{where}: {name}{found}: {error}") from None
     return checked
 
@@ -408,7 +443,7 @@ def read_file(file: Path) -> dict[str, Any]:
         import tomli as tomllib
 
     try:
-        return tomllib.loads(file.read_text("utf-8"), parse_float=Decimal)
+        return tomllib.loads(file.read_text("utf-8-sig"), parse_float=Decimal)
     except tomllib.TOMLDecodeError as error:
         raise ConfigurationError(f"{file}: not valid TOML: {error}") from None
     except (OSError, UnicodeDecodeError) as error:
@@ -422,7 +457,7 @@ def from_environment(environ: Mapping[str, str]) -> dict[str, Any]:
     budget_found: dict[str, str] = {}
     for variable, value in environ.items():
         name = variable.removeprefix(ENVIRONMENT_PREFIX)
-        if name == variable or name in NOT_SETTINGS or not value:
+        if name == variable or name in NOT_SETTINGS or name.startswith("TEST_") or not value:
             continue
         if name.startswith("BUDGET_"):
             budget_found[name.removeprefix("BUDGET_").lower()] = value

@@ -17,7 +17,13 @@ from qwen_embed_plugins.ledger import Ledger, MemoryLedger
 from qwen_embed_plugins.parity import Parity, known_probes
 from qwen_embed_plugins.plugins import Registry, load_plugins, unknown_name
 from qwen_embed_plugins.router import Router
-from qwen_embed_plugins.settings import TOP_LEVEL, Settings, checked_table
+from qwen_embed_plugins.settings import (
+    TOP_LEVEL,
+    Settings,
+    checked_table,
+    merged_budget,
+    unknown_setting,
+)
 from qwen_embed_plugins.spaces import EmbeddingSpace
 from qwen_embed_plugins.state import SQLiteState, State
 
@@ -35,9 +41,13 @@ def settings_from(source: SettingsLike, overrides: Mapping[str, Any]) -> Setting
             return source
         api_keys = given.pop("api_keys", source.api_keys)
         changes = checked_table(given, TOP_LEVEL, "argument")
+        if "budget" in changes:
+            changes["budget"] = merged_budget(source.budget, given["budget"], changes["budget"])
         origins = {**source.origins, **dict.fromkeys(given, "argument")}
         return replace(source, **changes, api_keys=dict(api_keys), origins=origins)
     if isinstance(source, Mapping):
+        for name in source.keys() - TOP_LEVEL.keys() - {"api_keys"}:
+            raise unknown_setting(name, TOP_LEVEL, "settings")
         return Settings.load(None, **{**source, **_given(overrides)})
     return Settings.load(source, **_given(overrides))
 

@@ -17,6 +17,9 @@ from qwen_embed_plugins.errors import ConfigurationError
 
 VERSION = 2
 
+CAPABILITY_SECONDS = 7 * 86_400
+"""How long a learnt capability is believed."""
+
 SCHEMA = """
 create table if not exists capability (
     endpoint text not null,
@@ -37,7 +40,7 @@ class State(Protocol):
     """Where capabilities are kept: `endpoint` is an address and a wire name, never a key."""
 
     def capabilities(self) -> dict[tuple[str, str], str]:
-        """All that is known: (endpoint, name) to value."""
+        """All that is known and not too old: (endpoint, name) to value."""
 
     def learn(self, endpoint: str, name: str, value: str) -> None:
         """Remember one capability; blocks for one small transaction."""
@@ -80,7 +83,11 @@ class SQLiteState:
         if not self.path.exists():
             return {}
         with self._opened() as database:
-            rows = database.execute("select endpoint, name, value from capability").fetchall()
+            # Servers change, and a limit may have been read out of an odd message: ask again.
+            rows = database.execute(
+                "select endpoint, name, value from capability where learnt_at > ?",
+                (time() - CAPABILITY_SECONDS,),
+            ).fetchall()
         return {(endpoint, name): value for endpoint, name, value in rows}
 
     def learn(self, endpoint: str, name: str, value: str) -> None:

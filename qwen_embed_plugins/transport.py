@@ -8,9 +8,12 @@ from __future__ import annotations
 
 import asyncio
 import os
+import threading
 import time
 import weakref
-from collections.abc import AsyncGenerator
+from collections import Counter
+from collections.abc import AsyncGenerator, Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
@@ -23,6 +26,10 @@ if TYPE_CHECKING:
     from qwen_embed_plugins.effects import Job
 
 CONNECT_SECONDS = 10.0
+KEEPALIVE_SECONDS = 4.0
+"""Below the 5 seconds after which uvicorn (vLLM, Infinity) and Node close an idle connection: a
+request that meets the closing fails, and nobody knows whether it was served."""
+
 HEADERS = {"content-type": "application/json", "accept-encoding": "identity"}
 """No compression: unpacking a gzipped base64 answer costs several times what decoding it does."""
 
@@ -45,7 +52,9 @@ def client_key(job: Job) -> tuple[str | None, bool]:
 def common_options(job: Job) -> dict[str, Any]:
     import httpx
 
-    unlimited = httpx.Limits(max_connections=None, max_keepalive_connections=64)
+    unlimited = httpx.Limits(
+        max_connections=None, max_keepalive_connections=64, keepalive_expiry=KEEPALIVE_SECONDS
+    )
     return {**client_options(job), "limits": unlimited, "headers": {}}
 
 
@@ -128,6 +137,9 @@ class HttpTransport:
 
     def __init__(self) -> None:
         self._clients: dict[tuple[str | None, bool], httpx.Client] = {}
+        self._lock = threading.Lock()
+        self._out: Counter[httpx.Client] = Counter()
+        self._retired: set[httpx.Client] = set()
         # Many users never close an embedder; its connections end with it all the same.
         weakref.finalize(self, _close_clients, self._clients, os.getpid())
 
@@ -136,38 +148,66 @@ class HttpTransport:
         import httpx
 
         body = _Body(request, job)
-        try:
-            with self._client(job).stream(**_arguments(request, job)) as answer:
-                for part in answer.iter_bytes():
-                    body.add(part)
-        except (httpx.HTTPError, httpx.InvalidURL) as error:
-            raise failure(error, request, job) from error
+        with self._client(job) as client:
+            try:
+                with client.stream(**_arguments(request, job)) as answer:
+                    for part in answer.iter_bytes():
+                        body.add(part)
+            except (httpx.HTTPError, httpx.InvalidURL) as error:
+                raise failure(error, request, job) from error
         return body.response(answer)
 
-    def _client(self, job: Job) -> httpx.Client:
+    @contextmanager
+    def _client(self, job: Job) -> Iterator[httpx.Client]:
+        """The client for a job, which stays open until the job is done with it."""
+        with self._lock:
+            client = self._made(job)
+            self._out[client] += 1
+        try:
+            yield client
+        finally:
+            with self._lock:
+                self._out[client] -= 1
+                done = not self._out[client]
+                if done:
+                    del self._out[client]
+                close = done and client in self._retired
+                if close:
+                    self._retired.remove(client)
+            if close:
+                client.close()
+
+    def _made(self, job: Job) -> httpx.Client:
         key = client_key(job)
         if key not in self._clients:
             import httpx
 
             try:
-                client = httpx.Client(**common_options(job))
+                self._clients[key] = httpx.Client(**common_options(job))
             except (ImportError, ValueError) as error:
                 raise _misconfigured(error) from error
-            # Two threads may get here at once; the loser's client has no connection yet.
-            kept = self._clients.setdefault(key, client)
-            if kept is not client:
-                client.close()
         return self._clients[key]
 
     def close(self) -> None:
-        """Close all connections."""
-        _close_clients(self._clients, os.getpid())
+        """Close all connections: those in use once their answer is there.
+
+        A socket that is closed under a thread which reads from it does not wake that thread, which
+        would wait out its time limit.
+        """
+        with self._lock:
+            clients = list(self._clients.values())
+            self._clients.clear()
+            in_use = {client for client in clients if client in self._out}
+            self._retired |= in_use
+        for client in clients:
+            if client not in in_use:
+                client.close()
 
 
 def _close_clients(clients: dict[tuple[str | None, bool], httpx.Client], owner: int) -> None:
     """Close clients in the process that made them: a fork's connections are its parent's."""
     if os.getpid() == owner:
-        for client in clients.values():
+        for client in list(clients.values()):
             client.close()
     clients.clear()
 

@@ -65,7 +65,9 @@ class WireRequest:
     method: str = "POST"
 
     def __repr__(self) -> str:
-        return f"WireRequest({self.method} {self.url}, {len(self.content)} bytes)"
+        from qwen_embed_plugins.errors import without_secrets
+
+        return f"WireRequest({self.method} {without_secrets(self.url)}, {len(self.content)} bytes)"
 
 
 @dataclass(frozen=True, slots=True)

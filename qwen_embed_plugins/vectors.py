@@ -25,7 +25,7 @@ def as_matrix(vectors: Any, count: int, model: Model) -> Matrix:
     try:
         with np.errstate(over="ignore", invalid="ignore"):
             matrix = np.asarray(vectors, dtype=np.float32)
-    except (TypeError, ValueError):
+    except Exception:  # whatever a plugin's own array type raises
         raise BadAnswer("the answer's vectors differ in length or hold something else") from None
     if matrix.ndim != 2 or matrix.shape[0] != count:
         found = matrix.shape[0] if matrix.ndim else 0
@@ -38,11 +38,15 @@ def as_matrix(vectors: Any, count: int, model: Model) -> Matrix:
     return matrix
 
 
-def row_faults(matrix: Matrix, model: Model) -> dict[int, str]:
-    """What is wrong with single rows, by row: not finite, zero, or padded. Empty: all are right."""
+def row_faults(matrix: Matrix, model: Model, dimensions: int) -> dict[int, str]:
+    """What is wrong with single rows, by row: not finite, padded, or zero in the part of
+    `dimensions` numbers that will be kept. Empty: all are right."""
     squares = np.einsum("ij,ij->i", matrix, matrix, dtype=np.float64)
     # One comparison is false for NaN, infinity and zero alike.
     bad = ~((squares > 1e-12) & (squares < np.inf))
+    if dimensions < model.dimensions:
+        kept = matrix[:, :dimensions]
+        bad |= ~(np.einsum("ij,ij->i", kept, kept, dtype=np.float64) > 1e-12)
     if model.dense and model.dimensions > PADDING_RUN:
         bad |= ~matrix[:, -PADDING_RUN:].any(axis=1)
     return {int(row): _row_fault(matrix[row]) for row in np.flatnonzero(bad)}

@@ -21,7 +21,7 @@ LAYERS = {
     "values": {"_version", "errors", "types", "models", "spaces", "offers", "events"},
     "contract": {"provider", "hookspecs"},
     "parts": set[str](),
-    "router": {"router"},
+    "router": {"router", "call"},
     "embedder": {"embedder", "planning", "setup"},
     "root": {"__init__"},
     "providers": {"providers"},
@@ -37,7 +37,7 @@ ALLOWED = {
     "values": {"values"},
     "contract": {"values", "contract"},
     "parts": {"values", "contract", "parts"},
-    "router": {"values", "contract", "parts"},
+    "router": {"values", "contract", "parts", "router"},
     "embedder": {"values", "contract", "parts", "router", "embedder"},
     "root": CORE,
     # What a third party's provider may import is enough for ours.
@@ -53,8 +53,8 @@ EXCEPTIONS = {("langchain.retriever", "postgres")}
 
 # Decisions without I/O: time, randomness and sending come in from outside.
 PURE = {
-    "bisect", "effects", "offers", "outcome", "planning", "provider", "router", "routing", "spaces",
-    "tokens", "types", "vectors",
+    "batching", "bisect", "call", "choosing", "effects", "introductions", "offers", "outcome",
+    "planning", "provider", "router", "routing", "spaces", "tokens", "types", "vectors", "verdicts",
 }  # fmt: skip
 IMPURE = {
     "asyncio", "concurrent", "httpx", "os", "random", "requests", "select", "socket",

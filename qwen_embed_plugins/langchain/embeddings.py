@@ -36,14 +36,21 @@ class QwenEmbeddings(BaseModel, Embeddings):
     Async methods need no thread and may be used from any number of event loops.
     """
 
-    model_config = ConfigDict(extra="forbid", arbitrary_types_allowed=True, protected_namespaces=())
+    # An error that quotes its input would show the key of a mistaken `api_key="sk-…"`.
+    model_config = ConfigDict(
+        extra="forbid",
+        arbitrary_types_allowed=True,
+        protected_namespaces=(),
+        hide_input_in_errors=True,
+    )
 
     model: str | None = None
     dimensions: int | None = None
     instruction: str | None = None
     policy: str | None = None
     use: list[str] | None = None
-    settings: SkipValidation[SettingsLike] = Field(default=None, repr=False)
+    # Left out of dumps: `Settings` holds the environment, and a mapping may hold keys.
+    settings: SkipValidation[SettingsLike] = Field(default=None, exclude=True, repr=False)
     api_keys: dict[str, SecretStr] = Field(default_factory=dict)
     embedder: Embedder | None = Field(default=None, exclude=True, repr=False)
 
@@ -52,13 +59,16 @@ class QwenEmbeddings(BaseModel, Embeddings):
 
     @model_validator(mode="after")
     def _make_embedders(self) -> QwenEmbeddings:
+        self._connect()
+        return self
+
+    def _connect(self) -> None:
         if self.embedder is None:
             self._blocking = Embedder(settings_from(self.settings, self._overrides()))
         else:
             self._refuse_other_fields()
             self._blocking = self.embedder
         self._awaiting = self._blocking.awaiting()
-        return self
 
     def _overrides(self) -> dict[str, Any]:
         keys = {name: secret.get_secret_value() for name, secret in self.api_keys.items()}
@@ -78,6 +88,23 @@ class QwenEmbeddings(BaseModel, Embeddings):
             raise ConfigurationError(
                 f"embedder= already has its settings; leave out {', '.join(given or ['api_keys'])}"
             )
+
+    def __getstate__(self) -> dict[Any, Any]:
+        """What a pickle holds: the fields, keys among them. Connections are made anew."""
+        if self.embedder is not None:
+            raise ConfigurationError(
+                "embedder= holds connections and cannot be pickled; pass settings= instead"
+            )
+        return {**super().__getstate__(), "__pydantic_private__": None}
+
+    def __setstate__(self, state: dict[Any, Any]) -> None:
+        super().__setstate__(state)
+        object.__setattr__(self, "__pydantic_private__", {})
+        self._connect()
+
+    def __deepcopy__(self, memo: dict[int, Any] | None = None) -> QwenEmbeddings:
+        """A copy that shares the embedder, which any number of threads may use."""
+        return self.__copy__()
 
     @property
     def space(self) -> EmbeddingSpace:

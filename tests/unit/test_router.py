@@ -9,6 +9,7 @@ from random import Random
 import numpy as np
 import pytest
 
+from qwen_embed_plugins.call import KNOWN_GOOD
 from qwen_embed_plugins.catalogue import Catalogue, ConfiguredOffer
 from qwen_embed_plugins.effects import Job, Learn
 from qwen_embed_plugins.errors import BudgetExceeded, NoOfferLeft
@@ -19,7 +20,7 @@ from qwen_embed_plugins.models import Model, qwen3_query
 from qwen_embed_plugins.offers import Offer
 from qwen_embed_plugins.parity import PROBES, Parity
 from qwen_embed_plugins.provider import Provider, ProviderConfig
-from qwen_embed_plugins.router import KNOWN_GOOD, EmbedRequest, Router
+from qwen_embed_plugins.router import EmbedRequest, Router
 from qwen_embed_plugins.routing import free_first
 from qwen_embed_plugins.settings import Budget
 from qwen_embed_plugins.spaces import EmbeddingSpace

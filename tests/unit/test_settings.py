@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from qwen_embed_plugins import ConfigurationError, Settings
+from qwen_embed_plugins import ConfigurationError, Offer, Provider, Settings
 from qwen_embed_plugins.catalogue import build_catalogue, is_private
-from qwen_embed_plugins.plugins import load_plugins
+from qwen_embed_plugins.plugins import RegisteredProvider, load_plugins
 from qwen_embed_plugins.setup import settings_from
 
 
@@ -66,7 +66,8 @@ def test_a_whole_file() -> None:
     assert settings.budget.usd_total is None
     mine, ollama = build_catalogue(settings, load_plugins(found=())).offers
     assert mine.offer.wire_name == "four"
-    assert mine.price == 0, "a private address costs nothing"
+    assert mine.price == Decimal("0.02"), "what the user states holds, also for a private address"
+    assert ollama.price == 0
     assert mine.provider.config.api_key == "k"
     assert ollama.key == "ollama/qwen3-embedding-4b"
 
@@ -204,3 +205,21 @@ def test_arguments_change_settings_that_are_ready() -> None:
     assert changed.origins["dimensions"] == "argument"
     with pytest.raises(ConfigurationError, match="did you mean 'dimensions'"):
         settings_from(ready, {"dimension": 3})
+
+
+def test_a_price_in_another_currency_is_not_taken_for_dollars() -> None:
+    class Euro(Provider):
+        name = "euro"
+        base_url = "https://euro.example/v1"
+
+    registry = load_plugins(found=())
+    terms = Offer("qwen3-embedding-8b", "w", Decimal("0.1"), currency="EUR")
+    registry.declared.providers["euro"] = RegisteredProvider(Euro, (terms,), "test")
+    left_out = build_catalogue(Settings.load(environ={}, use=["euro"]), registry).left_out
+    assert "no price is known" in left_out["euro"]
+
+
+def test_a_key_for_a_provider_that_does_not_exist_is_refused() -> None:
+    settings = Settings.load(environ={}, api_keys={"olama": "k"})
+    with pytest.raises(ConfigurationError, match="did you mean 'ollama'"):
+        build_catalogue(settings, load_plugins(found=()))

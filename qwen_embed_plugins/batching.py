@@ -1,0 +1,75 @@
+"""How much of a piece one request holds. Pure: texts and limits in, pieces out."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from qwen_embed_plugins.bisect import Piece
+from qwen_embed_plugins.catalogue import ConfiguredOffer
+from qwen_embed_plugins.tokens import estimate_tokens
+
+
+def cut(
+    piece: Piece, texts: Sequence[str], offer: ConfiguredOffer, learnt_limit: str | None
+) -> tuple[Piece, Piece | None]:
+    """The part of a piece that one request to the offer may hold, and the rest.
+
+    `texts` are the piece's. A part of a split goes whole, since it fitted before it was split.
+    """
+    if piece.split is not None or piece.probe:
+        return piece, None
+    size = batch_size(texts, offer, learnt_limit)
+    rest = piece.places[size:]
+    return (
+        replace(piece, places=piece.places[:size]),
+        replace(piece, places=rest, failures=0) if rest else None,
+    )
+
+
+def batch_size(texts: Sequence[str], offer: ConfiguredOffer, learnt_limit: str | None) -> int:
+    """How many of the texts, from the first on, fit into one request; at least one."""
+    size = offer.max_inputs
+    if learnt_limit is not None:
+        size = max(1, min(size, int(learnt_limit)))
+    if offer.offer.max_batch_tokens is None:
+        return size
+    tokens = 0
+    for number, text in enumerate(texts[:size]):
+        tokens += estimate_tokens(text)
+        if tokens > offer.offer.max_batch_tokens:
+            return max(1, number)
+    return size
+
+
+def set_long_apart(
+    piece: Piece,
+    texts: Sequence[str],
+    offer: ConfiguredOffer,
+    others: Sequence[ConfiguredOffer],
+) -> tuple[Piece, Piece | None]:
+    """Part a piece into what suits the offer and what looks too long for it, if one of the others
+    takes longer texts.
+
+    An estimate routes and never refuses: without such an offer all stay together, and the
+    provider's own answer decides.
+    """
+    limit = offer.offer.max_input_tokens
+    if limit is None or piece.split is not None or piece.is_ours:
+        return piece, None
+    if offer.key in piece.avoid or offer.key in piece.fits:
+        return piece, None
+    piece = replace(piece, fits=piece.fits | {offer.key})
+    is_long = [estimate_tokens(text) > limit for text in texts]
+    if not any(is_long) or not any(_takes_longer(other, limit) for other in others):
+        return piece, None
+    pairs = list(zip(piece.places, is_long, strict=True))
+    long_places = tuple(place for place, long in pairs if long)
+    return (
+        replace(piece, places=tuple(place for place, long in pairs if not long)),
+        replace(piece, places=long_places, avoid=piece.avoid | {offer.key}),
+    )
+
+
+def _takes_longer(offer: ConfiguredOffer, limit: int) -> bool:
+    return offer.offer.max_input_tokens is None or offer.offer.max_input_tokens > limit

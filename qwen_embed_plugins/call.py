@@ -1,0 +1,436 @@
+"""The flow of one call: from texts to checked vectors, over whichever offers serve.
+
+The call keeps a pool of pieces (runs of texts that wait for an offer). It starts batches while
+offers have room, takes whatever finishes first, and puts back what has to go elsewhere, until
+nothing is left that any offer could still take. Which offer takes a piece is decided in
+`choosing.py`, how much of it one request holds in `batching.py`; how a refused batch is taken
+apart is in `bisect.py`, and what became of each text in `outcome.py`.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter, deque
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+from qwen_embed_plugins.batching import cut, set_long_apart
+from qwen_embed_plugins.bisect import Piece, Split, take_apart
+from qwen_embed_plugins.catalogue import ConfiguredOffer
+from qwen_embed_plugins.choosing import OUTAGES, Blocked, Chooser
+from qwen_embed_plugins.effects import (
+    Finished,
+    Flow,
+    Job,
+    KeepProbes,
+    Learn,
+    Reserve,
+    Settle,
+    Start,
+    Wait,
+    Wake,
+)
+from qwen_embed_plugins.events import (
+    AttemptFinished,
+    BudgetReached,
+    OfferPaused,
+    VerdictChanged,
+)
+from qwen_embed_plugins.introductions import Introductions
+from qwen_embed_plugins.ledger import Refused, Reservation
+from qwen_embed_plugins.outcome import Outcome
+from qwen_embed_plugins.parity import PROBES
+from qwen_embed_plugins.tokens import estimate_all
+from qwen_embed_plugins.types import Answer, Attempt, Batch, EmbedResult, Fault, FaultKind, Role
+from qwen_embed_plugins.verdicts import Verdict, examine
+
+if TYPE_CHECKING:
+    from qwen_embed_plugins.router import EmbedRequest, Router
+
+log = logging.getLogger("qwen_embed_plugins")
+
+KNOWN_GOOD = "The capital of China is Beijing."
+"""The probe text: short, plain, from the model card. Who refuses this refuses everything."""
+
+SUSPICIONS = 3
+"""A text is blamed for an offer's failures only after so many of them, with the known-good text
+taken after each: a server that fails every second time must not condemn anyone."""
+
+FAILURES_IN_A_ROW = 3
+"""After so many a call does without an offer, or suspects a text of causing them."""
+
+RATE_LIMITS_IN_A_ROW = 10
+"""Waiting for a limit is worth more patience than an outage, but not for ever."""
+
+RESERVED_OVER_ESTIMATE = 2
+"""A reservation is an upper bound; the estimate can be half the truth (code, rare scripts)."""
+
+BYTES_PER_NUMBER = 32
+"""Generous: a float64 takes up to 25 characters in JSON."""
+
+ANSWER_SLACK_BYTES = 1 << 20
+
+REFUSALS: frozenset[FaultKind] = frozenset({"bad_input", "too_large", "bad_vector"})
+"""What a provider says of the texts. (A bad vector that only we noticed is the offer's failure.)"""
+
+
+@dataclass(frozen=True, slots=True)
+class _UnderWay:
+    piece: Piece
+    reservation: Reservation
+    tokens: int
+    began: float
+
+
+class EmbedCall:
+    """The state of one call. Methods that yield are parts of its flow."""
+
+    def __init__(self, router: Router, request: EmbedRequest, wake: Wake) -> None:
+        self.router = router
+        self.request = request
+        self.model = router.catalogue.model
+        self.outcome = Outcome(router, request)
+        self.chooser = Chooser(router, request.role, wake, self.outcome.out)
+        self.introductions = Introductions(self.chooser.meeting)
+        self.pool: deque[Piece] = deque()
+        if request.texts:
+            self.pool.append(Piece(tuple(range(len(request.texts)))))
+        self.under_way: dict[int, _UnderWay] = {}
+        self.failures: Counter[str] = Counter()
+        self.failed_at: dict[str, float] = {}
+        self.accepted: set[str] = set()
+
+    def run(self) -> Flow[EmbedResult]:
+        try:
+            while self.pool or self.under_way:
+                blocked = yield from self._dispatch()
+                if self.under_way or blocked.busy or blocked.until is not None:
+                    finished = yield Wait(blocked.until)
+                    if finished is not None:
+                        yield from self._take_in(finished)
+        finally:
+            # Places are shared with other flows; one that ends early must not keep them.
+            for item in self.under_way.values():
+                self.router.health.release(item.reservation.offer)
+        return self.outcome.result()
+
+    # Choosing an offer
+
+    def _dispatch(self) -> Flow[Blocked]:
+        """Start what can be started; say what the rest waits for."""
+        waiting = Blocked()
+        for _ in range(len(self.pool)):
+            first = self.pool.popleft()
+            if self._is_moot(first):
+                continue
+            piece: Piece | None = first
+            while piece is not None:
+                if len(self.under_way) >= self.router.concurrency:
+                    self.pool.appendleft(piece)
+                    return waiting
+                choice = self.chooser.choose(piece)
+                if isinstance(choice, Blocked):
+                    self._wait_or_give_up(piece, choice)
+                    waiting = waiting.and_also(choice)
+                    break
+                piece = yield from self._start(piece, choice)
+        return waiting
+
+    def _is_moot(self, piece: Piece) -> bool:
+        """Whether a piece of ours waits for something that has been decided meanwhile."""
+        if piece.meets is not None:
+            return not self.introductions.is_open(piece.meets)
+        return piece.probe and piece.split is not None and piece.split.dissolved
+
+    def _wait_or_give_up(self, piece: Piece, blocked: Blocked) -> None:
+        if not blocked.for_good:
+            self.pool.append(piece)
+        elif piece.meets is not None:
+            self.introductions.abandon(piece.meets)
+        elif piece.split is not None and not piece.split.dissolved:
+            self._dissolve(piece.split, piece)
+        elif not piece.probe:
+            self.outcome.give_up(piece)
+
+    # Starting a batch
+
+    def _start(self, piece: Piece, offer: ConfiguredOffer) -> Flow[Piece | None]:
+        """Start a batch from the front of the piece; gives what is left of it. An offer that the
+        others of its space do not know is introduced first, and the piece goes on waiting."""
+        if self.router.parity.is_unmet(offer) and piece.meets is None:
+            self.pool.append(piece)
+            piece = self.introductions.begin(offer)
+        others = self.chooser.allowed(piece)
+        piece, too_long = set_long_apart(piece, self._texts(piece), offer, others)
+        if too_long is not None:
+            self.pool.append(too_long)
+        if not piece.places and not piece.probe:
+            self.router.health.release(offer.key)
+            return None
+        limit = self.router.capabilities.get((offer.endpoint, "max_inputs"))
+        batch_piece, rest = cut(piece, self._texts(piece), offer, limit)
+        sent = yield from self._send(batch_piece, offer)
+        return rest if sent else piece
+
+    def _send(self, piece: Piece, offer: ConfiguredOffer) -> Flow[bool]:
+        """Reserve and start one request, in the place that was taken; False if a budget forbids."""
+        started = False
+        try:
+            # Made before money is held for it: a plugin's code runs in it, and may fail.
+            job = self._job(piece, offer)
+            tokens = estimate_all(self._texts(piece))
+            bound = tokens * RESERVED_OVER_ESTIMATE
+            reserved = yield Reserve(offer.key, bound, offer.cost(bound))
+            started = isinstance(reserved, Reservation)
+        finally:
+            if not started:
+                self.router.health.release(offer.key)
+        if isinstance(reserved, Refused):
+            self._too_dear(offer, reserved)
+            return False
+        self.under_way[job.id] = _UnderWay(piece, reserved, tokens, self.router.now())
+        yield Start(job)
+        return True
+
+    def _too_dear(self, offer: ConfiguredOffer, refused: Refused) -> None:
+        if any(item.reservation.cost for item in self.under_way.values()):
+            # What is held is an upper bound: when a request settles there may be enough again.
+            self.chooser.short_of_money.add(offer.key)
+            return
+        self.introductions.abandon(offer)
+        self.outcome.over_budget(offer, refused)
+        self.router.emit(BudgetReached(refused.budget, refused.message))
+
+    def _job(self, piece: Piece, offer: ConfiguredOffer) -> Job:
+        texts = self._texts(piece)
+        role: Role = "document" if piece.is_ours else self.request.role
+        instruction = self.request.instruction if role == "query" else None
+        format_query = self.model.format_query
+        if instruction and format_query and not offer.provider.adds_instruction:
+            texts = [format_query(text, instruction) for text in texts]
+        encoding = self.router.capabilities.get((offer.endpoint, "encoding"))
+        batch = Batch(
+            texts,
+            role,
+            self.model,
+            offer.offer.wire_name,
+            instruction,
+            "float" if encoding == "float" else "base64",
+        )
+        size = len(texts) * self.model.dimensions * BYTES_PER_NUMBER + ANSWER_SLACK_BYTES
+        return Job(next(self.router.job_ids), offer, batch, self.router.timeout_seconds, size)
+
+    def _texts(self, piece: Piece) -> list[str]:
+        if piece.probe:
+            return [KNOWN_GOOD]
+        if piece.meets is not None:
+            return [PROBES[place] for place in piece.places]
+        return [self.request.texts[place] for place in piece.places]
+
+    # Taking in what came back
+
+    def _take_in(self, finished: Finished) -> Flow[None]:
+        item = self.under_way.pop(finished.job.id)
+        offer = finished.job.offer
+        self.router.health.release(offer.key)
+        self.chooser.short_of_money.clear()
+        verdict = examine(finished, self.request.space.dimensions)
+        yield from self._settle(item, finished, verdict.fault)
+        if verdict.fault is not None:
+            refused = verdict.fault is finished.outcome and verdict.fault.kind in REFUSALS
+            if refused:
+                yield from self._refusal(item.piece, finished.job, verdict.fault)
+            else:
+                self._failure(item, finished, verdict.fault)
+            return
+        self.failures[offer.key] = 0
+        self.accepted.add(offer.key)
+        if not verdict.bad_rows:
+            for key in (offer.key, offer.account):
+                self.router.health.succeeded(key, finished.seconds, item.began)
+        if verdict.answered_in_floats and finished.job.batch.encoding == "base64":
+            yield from self._learn(offer, "encoding", "float")
+        if item.piece.meets is not None:
+            yield from self._introduced(item.piece, offer, verdict)
+        elif not item.piece.probe:
+            self._keep(item, offer, verdict)
+        self._answered(item.piece)
+
+    def _introduced(self, piece: Piece, offer: ConfiguredOffer, verdict: Verdict) -> Flow[None]:
+        """Vectors of probes are here; with the last of them, compare and remember."""
+        if verdict.bad_rows:
+            self.introductions.abandon(offer)
+            message = next(iter(verdict.bad_rows.values()))
+            self._pause(offer, Fault("bad_vector", message), self.router.now())
+            return
+        vectors = self.introductions.collect(piece, offer, verdict.matrix)
+        if vectors is None:
+            return
+        yield KeepProbes(offer.endpoint, vectors)
+        compared = self.router.parity.meet(offer, vectors)
+        if compared is not None and compared.cosine < self.router.min_parity:
+            consequence = "it serves all the same" if compared.serves else "it is left out"
+            log.warning("%s: %s; %s", offer.key, compared, consequence)
+            space = str(self.request.space)
+            self.router.emit(VerdictChanged(offer.key, space, compared.serves, compared.cosine))
+
+    def _settle(self, item: _UnderWay, finished: Finished, fault: Fault | None) -> Flow[None]:
+        answer = finished.outcome if isinstance(finished.outcome, Answer) else None
+        if answer is not None and answer.tokens is not None:
+            tokens = answer.tokens
+        else:
+            # Without an answer a provider may have counted the request all the same.
+            tokens = item.tokens if answer is not None or finished.maybe_served else 0
+            self.outcome.estimated |= tokens > 0
+        offer = finished.job.offer
+        cost = offer.cost(tokens)
+        yield Settle(item.reservation, tokens, cost)
+        count_ = len(finished.job.batch.texts)
+        self.outcome.attempts.append(
+            Attempt(offer.key, count_, finished.seconds, tokens, cost, fault)
+        )
+        kind = fault.kind if fault else None
+        self.router.emit(AttemptFinished(offer.key, count_, tokens, cost, finished.seconds, kind))
+
+    def _keep(self, item: _UnderWay, offer: ConfiguredOffer, verdict: Verdict) -> None:
+        """Store the good rows; texts whose rows are bad go to other offers, and doubtful ones are
+        asked again alone, where no other text's vector can be taken for theirs."""
+        piece = item.piece
+        unkept = {*verdict.bad_rows, *verdict.doubtful_rows}
+        good = [row for row in range(len(piece.places)) if row not in unkept]
+        for row in verdict.doubtful_rows:
+            if row not in verdict.bad_rows:
+                self.pool.append(replace(piece, places=(piece.places[row],)).freed())
+        self.outcome.store([piece.places[row] for row in good], verdict.matrix[good], offer)
+        for row, message in verdict.bad_rows.items():
+            fault = Fault("bad_vector", message)
+            if self.router.health.gave_bad_vector(offer.key):
+                self._pause(offer, fault, item.began)
+            alone = replace(piece, places=(piece.places[row],)).refused_by(offer, fault)
+            self.pool.append(alone)
+
+    def _refusal(self, piece: Piece, job: Job, fault: Fault) -> Flow[None]:
+        """The provider objects to what was sent: send it another way, or look for the bad text."""
+        if (yield from self._adapted(piece, job, fault)):
+            self.pool.appendleft(piece)
+        else:
+            self._refused(piece, job.offer, fault)
+
+    def _failure(self, item: _UnderWay, finished: Finished, fault: Fault) -> None:
+        """The offer failed, whatever was sent: pause it, and let the texts go elsewhere."""
+        piece, offer = item.piece, finished.job.offer
+        self._pause(offer, fault, item.began)
+        if fault.kind in OUTAGES:
+            piece = replace(piece, failures=piece.failures + 1)
+        if piece.failures >= FAILURES_IN_A_ROW and offer.key in self.accepted:
+            # The offer takes other texts: perhaps one of these is what makes it fail.
+            self.failures[offer.key] = 0
+            self._refused(replace(piece, failures=0), offer, fault)
+            return
+        if (
+            piece.failures >= FAILURES_IN_A_ROW
+            and finished.answered
+            and not piece.probe
+            and self.chooser.allowed(piece) == [offer]
+        ):
+            # It answers, has taken nothing yet, and no other is there: the known-good text decides.
+            self.failures[offer.key] = FAILURES_IN_A_ROW - 1
+            piece = replace(piece, failures=0, split=None)
+            self._judge(Split(offer, unanswered=0, held=[(piece, fault)]))
+            return
+        if item.began >= self.failed_at.get(offer.key, item.began):
+            # Else it was under way when the last failure showed: the same one, seen again.
+            self.failures[offer.key] += 1
+            self.failed_at[offer.key] = self.router.now()
+        if self.failures[offer.key] >= self._failures_allowed(fault):
+            self.outcome.out[offer.key] = fault.message
+            if fault.kind == "rate_limited":
+                self.chooser.limited.add(offer.key)
+        if piece.meets is not None:
+            self.introductions.abandon(offer)
+        elif piece.split is not None and not piece.split.dissolved:
+            self._dissolve(piece.split, piece)
+        elif not piece.probe:
+            self.pool.appendleft(piece.freed())
+
+    def _failures_allowed(self, fault: Fault) -> int:
+        return RATE_LIMITS_IN_A_ROW if fault.kind == "rate_limited" else FAILURES_IN_A_ROW
+
+    def _adapted(self, piece: Piece, job: Job, fault: Fault) -> Flow[bool]:
+        """Learn from a refusal that says what the offer would take; True if the same texts may
+        now be sent another way."""
+        if fault.asks_for_floats and job.batch.encoding == "base64":
+            yield from self._learn(job.offer, "encoding", "float")
+            return True
+        if fault.limit is not None and 0 < fault.limit < len(piece.places):
+            yield from self._learn(job.offer, "max_inputs", str(fault.limit))
+            return piece.split is None
+        return False
+
+    def _learn(self, offer: ConfiguredOffer, name: str, value: str) -> Flow[None]:
+        self.router.capabilities[offer.endpoint, name] = value
+        yield Learn(offer.endpoint, name, value)
+
+    def _pause(self, offer: ConfiguredOffer, fault: Fault, began: float) -> None:
+        key = offer.account if fault.scope == "account" else offer.key
+        pause = self.router.health.failed(key, fault, self.router.now(), began)
+        self.router.emit(OfferPaused(key, fault.kind, fault.message, pause.until))
+
+    # Taking refused batches apart
+
+    def _refused(self, piece: Piece, offer: ConfiguredOffer, fault: Fault) -> None:
+        split = piece.split
+        if piece.meets is not None and fault.kind == "too_large" and len(piece.places) > 1:
+            self.pool.extendleft(replace(piece, places=(place,)) for place in piece.places)
+        elif piece.is_ours:
+            self.introductions.abandon(offer)
+            self._offer_at_fault(offer, fault, split)
+        elif split is not None and not split.dissolved:
+            split.unanswered -= 1
+            split.held.append((piece, fault))
+            self._judge(split)
+        elif len(piece.places) > 1:
+            self.pool.extendleft(reversed(take_apart(piece, offer, fault.text_index)))
+        else:
+            self._judge(Split(offer, unanswered=0, held=[(piece, fault)]))
+
+    def _answered(self, piece: Piece) -> None:
+        split = piece.split
+        if split is not None and not split.dissolved:
+            split.accepted = True
+            split.unanswered -= not piece.probe
+            self._judge(split)
+
+    def _judge(self, split: Split) -> None:
+        """Once all parts of a split have their verdict: blame texts, split on, or ask the probe."""
+        if split.unanswered or not split.held:
+            return
+        if split.needs_probe():
+            self.pool.appendleft(Piece((), split=split, probe=True))
+            return
+        held, split.held = split.held, []
+        for piece, fault in held:
+            if len(piece.places) > 1:
+                parts = take_apart(piece, split.offer, fault.text_index)
+                self.pool.extendleft(reversed(parts))
+            elif fault.kind == "unavailable" and piece.suspicions + 1 < SUSPICIONS:
+                again = replace(piece.freed(), failures=FAILURES_IN_A_ROW - 1)
+                self.pool.append(replace(again, suspicions=piece.suspicions + 1))
+            else:
+                self.pool.append(piece.refused_by(split.offer, fault))
+
+    def _offer_at_fault(self, offer: ConfiguredOffer, fault: Fault, split: Split | None) -> None:
+        """The offer refuses even a text of ours: no text of the call is to blame."""
+        message = f"it refuses even a plain text: {fault.message}"
+        self._pause(offer, Fault("bad_offer", message), self.router.now())
+        if split is not None:
+            self._dissolve(split)
+
+    def _dissolve(self, split: Split, piece: Piece | None = None) -> None:
+        """Give the texts of a split free for other offers."""
+        split.dissolved = True
+        pieces = [held for held, _ in split.held]
+        if piece is not None and not piece.is_ours:
+            pieces.append(piece)
+        split.held = []
+        self.pool.extendleft(held.freed() for held in pieces)

@@ -1,0 +1,106 @@
+"""Keys and passwords stay out of dumps, messages, `repr` and the state; broken set-ups are said."""
+
+from __future__ import annotations
+
+import copy
+import pickle
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pydantic import SecretStr, ValidationError
+
+from qwen_embed_plugins import ConfigurationError, Embedder, NoOfferLeft, Settings
+from qwen_embed_plugins.langchain import QwenEmbeddings
+from qwen_embed_plugins.testing import SimulatedServer
+
+SECRET = "planted-hunter2"
+
+
+def test_dumps_of_embeddings_hold_neither_keys_nor_the_environment(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("SOMETHING_ELSE", SECRET)
+    keys = {"ollama": SECRET}
+    for given in (Settings.load(api_keys=keys), {"api_keys": keys}):
+        embeddings = QwenEmbeddings(settings=given)
+        dumps = (repr(embeddings), str(embeddings.model_dump()), embeddings.model_dump_json())
+        assert not any(SECRET in dump for dump in dumps)
+
+
+def test_a_mistaken_argument_is_not_quoted() -> None:
+    with pytest.raises(ValidationError) as caught:
+        QwenEmbeddings(api_key=SECRET)  # type: ignore[call-arg]
+    assert SECRET not in str(caught.value)
+
+
+@pytest.mark.parametrize("wire", ["ollama", "openai-compatible"])
+def test_a_password_inside_an_address_shows_nowhere(wire: str) -> None:
+    with SimulatedServer() as server:
+        port = server.url.rpartition(":")[2]
+    table = {"kind": wire, "base_url": f"http://user:{SECRET}@127.0.0.1:{port}"}
+    settings = Settings.load(providers={"mine": table}, use=["mine"])
+    embedder = Embedder(settings)
+    with pytest.raises(NoOfferLeft) as caught:
+        embedder.embed(["a"])
+    [offer] = embedder._setup.catalogue.offers
+    shown = (caught.value, settings, embedder, offer, offer.endpoint, offer.provider.config)
+    assert not any(SECRET in f"{value!s} {value!r}" for value in shown)
+
+
+def test_a_wrong_address_is_refused_without_its_password() -> None:
+    for address in (f"htp://u:{SECRET}@host", f"http://u:{SECRET}@host:port"):
+        table = {"kind": "openai-compatible", "base_url": address}
+        with pytest.raises(ConfigurationError, match="expected an address") as caught:
+            Settings.load(providers={"mine": table})
+        assert SECRET not in str(caught.value)
+
+
+def test_a_key_in_place_of_its_variables_name_is_not_repeated() -> None:
+    key = "q7Zk2LxP9vTnB4sWf8Rj"
+    with pytest.raises(ConfigurationError) as caught:
+        Embedder(Settings.load(providers={"ollama": {"api_key_env": key}}))
+    assert key not in str(caught.value)
+
+
+def test_a_state_that_is_no_file_is_refused() -> None:
+    with pytest.raises(ConfigurationError, match="state") as caught:
+        Embedder(state=f"postgresql://app:{SECRET}@db/x")
+    assert SECRET not in str(caught.value)
+    assert not list(Path.cwd().iterdir())
+
+
+@pytest.mark.parametrize("value", ["http://[::1", "::1]:5"])
+def test_a_mangled_ollama_host_is_a_line_and_no_traceback(value: str) -> None:
+    with pytest.raises(NoOfferLeft, match="ollama: cannot be set up"):
+        Embedder(Settings.load(environ={"OLLAMA_HOST": value})).embed(["a"])
+    with pytest.raises(ConfigurationError, match=r"providers\.ollama"):
+        Embedder(Settings.load(environ={"OLLAMA_HOST": value}, use=["ollama"]))
+
+
+def test_a_provider_that_cannot_be_made_stops_only_who_names_it(
+    made: Callable[..., Embedder],
+) -> None:
+    def fail(self: Any, config: Any) -> None:
+        raise RuntimeError("its SDK is missing")
+
+    body = {"__init__": fail, "needs_naming": False}
+    embedder = made(settings={"use": None}, **body)
+    assert "its SDK is missing" in embedder._setup.catalogue.left_out["made"]
+    with pytest.raises(ConfigurationError, match="its SDK is missing"):
+        made(**body)
+
+
+def copied(embeddings: QwenEmbeddings) -> list[QwenEmbeddings]:
+    unpickled: QwenEmbeddings = pickle.loads(pickle.dumps(embeddings))  # noqa: S301 (our own)
+    return [unpickled, copy.copy(embeddings), copy.deepcopy(embeddings)]
+
+
+def test_embeddings_may_be_pickled_and_copied(monkeypatch: pytest.MonkeyPatch) -> None:
+    with SimulatedServer() as server:
+        monkeypatch.setenv("OLLAMA_HOST", server.url)
+        embeddings = QwenEmbeddings(dimensions=64, api_keys={"ollama": SecretStr(SECRET)})
+        for twin in copied(embeddings):
+            assert twin.embed_query("a") == embeddings.embed_query("a")
+            assert twin.model_dump() == embeddings.model_dump()

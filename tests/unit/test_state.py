@@ -1,0 +1,66 @@
+"""The state file: what is learnt outlives the process, for a while."""
+
+from __future__ import annotations
+
+import sqlite3
+from pathlib import Path
+from time import time
+
+import pytest
+
+from qwen_embed_plugins import ConfigurationError
+from qwen_embed_plugins import state as module
+from qwen_embed_plugins.state import CAPABILITY_SECONDS, SQLiteState
+
+
+def test_what_is_learnt_is_there_for_the_next(tmp_path: Path) -> None:
+    path = str(tmp_path / "deep" / "state.db")
+    assert SQLiteState(path).capabilities() == {}
+    assert not Path(path).exists(), "reading makes no file"
+    SQLiteState(path).learn("http://a w", "encoding", "float")
+    SQLiteState(path).learn("http://a w", "encoding", "base64")
+    assert SQLiteState(path).capabilities() == {("http://a w", "encoding"): "base64"}
+
+
+def test_a_capability_is_believed_for_a_while(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    state = SQLiteState(str(tmp_path / "state.db"))
+    state.learn("http://a w", "max_inputs", "3")
+    later = time() + CAPABILITY_SECONDS + 1
+    monkeypatch.setattr(module, "time", lambda: later)
+    assert state.capabilities() == {}
+
+
+def test_probes_come_back_oldest_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    state = SQLiteState(str(tmp_path / "state.db"))
+    for moment, endpoint in enumerate(("z", "a", "m")):
+        monkeypatch.setattr(module, "time", lambda moment=moment: float(moment))
+        state.keep_probes(endpoint, endpoint.encode())
+    assert list(state.probes().items()) == [("z", b"z"), ("a", b"a"), ("m", b"m")]
+
+
+def test_a_file_of_the_first_version_is_brought_up(tmp_path: Path) -> None:
+    path = tmp_path / "state.db"
+    with sqlite3.connect(path) as database:
+        database.executescript(
+            "create table capability (endpoint text, name text, value text, learnt_at real, "
+            "primary key (endpoint, name)) without rowid; pragma user_version = 1;"
+        )
+    database.close()
+    state = SQLiteState(str(path))
+    assert state.probes() == {}
+    state.keep_probes("a", b"1")
+    assert state.probes() == {"a": b"1"}
+
+
+def test_a_newer_file_and_no_file_at_all_are_one_line(tmp_path: Path) -> None:
+    path = tmp_path / "state.db"
+    database = sqlite3.connect(path)
+    database.execute("pragma user_version = 99")
+    database.close()
+    with pytest.raises(ConfigurationError, match="made by a newer version"):
+        SQLiteState(str(path)).capabilities()
+    path.write_bytes(b"this is no database, and long enough to be looked at as if it were one")
+    with pytest.raises(ConfigurationError, match="name another with"):
+        SQLiteState(str(path)).learn("a", "b", "c")
