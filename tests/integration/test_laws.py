@@ -334,7 +334,8 @@ def test_killing_workers_loses_and_spoils_nothing(
             watched.set()
             watcher.join()
             codes = workers.stop()
-    assert codes == [0, 0]
+    # A worker that was told to stop while it still imported had no handler yet, and no work.
+    assert set(codes) <= {0, -signal.SIGTERM}
     assert writers.errors == []
     assert writers.commits > 50
     assert open_during_requests == [], open_during_requests[:5]
