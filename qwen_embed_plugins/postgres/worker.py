@@ -49,6 +49,10 @@ class EmbedderFactory(Protocol):
 
 def default_embedder(model: str, dimensions: int) -> EmbedsTexts:
     """An `AsyncEmbedder` of this space from the discovered settings."""
+    # Loaded now: the first request would do it while another loop's transaction is open, and an
+    # event loop that imports for a fifth of a second leaves that idle.
+    import httpx  # noqa: F401
+
     from qwen_embed_plugins.embedder import AsyncEmbedder
 
     return AsyncEmbedder(model=model, dimensions=dimensions)
