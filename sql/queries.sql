@@ -226,9 +226,10 @@ SET trouble = %(trouble)s, last_error = %(message)s, last_error_at = clock_times
 WHERE id = %(vectorizer)s AND (trouble, last_error) IS DISTINCT FROM (%(trouble)s::text, %(message)s::text);
 
 -- clear_trouble --
--- It works again.
+-- It works again, and no text waits for an offer any more.
 UPDATE qwen_embed.vectorizer SET trouble = NULL, last_error = NULL, last_error_at = NULL
-WHERE id = %(vectorizer)s AND last_error IS NOT NULL;
+WHERE id = %(vectorizer)s AND last_error IS NOT NULL AND NOT EXISTS (
+    SELECT FROM {work} WHERE token IS NULL AND attempts = 0 AND due_at > statement_timestamp());
 
 -- notice_capture --
 -- The triggers were changed behind our back and are whole again: compare everything once.

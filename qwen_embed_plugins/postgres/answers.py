@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
 BAD_VECTOR_ATTEMPTS = 5
 _BAD_VECTOR_PAUSE_SECONDS = 2.0
+_NO_OFFER_PAUSE_SECONDS = 5.0
 
 
 class EmbedsTexts(Protocol):
@@ -32,12 +33,15 @@ class Answer(NamedTuple):
     no_offer: str | None
 
 
-def held(items: Sequence[Item], pause_seconds: float) -> Outcome:
-    """The outcome when nobody could serve: all is tried again, no text is blamed."""
-    return Outcome(delayed=(Delay(tuple(item.id for item in items), pause_seconds),))
+def held(items: Sequence[Item]) -> Outcome:
+    """The outcome when nobody could serve: all goes back into the line, no text is blamed.
+
+    Due at once: it is the lane that waits, and a worker started later finds the work.
+    """
+    return Outcome(delayed=(Delay(tuple(item.id for item in items), 0.0),))
 
 
-def sort_answer(items: Sequence[Item], result: EmbedResult, *, pause_seconds: float) -> Answer:
+def sort_answer(items: Sequence[Item], result: EmbedResult) -> Answer:
     """Vectors are written, refused texts buried, the rest tried again.
 
     A vector that failed its checks may be the provider's fault: its text dies at the fifth try.
@@ -51,7 +55,9 @@ def sort_answer(items: Sequence[Item], result: EmbedResult, *, pause_seconds: fl
         item, message = items[position], without_secrets(error.message)
         if error.kind == "no_offer":
             no_offer = no_offer or message
-            delayed.append(Delay((item.id,), pause_seconds))
+            # Alone without an offer, it waits alone; where all are, the lane does.
+            pause = _NO_OFFER_PAUSE_SECONDS if good else 0.0
+            delayed.append(Delay((item.id,), pause))
         elif error.kind == "bad_vector" and item.attempts + 1 < BAD_VECTOR_ATTEMPTS:
             pause = _BAD_VECTOR_PAUSE_SECONDS * 2**item.attempts
             delayed.append(Delay((item.id,), pause, faults=1))

@@ -114,6 +114,16 @@ def explain(error: psycopg.Error, target: object = None) -> str:
     return f"{message.rstrip('.')}. {remedy}" if remedy else message
 
 
+def explain_to_worker(error: psycopg.Error) -> str:
+    """As `explain`, for an error that a worker met at a user's table."""
+    if isinstance(error, pg.InsufficientPrivilege):
+        return (
+            f"{without_secrets(_one_line(error))}. The worker must see and write every row: run it "
+            "as the owner of source and target, or as a role with BYPASSRLS and the rights."
+        )
+    return explain(error)
+
+
 def _one_line(error: psycopg.Error) -> str:
     if error.diag.message_primary:
         return error.diag.message_primary.splitlines()[0]

@@ -62,6 +62,15 @@ class Vectorizer:
             and len(self.source_key) == len(self.target_key)
         )
 
+    @property
+    def names(self) -> tuple[object, ...]:
+        """What its queries call things by."""
+        source, target = (
+            (self.source_schema, self.source_table),
+            (self.target_schema, self.target_table),
+        )
+        return (*source, *target, *self.source_key, *self.target_key)
+
     @cached_property
     def _fragments(self) -> dict[str, Query | sql.Identifier | sql.Literal]:
         numbered = [f"k{place}" for place, _ in enumerate(self.source_key, 1)]

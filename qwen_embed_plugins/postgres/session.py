@@ -7,10 +7,12 @@ import contextlib
 from typing import Any, TypeVar
 
 import psycopg
+from psycopg import errors as pg
 from psycopg import sql
+from psycopg.rows import dict_row
 
 from qwen_embed_plugins.postgres import connect
-from qwen_embed_plugins.postgres._flow import Flow, arun
+from qwen_embed_plugins.postgres._flow import Flow, Row, arun
 from qwen_embed_plugins.postgres.vectors import BinaryArray, BinaryArrayDumper
 
 T = TypeVar("T")
@@ -38,6 +40,17 @@ SET LOCAL bytea_output = 'hex'
 """
 _LONGEST_LOCK_WAIT_MS = 500
 
+RETRIED = (pg.LockNotAvailable, pg.DeadlockDetected, pg.SerializationFailure, pg.QueryCanceled)
+"""Another session was in the way: the same transaction may well succeed in a moment."""
+
+CHANGED = (pg.UndefinedTable, pg.UndefinedColumn, pg.UndefinedFunction, pg.InvalidSchemaName)
+"""Something was renamed or dropped since its name was read."""
+
+
+def is_connection_loss(error: psycopg.OperationalError) -> bool:
+    """Whether the server or the way to it is at fault, so that trying again makes sense."""
+    return error.sqlstate is None or error.sqlstate[:2] in {"08", "53", "57"}
+
 
 class Session:
     """One connection, opened when first needed and again after it was lost. One flow at a time."""
@@ -60,6 +73,21 @@ class Session:
                 await self._roll_back(connection)
                 raise
             return result
+
+    async def ask(self, question: sql.Composed) -> list[Row]:
+        """The rows of one question without values, in one message: what an idle worker sends."""
+        async with self._alone:
+            connection = await self._connected()
+            whole = sql.SQL(";\n").join([self._begin, question, sql.SQL("COMMIT")])
+            try:
+                async with connection.cursor(row_factory=dict_row) as cursor:
+                    await cursor.execute(whole)
+                    while cursor.description is None and cursor.nextset():
+                        pass
+                    return await cursor.fetchall()
+            except BaseException:
+                await self._roll_back(connection)
+                raise
 
     async def _connected(self) -> psycopg.AsyncConnection[Any]:
         if self._connection is None or self._connection.closed:

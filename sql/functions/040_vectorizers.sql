@@ -233,9 +233,9 @@ LANGUAGE sql SET search_path = pg_catalog, pg_temp
 BEGIN ATOMIC
     -- A walk that has not begun serves a later request as well.
     INSERT INTO qwen_embed.task (vectorizer, kind)
-    SELECT v.id, kind FROM unnest(ARRAY['backfill', 'orphans']) AS kind
+    SELECT v.id, wanted.walk FROM unnest(ARRAY['backfill', 'orphans']) AS wanted(walk)
     WHERE NOT EXISTS (SELECT FROM qwen_embed.task t
-        WHERE t.vectorizer = v.id AND t.kind = kind AND t.reached IS NULL);
+        WHERE t.vectorizer = v.id AND t.kind = wanted.walk AND t.reached IS NULL);
 END;
 COMMENT ON FUNCTION qwen_embed.record_sweep(qwen_embed.vectorizer) IS
     'Has workers compare every row with its vector, by hash, and every vector with its row.';

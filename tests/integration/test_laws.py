@@ -176,21 +176,8 @@ def test_a_server_that_is_down_for_a_while(real: Database, provider: SimulatedSe
     assert "\n" not in summary.waiting["docs"]
     assert real.state().state == "held"
 
-    async def play() -> None:
-        stopping = asyncio.Event()
-        service = asyncio.create_task(
-            postgres.arun_worker(real.dsn, poll_seconds=0.1, stopping=stopping)
-        )
-        await asyncio.sleep(1.0)
-        provider.start()
-        ends = time.monotonic() + 90
-        while real.state().state != "active" or real.state().pending or real.state().leased:
-            assert time.monotonic() < ends
-            await asyncio.sleep(0.1)
-        stopping.set()
-        await service
-
-    asyncio.run(play())
+    provider.start()
+    assert real_work(real).embedded == 200
     in_step(real)
     assert real.state().dead == 0
 
@@ -300,7 +287,7 @@ class Writers:
 def test_killing_workers_loses_and_spoils_nothing(
     real: Database, provider: SimulatedServer, seeded: random.Random
 ) -> None:
-    provider.behave(latency_seconds=0.5)
+    provider.behave(latency_seconds=1.0)
     open_during_requests: list[Any] = []
     watched = threading.Event()
 
@@ -312,7 +299,7 @@ def test_killing_workers_loses_and_spoils_nothing(
                     watcher.execute(
                         "SELECT pid, query, now() - state_change FROM pg_stat_activity "
                         "WHERE datname = current_database() AND state = 'idle in transaction' "
-                        "AND clock_timestamp() - state_change > '450 ms' "
+                        "AND clock_timestamp() - state_change > '900 ms' "
                         "AND application_name = ''"
                     ).fetchall()
                 )
@@ -326,7 +313,7 @@ def test_killing_workers_loses_and_spoils_nothing(
             workers.start()
             workers.start()
             for _ in range(10):
-                time.sleep(seeded.uniform(0.8, 1.6))
+                time.sleep(seeded.uniform(0.9, 1.8))
                 workers.kill_one()
                 workers.start()
             time.sleep(1)
@@ -334,7 +321,8 @@ def test_killing_workers_loses_and_spoils_nothing(
             watched.set()
             watcher.join()
             codes = workers.stop()
-    assert codes == [0, 0]
+    # A worker that was told to stop while it still imported had no handler yet, and no work.
+    assert set(codes) <= {0, -signal.SIGTERM}
     assert writers.errors == []
     assert writers.commits > 50
     assert open_during_requests == [], open_during_requests[:5]
@@ -394,7 +382,10 @@ def names_us(error: psycopg.Error) -> bool:
 def test_writers_that_do_not_meet_each_other_meet_nobody(
     db: Database, level: psycopg.IsolationLevel, seeded: random.Random
 ) -> None:
-    """Alone, writers of separate rows get hardly an error; with workers they get no more."""
+    """Writers of separate pages get no error alone, and so none with triggers and workers."""
+    # Room in every page, so that an update changes no index page that others read, and rows of two
+    # writers never share a page: under SERIALIZABLE either would be a conflict of their own.
+    db.rows("ALTER TABLE docs SET (fillfactor = 10)")
     db.rows("INSERT INTO docs SELECT i, 'text ' || i FROM generate_series(1, 400) i")
 
     def write(base: int, count: int, errors: list[psycopg.Error]) -> None:
@@ -402,7 +393,7 @@ def test_writers_that_do_not_meet_each_other_meet_nobody(
         with db.connect() as app:
             app.isolation_level = level
             for turn in range(count):
-                keys = chance.sample(range(base + 1, base + 101), 10)
+                keys = chance.sample(range(base + 1, base + 51), 10)
                 try:
                     with app.transaction():
                         for key in keys:
@@ -433,7 +424,8 @@ def test_writers_that_do_not_meet_each_other_meet_nobody(
         for _ in range(4):
             db.work(batch_size=20)
 
-    assert len(all_writers(work)) <= len(alone)
+    assert alone == []
+    assert all_writers(work) == []
     db.work()
     db.in_step()
 

@@ -439,3 +439,21 @@ def test_row_level_security_that_hides_rows_is_refused_not_obeyed(filled: Databa
     db.in_step()
     db.rows("DROP OWNED BY half_blind")
     db.rows("DROP ROLE half_blind")
+
+
+def test_a_transaction_that_commits_late_is_found(db: Database) -> None:
+    """Its record lies before everything that was consumed since: no watermark may hide it."""
+    db.create()
+    late = db.connect()
+    late.execute("INSERT INTO docs VALUES (0, 'late')")
+    db.rows("INSERT INTO docs SELECT i, 'text ' || i FROM generate_series(1, 3000) i")
+
+    def until() -> bool:
+        count = db.value("SELECT count(*) FROM docs_embedding")
+        if count == 3000 and not late.closed:
+            late.commit()
+            late.close()
+        return bool(count == 3001)
+
+    serve(db, until=until, batch_size=200)
+    db.in_step()

@@ -1,0 +1,219 @@
+"""What a worker does beside the batches: leases, walks, changed definitions, broken captures."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Collection, Sequence
+from typing import Any
+
+import psycopg
+from psycopg import errors as pg
+
+from qwen_embed_plugins.errors import DatabaseError
+from qwen_embed_plugins.postgres import _sql, connect, indexes, queue, walks
+from qwen_embed_plugins.postgres._flow import Flow, Row, Statement
+from qwen_embed_plugins.postgres.definition import (
+    Vectorizer,
+    VectorTypes,
+    define_vectorizers,
+    vector_types,
+)
+from qwen_embed_plugins.postgres.lanes import Lane, Trouble
+from qwen_embed_plugins.postgres.queue import Batch
+from qwen_embed_plugins.postgres.session import CHANGED, RETRIED, Session
+
+log = logging.getLogger("qwen_embed_plugins.postgres.worker")
+
+_REFRESH_SECONDS = 2.0
+_LONGEST_LOG_BATCHES = 8
+_PORTION_BATCHES = 4
+
+
+class Tending:
+    """Keeps the lanes true to the database. Two sessions: one for short things, one for walks."""
+
+    def __init__(
+        self, address: str, *, only: Collection[str] | None, batch_size: int, lease_seconds: float
+    ) -> None:
+        self.lanes: dict[int, Lane] = {}
+        self.types = VectorTypes("", {})
+        self.walk_wanted = asyncio.Event()
+        self._address = address
+        self._only = frozenset(only) if only is not None else None
+        self._batch_size = batch_size
+        self._lease_seconds = lease_seconds
+        self._session, self._walking = Session(address), Session(address)
+        self._building: asyncio.Task[None] | None = None
+
+    async def tend(self, tokens: Collection[int], stopping: asyncio.Event) -> None:
+        """Beat for the batches under way (`tokens` changes) and refresh, until stopped."""
+        beat = min(_REFRESH_SECONDS, self._lease_seconds / 3)
+        refreshed = time.monotonic()
+        while not stopping.is_set() or tokens:
+            if tokens:
+                await self._session.transact(queue.extend(list(tokens), self._lease_seconds))
+            if time.monotonic() - refreshed >= _REFRESH_SECONDS:
+                refreshed = time.monotonic()
+                await self.refresh()
+                self._index_when_quiet()
+            await asyncio.sleep(beat)
+
+    async def refresh(self) -> None:
+        """Read all definitions; mend what can be mended."""
+        definitions = await self._session.transact(define_vectorizers())
+        if not self.types.oids:
+            self.types = await self._session.transact(vector_types())
+        self._require_known(definitions)
+        wanted = [d for d in definitions if self._only is None or d.name in self._only]
+        for gone in set(self.lanes) - {definition.id for definition in wanted}:
+            del self.lanes[gone]
+        for definition in wanted:
+            self._update(definition)
+            await self._mend(definition)
+        if any(definition.has_task for definition in wanted):
+            self.walk_wanted.set()
+
+    def _require_known(self, definitions: Sequence[Vectorizer]) -> None:
+        unknown = (self._only or frozenset()) - {definition.name for definition in definitions}
+        if unknown and not self.lanes:
+            names = ", ".join(definition.name for definition in definitions) or "none"
+            raise DatabaseError(
+                f"there is no vectorizer {', '.join(sorted(unknown))}. There are: {names}"
+            )
+
+    def _update(self, definition: Vectorizer) -> None:
+        lane = self.lanes.setdefault(definition.id, Lane(definition))
+        if lane.vectorizer.trouble is not None and definition.trouble is None:
+            lane.recovered()  # by resume(), or by another worker's success
+        lane.vectorizer = definition
+
+    async def _mend(self, definition: Vectorizer) -> None:
+        if not definition.workable:
+            return
+        try:
+            if definition.has_expired:
+                await self._session.transact(queue.reap(definition))
+            if definition.capture_changed and definition.problem is None:
+                await self._session.transact(_notice_capture(definition))
+                self.walk_wanted.set()
+        except (*RETRIED, *CHANGED, pg.InsufficientPrivilege) as error:
+            log.info("tending is put off", extra={"reason": connect.explain(error)})
+
+    async def block(self, lane: Lane, trouble: Trouble, reason: str) -> None:
+        """Let a lane rest and say why."""
+        lane.rest(trouble, reason)
+        log.warning("work waits", extra={"vectorizer": lane.vectorizer.name, "reason": reason})
+        try:
+            await self._session.transact(lane.tell())
+        except pg.InsufficientPrivilege:
+            log.warning("this role may not write the reason into qwen_embed.vectorizer")
+
+    def is_there(self, lane: Lane) -> bool:
+        """Whether a lane's vectorizer still exists and has its tables."""
+        return self.lanes.get(lane.vectorizer.id) is lane and lane.vectorizer.workable
+
+    async def hand_back(self, lane: Lane, batch: Batch) -> None:
+        """Free an unfinished batch at once; if that fails its lease runs out."""
+        try:
+            await self._session.transact(queue.hand_back(lane.vectorizer, batch))
+        except psycopg.Error as error:
+            log.info("a batch was not handed back", extra={"reason": connect.explain(error)})
+
+    async def walk(self, stopping: asyncio.Event, wake: asyncio.Event) -> None:
+        """Walk over tables whenever there is a task, until stopped."""
+        while not stopping.is_set():
+            await self.walk_wanted.wait()
+            self.walk_wanted.clear()
+            while not stopping.is_set() and await self._walk_all(wake):
+                pass
+
+    async def _walk_all(self, wake: asyncio.Event) -> bool:
+        """One portion for each lane; says whether another round is worth it now."""
+        again = False
+        for lane in list(self.lanes.values()):
+            if lane.stopped is not None or not lane.vectorizer.has_task:
+                continue
+            progress = await self._walk_lane(lane)
+            if progress == "full":
+                await asyncio.sleep(0.05)
+            again = again or progress != "nothing"
+            wake.set()
+        return again
+
+    async def _walk_lane(self, lane: Lane) -> walks.Progress:
+        flow = walks.walk(
+            lane.vectorizer,
+            portion=_PORTION_BATCHES * self._batch_size,
+            longest_log=_LONGEST_LOG_BATCHES * self._batch_size,
+        )
+        try:
+            return await self._walking.transact(flow)
+        except (*RETRIED, *CHANGED) as error:
+            log.info("a walk waits", extra={"reason": connect.explain(error)})
+        except psycopg.OperationalError:
+            raise
+        except psycopg.Error as error:
+            await self.block(lane, "blocked", connect.explain_to_worker(error))
+        return "nothing"
+
+    async def nothing_left(self) -> bool:
+        """Whether all that can be done now is done. Then missing indexes are built, too."""
+        await self.refresh()
+        for lane in list(self.lanes.values()):
+            if lane.stopped is None and await self._has_work(lane):
+                lane.floor.rewind()
+                self.walk_wanted.set()
+                return False
+        for lane in list(self.lanes.values()):
+            if lane.stopped is None:
+                await self._build_index(lane)
+        return True
+
+    async def _has_work(self, lane: Lane) -> bool:
+        question = Statement(lane.vectorizer.query("what_is_left"))
+        try:
+            (left,) = await self._session.transact(_rows(question))
+        except RETRIED:
+            return True
+        except CHANGED as error:
+            await self.block(lane, "blocked", connect.explain_to_worker(error))
+            return False
+        # Work that another worker holds is waited for: it ends it, or its lease runs out.
+        return bool(left["recorded"] or left["due"] or left["leased"] or left["tasks"])
+
+    def _index_when_quiet(self) -> None:
+        if self._building is not None and not self._building.done():
+            return
+        for lane in self.lanes.values():
+            quiet = not (lane.in_flight or lane.hungry or lane.vectorizer.has_task)
+            if quiet and not lane.index_done and lane.stopped is None:
+                self._building = asyncio.create_task(self._build_index(lane))
+                return
+
+    async def _build_index(self, lane: Lane) -> None:
+        if lane.index_done or lane.vectorizer.index_kind != "hnsw":
+            return
+        lane.index_done = True
+        try:
+            await indexes.abuild_index(self._address, lane.vectorizer.name)
+        except DatabaseError as error:
+            reason = {"vectorizer": lane.vectorizer.name, "reason": str(error)}
+            log.warning("no index", extra=reason)
+
+    async def close(self) -> None:
+        """End what runs here and close both sessions."""
+        if self._building is not None:
+            self._building.cancel()
+            await asyncio.gather(self._building, return_exceptions=True)
+        await self._session.close()
+        await self._walking.close()
+
+
+def _rows(statement: Statement) -> Flow[list[Row]]:
+    return (yield statement)
+
+
+def _notice_capture(definition: Vectorizer) -> Flow[Any]:
+    yield Statement(_sql.query("notice_capture"), {"vectorizer": definition.id})

@@ -1,0 +1,141 @@
+"""The pure parts of the Postgres path: bytes, sorting of rows and answers, the log's floor."""
+
+from __future__ import annotations
+
+import struct
+from decimal import Decimal
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from qwen_embed_plugins.postgres import _sql
+from qwen_embed_plugins.postgres.answers import BAD_VECTOR_ATTEMPTS, held, sort_answer
+from qwen_embed_plugins.postgres.floor import LogFloor
+from qwen_embed_plugins.postgres.queue import Item, content_hash, sort_rows
+from qwen_embed_plugins.postgres.vectors import Storage, vector_array, vector_text
+from qwen_embed_plugins.spaces import EmbeddingSpace
+from qwen_embed_plugins.types import EmbedResult, TextError, TextErrorKind, Usage
+
+
+@pytest.mark.parametrize(("storage", "kind"), [("vector", ">f4"), ("halfvec", ">f2")])
+def test_the_bytes_of_an_array(storage: Storage, kind: str) -> None:
+    vectors = np.array([[1.0, -0.5, 0.25], [0.0, 2.0, -3.0]], dtype=np.float32)
+    data = vector_array(vectors, storage=storage, type_oid=4242)
+    assert struct.unpack(">iiIii", data[:20]) == (1, 0, 4242, 2, 1)
+    size = 4 + 3 * np.dtype(kind).itemsize
+    rest = data[20:]
+    for row in vectors:
+        length, dimensions, unused = struct.unpack(">ihh", rest[:8])
+        assert (length, dimensions, unused) == (size, 3, 0)
+        assert np.frombuffer(rest[8 : 4 + size], dtype=kind).tolist() == row.tolist()
+        rest = rest[4 + size :]
+    assert rest == b""
+
+
+def test_an_empty_array_has_no_dimension() -> None:
+    data = vector_array(np.empty((0, 4), np.float32), storage="vector", type_oid=7)
+    assert struct.unpack(">iiI", data) == (0, 0, 7)
+
+
+@given(st.lists(st.floats(width=32, allow_nan=False, allow_infinity=False), min_size=1))
+def test_a_vector_as_text_keeps_every_bit(numbers: list[float]) -> None:
+    vector = np.array(numbers, dtype=np.float32)
+    text = vector_text(vector)
+    again = np.array([float(part) for part in text.strip("[]").split(",")], dtype=np.float32)
+    assert again.tobytes() == vector.tobytes()
+
+
+def test_rows_are_sorted_by_what_they_need() -> None:
+    rows: list[dict[str, object]] = [
+        {"id": 1, "attempts": 0, "content": "new", "content_hash": None},
+        {"id": 2, "attempts": 3, "content": "changed", "content_hash": content_hash("before")},
+        {"id": 3, "attempts": 0, "content": "same", "content_hash": content_hash("same")},
+        {"id": 4, "attempts": 0, "content": None, "content_hash": content_hash("x")},
+        {"id": 5, "attempts": 0, "content": " \n", "content_hash": None},
+    ]
+    batch = sort_rows(9, rows)
+    assert batch.items == (Item(1, "new", 0), Item(2, "changed", 3))
+    assert (batch.equal, batch.gone) == ((3,), (4, 5))
+    assert sorted(batch.ids) == [1, 2, 3, 4, 5]
+
+
+def result(count: int, *errors: tuple[int, TextErrorKind, str]) -> EmbedResult:
+    vectors = np.arange(count * 2, dtype=np.float32).reshape(count, 2)
+    return EmbedResult(
+        vectors,
+        tuple(TextError(*error) for error in errors),
+        EmbeddingSpace("m", 2),
+        Usage(),
+        Decimal(0),
+        (),
+        tuple(f"offer {place}" for place in range(count)),
+    )
+
+
+def test_answers_are_sorted_by_what_follows() -> None:
+    items = [Item(10 + place, f"text {place}", 0) for place in range(5)]
+    answer = sort_answer(
+        items, result(5, (1, "bad_input", "no"), (2, "no_offer", "all out"), (4, "bad_vector", "?"))
+    )
+    outcome = answer.outcome
+    assert [item.id for item in outcome.written] == [10, 13]
+    assert outcome.vectors.tolist() == [[0.0, 1.0], [6.0, 7.0]]
+    assert outcome.offers == ("offer 0", "offer 3")
+    assert [(burial.id, burial.kind) for burial in outcome.buried] == [(11, "bad_input")]
+    assert {(delay.ids, delay.faults) for delay in outcome.delayed} == {((12,), 0), ((14,), 1)}
+    assert answer.no_offer == "all out"
+
+
+def test_pauses_grow_until_a_bad_vector_kills() -> None:
+    pauses = []
+    for attempts in range(BAD_VECTOR_ATTEMPTS - 1):
+        answer = sort_answer([Item(1, "x", attempts)], result(1, (0, "bad_vector", "short")))
+        (delay,) = answer.outcome.delayed
+        pauses.append(delay.pause_seconds)
+    assert pauses == sorted(set(pauses))
+    last = sort_answer(
+        [Item(1, "x", BAD_VECTOR_ATTEMPTS - 1)], result(1, (0, "bad_vector", "short"))
+    )
+    assert [burial.kind for burial in last.outcome.buried] == ["bad_vector"]
+
+
+def test_what_nobody_could_serve_blames_no_text() -> None:
+    (delay,) = held([Item(1, "a", 2), Item(2, "b", 0)]).delayed
+    assert (delay.ids, delay.faults, delay.pause_seconds) == ((1, 2), 0, 0.0)
+
+
+def test_the_floor_moves_on_and_starts_over_in_time() -> None:
+    floor = LogFloor()
+    assert floor.start(0.0) == 0
+    floor.scanned(0, furthest=7, short=False, now=0.0, seconds=0.01)
+    assert floor.start(0.1) == 7
+    floor.scanned(7, furthest=9, short=False, now=0.2, seconds=0.01)
+    # Rows of a transaction that commits late lie before it: never later than some seconds.
+    assert floor.start(5.1) == 0
+    floor.scanned(9, furthest=None, short=True, now=0.3, seconds=0.01)
+    assert floor.start(0.4) == 0
+
+
+def test_starting_over_is_never_most_of_the_work() -> None:
+    floor = LogFloor()
+    floor.scanned(0, furthest=1_000_000, short=True, now=0.0, seconds=1.0)
+    assert floor.start(19.0) == 1_000_000
+    assert floor.start(20.0) == 0
+    floor.rewind()
+    assert floor.start(0.0) == 0
+
+
+def test_every_query_says_what_it_is_for() -> None:
+    text = (_sql.folder() / "queries.sql").read_text(encoding="utf-8")
+    names = [line.strip("- ") for line in text.splitlines() if _sql._QUERY_HEAD.match(line)]
+    assert len(names) == len(set(names)) > 20
+    lines = text.splitlines()
+    for place, line in enumerate(lines):
+        if _sql._QUERY_HEAD.match(line):
+            assert lines[place + 1].startswith("-- "), line
+
+
+def test_migrations_are_numbered_without_gaps() -> None:
+    assert [m.number for m in _sql.migrations()] == list(range(1, len(_sql.migrations()) + 1))
