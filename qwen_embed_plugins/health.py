@@ -25,7 +25,7 @@ FIRST_PAUSE_SECONDS: dict[FaultKind, float] = {
     "bad_key": 300.0,
     "bad_offer": 60.0,
 }
-LONGEST_PAUSE_SECONDS = 60.0
+LONGEST_PAUSE_SECONDS = 20.0
 JITTER = 0.25
 LATENCY_WEIGHT = 0.2
 BAD_VECTORS_IN_A_ROW = 3

@@ -217,6 +217,9 @@ class AsyncHttpTransport:
     once: each loop has its own clients, closed when the loop shuts down."""
 
     def __init__(self) -> None:
+        # Loaded now and not by the first request, which would stop its event loop meanwhile.
+        import httpx  # noqa: F401
+
         self._loops: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, _LoopClients] = (
             weakref.WeakKeyDictionary()
         )

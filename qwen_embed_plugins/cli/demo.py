@@ -104,7 +104,7 @@ def _write(connection: psycopg.Connection[Any], rows: list[dict[str, str]]) -> i
 
 def _work(address: str, choice: Choice, changes: int) -> None:
     from qwen_embed_plugins import postgres
-    from qwen_embed_plugins.cli.pg_work import AsyncEmbedders, Tally, in_words
+    from qwen_embed_plugins.cli.pg_work import Tally, in_words
     from qwen_embed_plugins.cli.progress import metered
 
     with metered("Embedding", changes, quiet=current().quiet) as meter:
@@ -113,7 +113,7 @@ def _work(address: str, choice: Choice, changes: int) -> None:
             postgres.arun_worker(
                 address,
                 once=True,
-                embedder_for=AsyncEmbedders(choice.settings),
+                settings=choice.settings,
                 batch_size=16,
                 on_progress=tally,
             )

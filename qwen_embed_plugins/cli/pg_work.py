@@ -17,9 +17,7 @@ from qwen_embed_plugins.cli.progress import Meter, metered
 from qwen_embed_plugins.cli.session import current, joined
 
 if TYPE_CHECKING:
-    from qwen_embed_plugins.embedder import AsyncEmbedder
     from qwen_embed_plugins.postgres import VectorizerStatus, WorkerProgress, WorkerSummary
-    from qwen_embed_plugins.settings import Settings
 
 
 @click.command(
@@ -72,7 +70,7 @@ def worker(
             dsn,
             once=once,
             only=chosen,
-            embedder_for=AsyncEmbedders(settings),
+            settings=settings,
             batch_size=batch_size,
             in_flight=in_flight,
             on_progress=tally,
@@ -100,18 +98,6 @@ def _expected(before: Sequence[VectorizerStatus]) -> int | None:
     if any(item.state == "backfill" for item in before):
         return None
     return sum(item.pending + item.leased for item in before)
-
-
-class AsyncEmbedders:
-    """Makes the embedder of whatever space a vectorizer has, from one set of settings."""
-
-    def __init__(self, settings: Settings) -> None:
-        self._settings = settings
-
-    def __call__(self, model: str, dimensions: int) -> AsyncEmbedder:
-        from qwen_embed_plugins.embedder import AsyncEmbedder
-
-        return AsyncEmbedder(self._settings, model=model, dimensions=dimensions)
 
 
 class Tally:

@@ -23,18 +23,14 @@ from qwen_embed_plugins.postgres import vectorizers as _vectorizers
 from qwen_embed_plugins.postgres._flow import awaiting as _awaiting
 from qwen_embed_plugins.postgres._flow import blocking as _blocking
 from qwen_embed_plugins.postgres.indexes import abuild_index, build_index
+from qwen_embed_plugins.postgres.pipeline import WorkerProgress, WorkerSummary
 from qwen_embed_plugins.postgres.search import Hit, asearch, search
 from qwen_embed_plugins.postgres.vectorizers import (
     DeadLetter,
     VectorizerDefinition,
     VectorizerStatus,
 )
-from qwen_embed_plugins.postgres.worker import (
-    WorkerProgress,
-    WorkerSummary,
-    arun_worker,
-    run_worker,
-)
+from qwen_embed_plugins.postgres.worker import arun_worker, run_worker
 
 __all__ = [
     "DeadLetter",

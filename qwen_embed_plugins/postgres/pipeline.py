@@ -1,0 +1,415 @@
+"""The worker's pipeline: take changes, have their texts embedded, write the vectors.
+
+Taking, finishing, tending and walking go on at once, each on a connection of its own. A batch that
+is out at a provider holds a lease in the database and no transaction.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import random
+import socket
+import time
+from collections.abc import Awaitable, Callable, Collection, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any, Protocol
+
+import psycopg
+from psycopg import sql
+
+from qwen_embed_plugins.errors import (
+    BudgetExceeded,
+    ConfigurationError,
+    NoOfferLeft,
+    without_secrets,
+)
+from qwen_embed_plugins.postgres import connect, queue
+from qwen_embed_plugins.postgres._flow import Flow
+from qwen_embed_plugins.postgres.answers import EmbedsTexts, held, sort_answer
+from qwen_embed_plugins.postgres.lanes import Counts, Lane
+from qwen_embed_plugins.postgres.queue import Batch, Outcome
+from qwen_embed_plugins.postgres.session import CHANGED, RETRIED, Session, is_connection_loss
+from qwen_embed_plugins.postgres.tending import Tending
+
+log = logging.getLogger("qwen_embed_plugins.postgres.worker")
+
+_GRACE_SECONDS = 5.0
+
+
+class EmbedderFactory(Protocol):
+    """Makes an embedder of one space. Raises `ConfigurationError` if the settings allow none."""
+
+    def __call__(self, model: str, dimensions: int) -> EmbedsTexts: ...
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerSummary:
+    """What a worker did. `waiting` maps vectorizers with work that could not be done to the reason.
+
+    `embedded` vectors were written, `equal` texts had theirs already, `removed` keys have no row or
+    no text, `dead` texts were refused for good, `lost` answers came after their lease was gone.
+    """
+
+    embedded: int = 0
+    equal: int = 0
+    removed: int = 0
+    dead: int = 0
+    lost: int = 0
+    seconds: float = 0.0
+    waiting: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerProgress:
+    """A batch was finished: this worker's counts for one vectorizer since it started."""
+
+    name: str
+    embedded: int
+    equal: int
+    removed: int
+    dead: int
+    lost: int
+
+
+@dataclass
+class Pipeline:
+    """One worker's run; `run` is all that others call."""
+
+    address: str
+    once: bool
+    only: Collection[str] | None
+    embedder_for: EmbedderFactory
+    batch_size: int
+    in_flight: int
+    lease_seconds: float
+    poll_seconds: float
+    on_progress: Callable[[WorkerProgress], None] | None
+    stopping: asyncio.Event
+
+    def __post_init__(self) -> None:
+        self.name = f"{socket.gethostname()}:{os.getpid()}"
+        self.tending = Tending(
+            self.address,
+            only=self.only,
+            batch_size=self.batch_size,
+            lease_seconds=self.lease_seconds,
+        )
+        self.taking, self.finishing = Session(self.address), Session(self.address)
+        self.wake = asyncio.Event()
+        self.embedders: dict[tuple[str, int], EmbedsTexts] = {}
+        self.batches: dict[int, tuple[Lane, Batch]] = {}
+        self.processing: set[asyncio.Task[None]] = set()
+        self.failure: Exception | None = None
+
+    @property
+    def lanes(self) -> list[Lane]:
+        return list(self.tending.lanes.values())
+
+    async def run(self) -> WorkerSummary:
+        started = time.monotonic()
+        loops: list[asyncio.Task[None]] = []
+        try:
+            await self.tending.refresh()
+            # Settings and clients are loaded now, not while a transaction of another loop is open.
+            for lane in self._open_lanes():
+                await self._embedder(lane)
+            loops = [
+                self._begin(self._produce),
+                self._begin(lambda: self.tending.tend(self.batches, self.stopping)),
+                self._begin(lambda: self.tending.walk(self.stopping, self.wake)),
+            ]
+            awake = asyncio.create_task(self._wake_all_on_stop())
+            done, _ = await asyncio.wait(loops, return_when=asyncio.FIRST_COMPLETED)
+            awake.cancel()
+            for task in done:
+                task.result()
+        finally:
+            await self._end(loops)
+        return self._summary(time.monotonic() - started)
+
+    def _begin(self, loop: Callable[[], Awaitable[None]]) -> asyncio.Task[None]:
+        return asyncio.create_task(self._lasting(loop))
+
+    async def _lasting(self, loop: Callable[[], Awaitable[None]]) -> None:
+        """Run a loop; as a service, start it again after the server went away."""
+        pause = 0.2
+        while not self.stopping.is_set():
+            began = time.monotonic()
+            try:
+                await loop()
+            except psycopg.OperationalError as error:
+                if self.once or not is_connection_loss(error):
+                    raise
+                log.warning("lost the server, trying again", extra={"wait_seconds": pause})
+            else:
+                return
+            pause = 0.2 if time.monotonic() - began > 10.0 else min(5.0, pause * 2)
+            with contextlib.suppress(asyncio.TimeoutError):
+                await asyncio.wait_for(self.stopping.wait(), pause * random.uniform(0.5, 1.0))
+
+    async def _wake_all_on_stop(self) -> None:
+        await self.stopping.wait()
+        self.wake.set()
+        self.tending.walk_wanted.set()
+
+    # Taking
+
+    async def _produce(self) -> None:
+        while not self.stopping.is_set():
+            self.wake.clear()
+            if self.failure is not None:
+                raise self.failure
+            ready = await self._ready_lanes()
+            for lane in ready:
+                await self._take(lane)
+            if ready:
+                continue
+            if self.once and not self.processing and await self._is_over():
+                return
+            with contextlib.suppress(asyncio.TimeoutError):
+                await asyncio.wait_for(self.wake.wait(), self.poll_seconds)
+
+    async def _is_over(self) -> bool:
+        return await self.tending.nothing_left() and not self.processing
+
+    def _open_lanes(self) -> list[Lane]:
+        return [
+            lane
+            for lane in self.lanes
+            if lane.may_take(self.in_flight) and not (self.once and lane.at_rest)
+        ]
+
+    async def _ready_lanes(self) -> list[Lane]:
+        lanes = self._open_lanes()
+        waiting = await self._ask_ready([lane for lane in lanes if not lane.hungry])
+        return [lane for lane in lanes if lane.hungry or lane.vectorizer.id in waiting]
+
+    async def _ask_ready(self, lanes: Sequence[Lane]) -> set[int]:
+        """Which of these have something in the log or due, by one question to the server."""
+        if not lanes:
+            return set()
+        now = time.monotonic()
+        starts = [(lane, lane.floor.start(now)) for lane in lanes]
+        question = sql.SQL(" UNION ALL ").join(
+            lane.vectorizer.query("is_ready", floor=sql.Literal(f"({start},0)"))
+            for lane, start in starts
+        )
+        try:
+            rows = await self.taking.ask(question)
+        except psycopg.OperationalError:
+            raise
+        except psycopg.Error:
+            # One of them is not as it was. Each will be told by its own taking, none by another's.
+            return {lane.vectorizer.id for lane in lanes}
+        ready = {int(next(iter(row.values()))) for row in rows}
+        spent = time.monotonic() - now
+        for lane, start in starts:
+            if lane.vectorizer.id not in ready:
+                lane.floor.scanned(start, furthest=None, short=True, now=now, seconds=spent)
+        return ready
+
+    async def _take(self, lane: Lane) -> None:
+        if await self._embedder(lane) is None:
+            return
+        now = time.monotonic()
+        start = lane.floor.start(now)
+        flow = queue.take(
+            lane.vectorizer,
+            worker=self.name,
+            block=start,
+            limit=self.batch_size,
+            lease_seconds=self.lease_seconds,
+        )
+        try:
+            taken = await self.taking.transact(flow)
+        except psycopg.Error as error:
+            await self._not_taken(lane, error)
+            return
+        short = taken.logged < self.batch_size
+        spent = time.monotonic() - now
+        lane.floor.scanned(start, furthest=taken.block, short=short, now=now, seconds=spent)
+        lane.hungry = not short
+        if taken.batch is not None:
+            self._start_processing(lane, taken.batch)
+
+    async def _not_taken(self, lane: Lane, error: psycopg.Error) -> None:
+        lane.hungry = False
+        if isinstance(error, RETRIED):
+            log.info("taking gives way", extra={"reason": connect.explain(error)})
+            lane.give_way(random.uniform(0.02, 0.2))
+        elif isinstance(error, psycopg.OperationalError):
+            raise error
+        elif not (isinstance(error, CHANGED) and await self._names_changed(lane)):
+            await self.tending.block(lane, "blocked", connect.explain_to_worker(error))
+
+    async def _names_changed(self, lane: Lane) -> bool:
+        """Read the definitions again; whether this one's names are others now, or it is gone."""
+        before = lane.vectorizer
+        await self.tending.refresh()
+        return not self.tending.is_there(lane) or before.names != lane.vectorizer.names
+
+    def _start_processing(self, lane: Lane, batch: Batch) -> None:
+        lane.in_flight += 1
+        self.batches[batch.token] = (lane, batch)
+        task = asyncio.create_task(self._process(lane, batch))
+        self.processing.add(task)
+        task.add_done_callback(self.processing.discard)
+
+    async def _embedder(self, lane: Lane) -> EmbedsTexts | None:
+        """The embedder of a lane's space, made once for all lanes of that space."""
+        vectorizer = lane.vectorizer
+        wanted = (vectorizer.model, vectorizer.dimensions)
+        if wanted in self.embedders:
+            return self.embedders[wanted]
+        try:
+            embedder = self.embedder_for(*wanted)
+        except ConfigurationError as error:
+            await self.tending.block(lane, "blocked", _line(error))
+            return None
+        if (embedder.space.model, embedder.space.dimensions) != wanted:
+            await self.tending.block(
+                lane,
+                "blocked",
+                f"this worker's embedder makes {embedder.space}, the vectorizer holds "
+                f"{vectorizer.model}/{vectorizer.dimensions}. Change the settings, or create a "
+                "vectorizer of that model and dimensions.",
+            )
+            return None
+        self.embedders[wanted] = embedder
+        return embedder
+
+    # Embedding and finishing
+
+    async def _process(self, lane: Lane, batch: Batch) -> None:
+        try:
+            outcome = await self._embed(lane, batch)
+            if not await self._finish(lane, batch, outcome):
+                await self.tending.hand_back(lane, batch)
+            self.batches.pop(batch.token, None)
+        except Exception as error:
+            self.failure = self.failure or error
+        finally:
+            # What was cut off stays in `batches`, to be handed back at the end.
+            lane.in_flight -= 1
+            self.wake.set()
+
+    async def _embed(self, lane: Lane, batch: Batch) -> Outcome:
+        if not batch.items:
+            return Outcome()
+        embedder = self.embedders[lane.vectorizer.model, lane.vectorizer.dimensions]
+        try:
+            result = await embedder.embed([item.text for item in batch.items], role="document")
+        except NoOfferLeft as error:
+            lane.rest("held", _line(error), retry_at=error.retry_at)
+        except BudgetExceeded as error:
+            lane.rest("held", _line(error))
+        except ConfigurationError as error:
+            lane.rest("blocked", _line(error))
+        except Exception as error:  # an embedder's own bug must cost no text its life
+            log.exception("the embedder failed")
+            lane.rest("held", f"{type(error).__name__}: {_line(error)}")
+        else:
+            return self._sorted(lane, batch, sort_answer(batch.items, result))
+        return held(batch.items)
+
+    def _sorted(self, lane: Lane, batch: Batch, answer: Any) -> Outcome:
+        outcome: Outcome = answer.outcome
+        if answer.no_offer is None:
+            if outcome.written:
+                lane.recovered()
+        elif outcome.written:
+            lane.recovered()
+            lane.note("held", answer.no_offer)
+        else:
+            lane.rest("held", answer.no_offer)
+        return outcome
+
+    async def _finish(self, lane: Lane, batch: Batch, outcome: Outcome) -> bool:
+        """Write the outcome, however often it takes; False if there is no place for it now."""
+        pause = 0.05
+        while True:
+            flow = self._finish_flow(lane, batch, outcome)
+            try:
+                kept = await self.finishing.transact(flow)
+            except RETRIED:
+                pass
+            except psycopg.OperationalError as error:
+                if self.once or not is_connection_loss(error):
+                    raise
+            except psycopg.Error as error:
+                # Renamed: then the paid answers still have a place to go.
+                renamed = isinstance(error, CHANGED) and await self._names_changed(lane)
+                if not self.tending.is_there(lane):
+                    return True
+                if not renamed:
+                    reason = connect.explain_to_worker(error)
+                    await self.tending.block(lane, "blocked", reason)
+                    return False
+            else:
+                self._count(lane, batch, outcome, kept)
+                return True
+            if self.stopping.is_set() and pause > 1.0:
+                return False
+            await asyncio.sleep(pause * random.uniform(0.5, 1.0))
+            pause = min(2.0, pause * 2)
+
+    def _finish_flow(self, lane: Lane, batch: Batch, outcome: Outcome) -> Flow[bool]:
+        types = self.tending.types
+        kept = yield from queue.finish(lane.vectorizer, batch, outcome, types=types)
+        if lane.trouble is not None:
+            yield from lane.tell()
+        elif outcome.written:
+            yield from lane.clear()
+        return kept
+
+    def _count(self, lane: Lane, batch: Batch, outcome: Outcome, kept: bool) -> None:
+        if kept:
+            lane.counts.add(batch, outcome)
+        else:
+            lane.counts.lost += len(outcome.written)
+            log.info("a lease was lost, its answers are dropped", extra={"batch": len(batch.ids)})
+        if self.on_progress is not None:
+            self.on_progress(WorkerProgress(name=lane.vectorizer.name, **asdict(lane.counts)))
+
+    # Ending
+
+    async def _end(self, loops: Sequence[asyncio.Task[None]]) -> None:
+        try:
+            if self.processing and self.stopping.is_set():
+                await asyncio.wait(self.processing, timeout=_GRACE_SECONDS)
+        finally:
+            ending = [*self.processing, *loops]
+            for task in ending:
+                task.cancel()
+            await asyncio.gather(*ending, return_exceptions=True)
+            for lane, batch in self.batches.values():
+                await self.tending.hand_back(lane, batch)
+            for part in (self.taking, self.finishing, self.tending):
+                await part.close()
+            for embedder in self.embedders.values():
+                await _close(embedder)
+
+    def _summary(self, seconds: float) -> WorkerSummary:
+        total = Counts()
+        waiting: dict[str, str] = {}
+        for lane in self.lanes:
+            for key, value in asdict(lane.counts).items():
+                setattr(total, key, getattr(total, key) + value)
+            reason = lane.stopped or lane.reason
+            if reason is not None:
+                waiting[lane.vectorizer.name] = reason
+        return WorkerSummary(**asdict(total), seconds=seconds, waiting=waiting)
+
+
+async def _close(embedder: EmbedsTexts) -> None:
+    close = getattr(embedder, "aclose", None)  # a stand-in may have nothing to close
+    if close is not None:
+        await close()
+
+
+def _line(error: BaseException) -> str:
+    lines = str(error).splitlines()
+    return without_secrets(lines[0]) if lines else type(error).__name__
