@@ -105,19 +105,26 @@ class EmbedCall:
             while self.pool or self.under_way:
                 blocked = yield from self._dispatch()
                 if self.under_way or blocked.busy or blocked.until is not None:
-                    finished = yield Wait(blocked.until)
+                    finished = yield Wait(blocked.until, alone=not blocked.busy)
                     if finished is not None:
                         yield from self._take_in(finished)
         finally:
             # Places are shared with other flows; one that ends early must not keep them.
+            self.router.places.wait_only_for(self.chooser.wake)
             for item in self.under_way.values():
-                self.router.health.release(item.reservation.offer)
+                self.router.places.give_back(item.reservation.offer)
         return self.outcome.result()
 
     # Choosing an offer
 
     def _dispatch(self) -> Flow[Blocked]:
         """Start what can be started; say what the rest waits for."""
+        self.chooser.wanted.clear()
+        waiting = yield from self._start_what_can_be()
+        self.router.places.wait_only_for(self.chooser.wake, self.chooser.wanted)
+        return waiting
+
+    def _start_what_can_be(self) -> Flow[Blocked]:
         waiting = Blocked()
         for _ in range(len(self.pool)):
             first = self.pool.popleft()
@@ -165,7 +172,7 @@ class EmbedCall:
         if too_long is not None:
             self.pool.append(too_long)
         if not piece.places and not piece.probe:
-            self.router.health.release(offer.key)
+            self.router.places.give_back(offer.key)
             return None
         limit = self.router.capabilities.get((offer.endpoint, "max_inputs"))
         batch_piece, rest = cut(piece, self._texts(piece), offer, limit)
@@ -184,7 +191,7 @@ class EmbedCall:
             started = isinstance(reserved, Reservation)
         finally:
             if not started:
-                self.router.health.release(offer.key)
+                self.router.places.give_back(offer.key)
         if isinstance(reserved, Refused):
             self._too_dear(offer, reserved)
             return False
@@ -232,7 +239,7 @@ class EmbedCall:
     def _take_in(self, finished: Finished) -> Flow[None]:
         item = self.under_way.pop(finished.job.id)
         offer = finished.job.offer
-        self.router.health.release(offer.key)
+        self.router.places.give_back(offer.key)
         self.chooser.short_of_money.clear()
         verdict = examine(finished, self.request.space.dimensions)
         yield from self._settle(item, finished, verdict.fault)

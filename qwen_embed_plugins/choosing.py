@@ -45,7 +45,8 @@ class Blocked:
 class Chooser:
     """Chooses for one call. `out` holds the offers that it does without, with the reason;
     `limited` those of them that only keep to a rate limit; `meeting` those that are being
-    introduced; `short_of_money` those that wait for a reservation to be settled."""
+    introduced; `short_of_money` those that wait for a reservation to be settled; `wanted` those
+    where it waits for a place."""
 
     router: Router
     role: Role
@@ -54,6 +55,7 @@ class Chooser:
     limited: set[str] = field(default_factory=set)
     meeting: set[str] = field(default_factory=set)
     short_of_money: set[str] = field(default_factory=set)
+    wanted: set[str] = field(default_factory=set)
     ranked: list[ConfiguredOffer] = field(init=False)
     started: float = field(init=False)
 
@@ -110,7 +112,10 @@ class Chooser:
 
     def _has_place(self, offer: ConfiguredOffer) -> bool:
         places = offer.offer.max_concurrency or self.router.concurrency
-        return self.router.health.acquire(offer.key, places, self.wake)
+        if self.router.places.take(offer.key, places, self.wake):
+            return True
+        self.wanted.add(offer.key)
+        return False
 
     def _limited(self) -> list[ConfiguredOffer]:
         return [offer for offer in self.ranked if offer.key in self.limited]

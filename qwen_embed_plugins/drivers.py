@@ -298,7 +298,7 @@ class BlockingDriver:
                 if isinstance(effect, Start):
                     waiting.append(effect.job)
                 elif isinstance(effect, Wait):
-                    if len(waiting) == 1 and not running and effect.until is None:
+                    if len(waiting) == 1 and not running and effect.alone and effect.until is None:
                         reply = run_exchange(waiting.pop(), self._transport)
                         continue
                     running += len(waiting)

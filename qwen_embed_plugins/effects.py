@@ -57,9 +57,11 @@ class Start:
 @dataclass(frozen=True, slots=True)
 class Wait:
     """Give the first job that finished, or None at `until` (seconds since the epoch), or None when
-    the flow's `wake` was called."""
+    the flow's `wake` was called. `alone` says that nobody will wake it: a driver may then make a
+    single job itself."""
 
     until: float | None = None
+    alone: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,4 +1,4 @@
-"""What flows share about offers: pauses, places taken, latency. In memory, behind one small lock.
+"""What flows share about offers: pauses and latency. In memory, behind one small lock.
 
 An offer's pause grows with each failure in a row and carries jitter, so that many workers do not
 come back at the same moment; one success ends it. Attempts that break together are one failure:
@@ -9,8 +9,7 @@ outage is over, but does not end the pause that the others were told to make.
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from random import Random
 
 from qwen_embed_plugins.types import Fault, FaultKind
@@ -33,14 +32,12 @@ BAD_VECTORS_IN_A_ROW = 3
 
 @dataclass(slots=True)
 class _OfferHealth:
-    in_flight: int = 0
     failures: int = 0
     bad_vectors: int = 0
     paused_until: float = 0.0
     failed_at: float = float("-inf")
     fault: Fault | None = None
     latency_seconds: float | None = None
-    waiting: set[Callable[[], None]] = field(default_factory=set)
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,26 +70,6 @@ class Health:
     def latency_seconds(self, key: str) -> float | None:
         with self._lock:
             return self._of(key).latency_seconds
-
-    def acquire(self, key: str, limit: int, wake: Callable[[], None]) -> bool:
-        """Take one of the `limit` places at an offer; if none is free, `wake` is called when one
-        may be."""
-        with self._lock:
-            state = self._of(key)
-            if state.in_flight >= limit:
-                state.waiting.add(wake)
-                return False
-            state.in_flight += 1
-            return True
-
-    def release(self, key: str) -> None:
-        """Give a place back and wake those that wait for one."""
-        with self._lock:
-            state = self._of(key)
-            state.in_flight -= 1
-            waiting, state.waiting = state.waiting, set()
-        for wake in waiting:
-            wake()
 
     def succeeded(self, key: str, seconds: float, began: float) -> None:
         """An attempt that began then gave good vectors: pauses end, latency is noted."""

@@ -13,6 +13,7 @@ from qwen_embed_plugins.errors import ConfigurationError, without_secrets
 from qwen_embed_plugins.events import Event
 from qwen_embed_plugins.health import Health, Paused
 from qwen_embed_plugins.parity import Parity
+from qwen_embed_plugins.places import Places
 from qwen_embed_plugins.routing import Candidate, Policy
 from qwen_embed_plugins.spaces import EmbeddingSpace
 from qwen_embed_plugins.types import EmbedResult, Role
@@ -45,6 +46,7 @@ class Router:
     timeout_seconds: float = 60.0
     spill_after_seconds: float = 2.0
     spill_to_paid: bool = False
+    places: Places = field(default_factory=Places)
     job_ids: Iterator[int] = field(default_factory=count)
 
     def flow(self, request: EmbedRequest, wake: Wake) -> Flow[EmbedResult]:

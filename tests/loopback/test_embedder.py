@@ -436,3 +436,21 @@ def test_servers_are_introduced_once_and_another_space_is_left_out(
         )
         with Embedder(trusting) as embedder:
             assert embedder.embed(TEXTS).offers[0] == "other/qwen3-embedding-8b"
+
+
+def test_a_query_does_not_wait_for_the_end_of_a_bulk_job(server: SimulatedServer) -> None:
+    table = {"kind": "openai-compatible", "base_url": f"{server.url}/v1", "max_inputs": 1}
+    settings = Settings.load(providers={"mine": table}, use=["mine"], concurrency=2)
+
+    async def run() -> None:
+        async with AsyncEmbedder(settings) as embedder:
+            bulk = asyncio.create_task(embedder.embed_documents([f"t{n}" for n in range(200)]))
+            while server.request_count < 4:  # noqa: ASYNC110  the server has no loop
+                await asyncio.sleep(0.001)
+            await embedder.embed_query("urgent")
+            assert not bulk.done()
+            await bulk
+
+    asyncio.run(run())
+    place = next(n for n, text in enumerate(server.texts_seen) if "urgent" in text)
+    assert place < 100

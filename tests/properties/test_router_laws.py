@@ -179,7 +179,7 @@ def test_every_text_gets_its_right_vector_or_an_error_of_its_own(seed: int, role
         elif isinstance(result, EmbedResult):
             check(world, texts, dimensions, result)
     assert world.ledger.reserved == 0
-    assert all(state.in_flight == 0 for state in world.router.health._offers.values())
+    assert world.router.places.taken() == {}
     sent = {text for job in world.driver.jobs for text in job.batch.texts}
     assert sent <= world.asked | {KNOWN_GOOD, *PROBES}
 
