@@ -241,6 +241,22 @@ def test_bulk_work_waits_for_free_capacity_rather_than_pay() -> None:
     assert world.sent("b") == []
 
 
+@pytest.mark.parametrize("seconds", [1, 3600])
+def test_bulk_work_does_not_pay_however_long_or_often_it_is_limited(seconds: float) -> None:
+    limited = Served(Fault("rate_limited", "slow", retry_after_seconds=seconds))
+    world = World(offer("a"), offer("b", "1"), a=lambda job: limited)
+    with pytest.raises(NoOfferLeft, match="a/toy: slow") as caught:
+        world.embed(texts(20))
+    assert caught.value.retry_at is not None
+    assert world.ledger.spent == 0
+
+
+def test_bulk_work_pays_for_a_limit_when_told_to() -> None:
+    limited = Served(Fault("rate_limited", "slow", retry_after_seconds=3600))
+    world = World(offer("a"), offer("b", "1"), a=lambda job: limited, spill_to_paid=True)
+    assert set(world.embed(texts(20)).offers) == {"b/toy"}
+
+
 def test_a_query_pays_more_after_waiting_a_little() -> None:
     limited = Served(Fault("rate_limited", "slow", retry_after_seconds=20))
     world = World(offer("a"), offer("b", "1"), a=lambda job: limited)
