@@ -87,10 +87,11 @@ def test_the_other_commands(run: Run, docs: Database) -> None:
     [
         (["create", "dcs", "--column", "body"], "Did you mean docs?"),
         (["create", "docs", "--column", "bdy"], "Did you mean body?"),
+        (["create", "docs", "--column", "ъъ"], "It has: id, language, body."),
         (["status", "nothing"], "there is no vectorizer"),
         (["search", "nothing", "text"], "there is no vectorizer"),
         (["worker", "--once", "--only", "nothing"], "there is no vectorizer nothing"),
-        (["drop", "nothing"], "there is no vectorizer"),
+        (["drop", "nothing"], "there is no vectorizer 'nothing'. SELECT name FROM"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )
@@ -101,6 +102,15 @@ def test_what_the_database_refuses(
     assert done.code == 1
     assert said in done.complaint
     assert len(done.err.splitlines()) == 1
+
+
+def test_what_a_search_refuses(run: Run, docs: Database) -> None:
+    run("pg", "create", "docs", "--column", "body", *LEXICAL)
+    unlike = run("pg", "search", "docs", "bread", "--filter", '{"ъъ": 1}')
+    assert unlike.complaint.endswith("It has: id, language, body.")
+    docs.execute("DROP TABLE docs CASCADE")
+    dropped = run("pg", "search", "docs", "bread").complaint
+    assert dropped.startswith("a table of the vectorizer 'docs' was dropped.")
 
 
 def test_a_database_without_an_installation(run: Run, database: Database) -> None:
