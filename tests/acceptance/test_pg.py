@@ -221,6 +221,24 @@ def test_watching_ends_by_ctrl_c(run: Run, docs: Database) -> None:
 
 
 @pytest.mark.parametrize(
+    ("folder", "said"),
+    [
+        ("", "names no folder"),
+        (".", "holds other files"),
+        ("a-file", "is not a folder"),
+        ("missing/data", "make it"),
+    ],
+)
+def test_an_embedded_server_takes_no_folder_in_use(run: Run, folder: str, said: str) -> None:
+    Path("a-file").write_text("mine", "utf-8")
+    owner = Path().stat().st_uid
+    done = run("pg", "status", "--dsn", f"embedded:{folder}")
+    assert done.code == 2
+    assert said in done.complaint
+    assert (Path().stat().st_uid, list(Path().iterdir())) == (owner, [Path("a-file")])
+
+
+@pytest.mark.parametrize(
     ("module", "command", "extra"),
     [
         ("psycopg", ["pg", "status"], "postgres"),
