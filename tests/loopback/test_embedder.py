@@ -386,7 +386,7 @@ def test_the_first_use_names_who_may_receive_texts(
 def test_nobody_is_named_where_no_offer_is_left(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level("INFO", "qwen_embed_plugins")
     with (
-        Embedder(use=["openai-compatible"]) as embedder,
+        Embedder(use=["lexical"]) as embedder,
         pytest.raises(NoOfferLeft),
     ):
         embedder.embed_query("a")
@@ -396,7 +396,7 @@ def test_nobody_is_named_where_no_offer_is_left(caplog: pytest.LogCaptureFixture
 def test_a_failure_of_all_texts_promises_no_others() -> None:
     with (
         Embedder(use=["ollama"]) as embedder,
-        pytest.raises(PartialFailure, match="position 0: empty: the text is empty$"),
+        pytest.raises(PartialFailure, match=r"position 0: empty: the text is empty$"),
     ):
         embedder.embed_documents([""])
 
