@@ -127,7 +127,9 @@ def in_words(summary: WorkerSummary) -> str:
         (summary.removed, "removed"),
         (summary.dead, "dead"),
     ]
-    said = [f"{count} {what}" for count, what in counts if count] or ["nothing to do"]
+    said = [f"{count} {what}" for count, what in counts if count]
+    if not said:
+        said = ["nothing was done" if summary.waiting else "nothing to do"]
     return f"{', '.join(said)} ({summary.seconds:.1f} s)"
 
 

@@ -194,6 +194,31 @@ def test_work_that_is_held_is_said_in_one_line(
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows has no SIGTERM")
+def test_a_service_says_once_why_work_waits(
+    run: Run, docs: Database, ollama: SimulatedServer
+) -> None:
+    ollama.behave(always=Reply(404, "model 'qwen3-embedding:0.6b' not found"))
+    space = ("--model", "qwen3-embedding-0.6b", "--dimensions", 64)
+    run("pg", "create", "docs", "--column", "body", *space)
+    service = run.start("pg", "worker", stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    with service:
+        try:
+            assert service.stderr is not None
+            said = service.stderr.readline().decode()
+            while "work waits" not in said:
+                assert said
+                said = service.stderr.readline().decode()
+            time.sleep(2)
+            service.send_signal(signal.SIGTERM)
+            out, err = service.communicate(timeout=30)
+        finally:
+            service.kill()
+    assert "ollama pull qwen3-embedding:0.6b" in said
+    assert b"work waits" not in err
+    assert out.decode().startswith("nothing was done (")
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no SIGTERM")
 def test_a_service_ends_by_a_signal_and_in_order(run: Run, docs: Database) -> None:
     run("pg", "create", "docs", "--column", "body", "--index-kind", "none", *LEXICAL)
     service = run.start("pg", "worker", stdout=subprocess.PIPE, stderr=subprocess.PIPE)
