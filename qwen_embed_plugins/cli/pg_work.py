@@ -173,7 +173,7 @@ def retry(dsn: str | None, name: str) -> None:
 @click.argument("name")
 @database_options
 def pause(dsn: str | None, name: str) -> None:
-    """Stop the spending of the vectorizer NAME. Changes are still recorded."""
+    """Have no more rows of the vectorizer NAME embedded. Changes are still recorded."""
     from qwen_embed_plugins import postgres
 
     postgres.pause(dsn, name)
@@ -184,7 +184,7 @@ def pause(dsn: str | None, name: str) -> None:
 @click.argument("name")
 @database_options
 def resume(dsn: str | None, name: str) -> None:
-    """Let the vectorizer NAME go on, paused or blocked."""
+    """Let the vectorizer NAME go on, whether paused, held or blocked."""
     from qwen_embed_plugins import postgres
 
     postgres.resume(dsn, name)
