@@ -148,7 +148,8 @@ def _left(item: VectorizerStatus, summary: WorkerSummary, seconds_since: float) 
     because = f" ({reason})" if reason and reason != item.state else ""
     waits = item.pending and not _came_after(item, seconds_since)
     if waits or item.state == "broken":
-        said.append(f"{counted(item.pending, 'row')} {item.state}{because}")
+        rows = f"{counted(item.pending, 'row')} " if item.pending else ""
+        said.append(f"{rows}{item.state}{because}")
     if item.dead and summary.dead:
         said.append(f"{item.dead} dead (see: qwen-embed pg dead {item.name})")
     return f"{item.name}: {', '.join(said)}" if said else None

@@ -111,6 +111,13 @@ def test_what_a_search_refuses(run: Run, docs: Database) -> None:
     docs.execute("DROP TABLE docs CASCADE")
     dropped = run("pg", "search", "docs", "bread").complaint
     assert dropped.startswith("a table of the vectorizer 'docs' was dropped.")
+    remains = run("pg", "worker", "--once").complaint
+    assert remains.startswith("work remains: docs: broken (changes are not captured:")
+
+
+def test_a_misspelt_command_is_one_readable_line(run: Run) -> None:
+    said = run("pg", "serch").complaint
+    assert said == "no command 'serch'; did you mean 'search'? See qwen-embed pg --help"
 
 
 def test_a_database_without_an_installation(run: Run, database: Database) -> None:
