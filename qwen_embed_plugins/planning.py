@@ -109,9 +109,10 @@ def whole(result: EmbedResult) -> Matrix:
         return result.vectors
     first = result.errors[0]
     more = f" (and {len(result.errors) - 1} more)" if len(result.errors) > 1 else ""
+    kept = "; the others are in .result" if len(result.errors) < len(result.vectors) else ""
     raise PartialFailure(
         f"{len(result.errors)} of {len(result.vectors)} texts have no vector: the one at position "
-        f"{first.position}: {first.kind}: {first.message}{more}; the others are in .result",
+        f"{first.position}: {first.kind}: {first.message}{more}{kept}",
         result=result,
     )
 

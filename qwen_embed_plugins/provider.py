@@ -40,7 +40,8 @@ class ProviderConfig:
 
 
 class Provider:
-    """Base of all providers. A subclass sets the class attributes and writes the three methods.
+    """Base of all providers. A subclass sets the class attributes and writes `build_request` and
+    `parse_response`, or `exchange` alone where it computes in process. `classify` refines faults.
 
     Raise `ProviderError(Fault(...))` from `parse_response` for an error inside a good status; any
     other exception there means that the answer could not be read.

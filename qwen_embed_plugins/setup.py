@@ -131,11 +131,12 @@ _announced: set[str] = set()
 def announce(setup: Setup) -> None:
     """Say once in a process, in one line, which offers may receive texts.
 
-    A warning if texts may leave for outside addresses, so that it is seen by default.
+    A warning if texts may leave for outside addresses, so that it is seen by default. Nothing
+    where no offer is left: the error that follows says it.
     """
     offers = setup.catalogue.offers
-    line = "texts may be sent to: " + (", ".join(offer.key for offer in offers) or "nobody")
-    if line not in _announced:
+    line = "texts may be sent to: " + ", ".join(offer.key for offer in offers)
+    if offers and line not in _announced:
         _announced.add(line)
         leaves = any(not offer.private for offer in offers)
         log.log(logging.WARNING if leaves else logging.INFO, line)

@@ -44,7 +44,10 @@ SHOWN_FAILURES = 10
 )
 @click.option("--query", is_flag=True, help="Embed as queries: the instruction goes before each.")
 @click.option(
-    "--output", type=click.Path(dir_okay=True), metavar="FILE", help="Write here, whole or not."
+    "--output",
+    type=click.Path(dir_okay=True),
+    metavar="FILE",
+    help="Write to FILE, whole or not at all.",
 )
 @click.option(
     "--format",

@@ -94,7 +94,8 @@ def _usage(error: click.UsageError) -> str:
     message = error.format_message().rstrip(".")
     if error.ctx is None or "--help" in message:
         return message
-    return f"{message}; see {error.ctx.command_path} --help"
+    joint = " See" if message.endswith("?") else "; see"
+    return f"{message}{joint} {error.ctx.command_path} --help"
 
 
 def _show_traceback(error: Exception) -> None:

@@ -10,8 +10,15 @@ from qwen_embed_plugins.cli.database import database_options
 
 
 @click.command(epilog="Example: qwen-embed pg install --dsn postgresql://app@localhost/app")
-@click.option("--model", metavar="NAME", help="Model of vectorizers that name none.")
-@click.option("--dimensions", type=click.IntRange(min=1), metavar="N", help="And their length.")
+@click.option(
+    "--model", metavar="NAME", help="Model for tables that name none; default: qwen3-embedding-8b."
+)
+@click.option(
+    "--dimensions",
+    type=click.IntRange(min=1),
+    metavar="N",
+    help="Length of its vectors; default: 1024.",
+)
 @database_options
 def install(dsn: str | None, model: str | None, dimensions: int | None) -> None:
     """Install into a database, or upgrade there.
@@ -38,12 +45,27 @@ def install(dsn: str | None, model: str | None, dimensions: int | None) -> None:
     """
 )
 @click.argument("source")
-@click.option("--column", "column", multiple=True, metavar="NAME", help="A column; repeat it.")
+@click.option(
+    "--column",
+    "column",
+    multiple=True,
+    metavar="NAME",
+    help="A column, written without quotes; repeat it.",
+)
 @click.option("--columns", metavar="A,B", help="The same, with commas between.")
 @click.option("--template", metavar="TEXT", help="The text of a row, columns in braces.")
 @click.option("--name", metavar="NAME", help="Name of the vectorizer; default: the table's.")
-@click.option("--model", metavar="NAME", help="Model; default: as installed.")
-@click.option("--dimensions", type=click.IntRange(min=1), metavar="N", help="Length of vectors.")
+@click.option(
+    "--model",
+    metavar="NAME",
+    help="Model; default: as installed. The settings file does not count here.",
+)
+@click.option(
+    "--dimensions",
+    type=click.IntRange(min=1),
+    metavar="N",
+    help="Length of vectors; default: as installed.",
+)
 @click.option(
     "--storage", type=click.Choice(["vector", "halfvec"]), help="Type of the vectors' column."
 )
@@ -101,7 +123,8 @@ def index(dsn: str | None, name: str) -> None:
 def drop(dsn: str | None, name: str, drop_target: bool) -> None:
     """End the vectorizer NAME: its triggers, recorded changes and view go.
 
-    Its vectors stay, unless --drop-target.
+    The table with its vectors stays, unless --drop-target, which is possible only now: to drop that
+    table later takes SQL.
     """
     from qwen_embed_plugins import postgres
 

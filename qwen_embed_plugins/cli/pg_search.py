@@ -41,13 +41,15 @@ def _parsed_filter(
 )
 @click.argument("name")
 @click.argument("text")
-@click.option("--k", type=click.IntRange(min=1), default=10, show_default=True, help="Rows.")
+@click.option(
+    "--k", type=click.IntRange(min=1), default=10, show_default=True, help="How many rows."
+)
 @click.option(
     "--filter",
     "wanted",
     metavar="JSON",
     callback=_parsed_filter,
-    help="Columns and the values wanted there.",
+    help="Columns of the table, each with a value, a list of values or null.",
 )
 @click.option("--exact", is_flag=True, help="Read every vector instead of the index.")
 @click.option("--use", multiple=True, metavar="PROVIDER", help="Only these may receive the text.")

@@ -127,7 +127,9 @@ def in_words(summary: WorkerSummary) -> str:
         (summary.removed, "removed"),
         (summary.dead, "dead"),
     ]
-    said = [f"{count} {what}" for count, what in counts if count] or ["nothing to do"]
+    said = [f"{count} {what}" for count, what in counts if count]
+    if not said:
+        said = ["nothing was done" if summary.waiting else "nothing to do"]
     return f"{', '.join(said)} ({summary.seconds:.1f} s)"
 
 
@@ -146,7 +148,8 @@ def _left(item: VectorizerStatus, summary: WorkerSummary, seconds_since: float) 
     because = f" ({reason})" if reason and reason != item.state else ""
     waits = item.pending and not _came_after(item, seconds_since)
     if waits or item.state == "broken":
-        said.append(f"{counted(item.pending, 'row')} {item.state}{because}")
+        rows = f"{counted(item.pending, 'row')} " if item.pending else ""
+        said.append(f"{rows}{item.state}{because}")
     if item.dead and summary.dead:
         said.append(f"{item.dead} dead (see: qwen-embed pg dead {item.name})")
     return f"{item.name}: {', '.join(said)}" if said else None
@@ -171,7 +174,7 @@ def retry(dsn: str | None, name: str) -> None:
 @click.argument("name")
 @database_options
 def pause(dsn: str | None, name: str) -> None:
-    """Stop the spending of the vectorizer NAME. Changes are still recorded."""
+    """Have no more rows of the vectorizer NAME embedded. Changes are still recorded."""
     from qwen_embed_plugins import postgres
 
     postgres.pause(dsn, name)
@@ -182,7 +185,7 @@ def pause(dsn: str | None, name: str) -> None:
 @click.argument("name")
 @database_options
 def resume(dsn: str | None, name: str) -> None:
-    """Let the vectorizer NAME go on, paused or blocked."""
+    """Let the vectorizer NAME go on, whether paused, held or blocked."""
     from qwen_embed_plugins import postgres
 
     postgres.resume(dsn, name)

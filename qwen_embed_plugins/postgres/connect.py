@@ -31,7 +31,7 @@ def resolve(address: str | None) -> str:
     """The libpq address that an address of ours stands for; starts the embedded server if named."""
     address = _first_named(address)
     if address.startswith("embedded:"):
-        return _embedded(Path(address.removeprefix("embedded:")))
+        return _embedded(address.removeprefix("embedded:"))
     _require_readable(address)
     return address
 
@@ -52,14 +52,30 @@ def _require_readable(address: str) -> None:
         ) from None
 
 
-def _embedded(data: Path) -> str:
-    data = data.expanduser().resolve()
+def _embedded(folder: str) -> str:
+    if not folder.strip():
+        raise ConfigurationError("embedded: names no folder; write embedded:DIR")
+    data = Path(folder).expanduser().resolve()
     if data not in _embedded_servers:
+        _require_a_folder_for_data(data)
         with warnings.catch_warnings():
             # Said of a folder that it falls back to; nothing for a user to act on.
             warnings.filterwarnings("ignore", "XDG_RUNTIME_DIR is not set")
             _embedded_servers[data] = _start(data)
     return str(_embedded_servers[data].get_uri())
+
+
+def _require_a_folder_for_data(data: Path) -> None:
+    """The embedded server takes a folder over, as root its ownership too: never one in use."""
+    if data.exists() and not data.is_dir():
+        raise ConfigurationError(f"embedded:{data} is not a folder; name a new or an empty one")
+    if data.is_dir() and any(data.iterdir()) and not (data / "PG_VERSION").is_file():
+        raise ConfigurationError(
+            f"embedded:{data} holds other files; name a new folder, an empty one or one that an "
+            "embedded server made"
+        )
+    if not data.parent.is_dir():
+        raise ConfigurationError(f"embedded:{data}: there is no folder {data.parent}; make it")
 
 
 def _start(data: Path) -> Any:

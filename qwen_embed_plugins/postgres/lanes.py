@@ -41,7 +41,8 @@ class Lane:
     """No lane stops another: each has its own share of batches and its own rests.
 
     `reason` says what is wrong. A lane at rest takes nothing until `wait_until`, then one batch to
-    see whether it is over; a lane with a reason that is not at rest goes on.
+    see whether it is over; a lane with a reason that is not at rest goes on. `said` is the reason
+    that was logged last.
     """
 
     vectorizer: Vectorizer
@@ -52,6 +53,7 @@ class Lane:
     reason: str | None = None
     at_rest: bool = False
     wait_until: float = 0.0
+    said: str | None = None
     index_done: bool = False
     counts: Counts = field(default_factory=Counts)
     _rest_seconds: float = 0.0
@@ -78,7 +80,7 @@ class Lane:
 
     def recovered(self) -> None:
         """It works again."""
-        self.trouble = self.reason = None
+        self.trouble = self.reason = self.said = None
         self.at_rest, self.wait_until, self._rest_seconds = False, 0.0, 0.0
 
     @property

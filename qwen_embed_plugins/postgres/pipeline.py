@@ -286,6 +286,7 @@ class Pipeline:
     async def _process(self, lane: Lane, batch: Batch) -> None:
         try:
             outcome = await self._embed(lane, batch)
+            self._say_why_work_waits(lane)
             if not await self._finish(lane, batch, outcome):
                 await self.tending.hand_back(lane, batch)
             self.batches.pop(batch.token, None)
@@ -314,6 +315,13 @@ class Pipeline:
         else:
             return self._sorted(lane, batch, sort_answer(batch.items, result))
         return held(batch.items)
+
+    def _say_why_work_waits(self, lane: Lane) -> None:
+        """Each new reason once; a run with an end says it in its summary."""
+        if not self.once and lane.reason is not None and lane.reason != lane.said:
+            lane.said = lane.reason
+            extra = {"vectorizer": lane.vectorizer.name, "reason": lane.reason}
+            log.warning("work waits", extra=extra)
 
     def _sorted(self, lane: Lane, batch: Batch, answer: Any) -> Outcome:
         outcome: Outcome = answer.outcome

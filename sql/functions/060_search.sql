@@ -14,7 +14,7 @@ BEGIN
         RAISE EXCEPTION USING ERRCODE = 'undefined_object',
             MESSAGE = format('there is no vectorizer %L', wanted),
             HINT = coalesce(
-                format('Did you mean %L?', qwen_embed.nearest(wanted, ARRAY(SELECT v.name FROM qwen_embed.vectorizer v))),
+                'Did you mean ' || quote_literal(qwen_embed.nearest(wanted, ARRAY(SELECT v.name FROM qwen_embed.vectorizer v))) || '?',
                 'SELECT name FROM qwen_embed.vectorizer; lists them.');
     END IF;
 END $$;
@@ -42,6 +42,8 @@ DECLARE
     type text;
     equality text;
     condition text := '';
+    known text[] := ARRAY(SELECT a.attname::text FROM pg_attribute a
+        WHERE a.attrelid = source AND a.attnum > 0 AND NOT a.attisdropped ORDER BY a.attnum);
 BEGIN
     IF jsonb_typeof(filter) <> 'object' THEN
         RAISE EXCEPTION USING ERRCODE = 'invalid_parameter_value',
@@ -55,9 +57,9 @@ BEGIN
         IF type IS NULL THEN
             RAISE EXCEPTION USING ERRCODE = 'invalid_parameter_value',
                 MESSAGE = format('filter names %I, which is no column of %s', wanted.key, source),
-                HINT = 'The nearest is ' || quote_ident(qwen_embed.nearest(wanted.key, ARRAY(
-                    SELECT a.attname::text FROM pg_attribute a
-                    WHERE a.attrelid = source AND a.attnum > 0 AND NOT a.attisdropped))) || '.';
+                HINT = coalesce(
+                    'The nearest is ' || quote_ident(qwen_embed.nearest(wanted.key, known)) || '.',
+                    format('It has: %s.', array_to_string(known, ', ')));
         END IF;
         -- Typed literals, not parameters: the planner then knows how many rows a value selects.
         condition := condition || ' AND ' || CASE jsonb_typeof(wanted.value)
@@ -87,6 +89,12 @@ DECLARE
     saved_scan text := current_setting('hnsw.iterative_scan', true);
 BEGIN
     SELECT * INTO v FROM qwen_embed.definition(search.name);
+    IF NOT EXISTS (SELECT FROM pg_class c WHERE c.oid = v.source)
+        OR NOT EXISTS (SELECT FROM pg_class c WHERE c.oid = v.target_table) THEN
+        RAISE EXCEPTION USING ERRCODE = 'undefined_table',
+            MESSAGE = format('a table of the vectorizer %L was dropped', v.name),
+            HINT = format('SELECT qwen_embed.drop_vectorizer(%L);', v.name);
+    END IF;
     EXECUTE format('SELECT %s.vector_dims($1)', pgvector) INTO given USING query;
     IF given IS DISTINCT FROM v.dimensions THEN
         RAISE EXCEPTION USING ERRCODE = 'invalid_parameter_value',

@@ -87,10 +87,11 @@ def test_the_other_commands(run: Run, docs: Database) -> None:
     [
         (["create", "dcs", "--column", "body"], "Did you mean docs?"),
         (["create", "docs", "--column", "bdy"], "Did you mean body?"),
+        (["create", "docs", "--column", "ъъ"], "It has: id, language, body."),
         (["status", "nothing"], "there is no vectorizer"),
         (["search", "nothing", "text"], "there is no vectorizer"),
         (["worker", "--once", "--only", "nothing"], "there is no vectorizer nothing"),
-        (["drop", "nothing"], "there is no vectorizer"),
+        (["drop", "nothing"], "there is no vectorizer 'nothing'. SELECT name FROM"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )
@@ -101,6 +102,22 @@ def test_what_the_database_refuses(
     assert done.code == 1
     assert said in done.complaint
     assert len(done.err.splitlines()) == 1
+
+
+def test_what_a_search_refuses(run: Run, docs: Database) -> None:
+    run("pg", "create", "docs", "--column", "body", *LEXICAL)
+    unlike = run("pg", "search", "docs", "bread", "--filter", '{"ъъ": 1}')
+    assert unlike.complaint.endswith("It has: id, language, body.")
+    docs.execute("DROP TABLE docs CASCADE")
+    dropped = run("pg", "search", "docs", "bread").complaint
+    assert dropped.startswith("a table of the vectorizer 'docs' was dropped.")
+    remains = run("pg", "worker", "--once").complaint
+    assert remains.startswith("work remains: docs: broken (changes are not captured:")
+
+
+def test_a_misspelt_command_is_one_readable_line(run: Run) -> None:
+    said = run("pg", "serch").complaint
+    assert said == "no command 'serch'; did you mean 'search'? See qwen-embed pg --help"
 
 
 def test_a_database_without_an_installation(run: Run, database: Database) -> None:
@@ -184,6 +201,31 @@ def test_work_that_is_held_is_said_in_one_line(
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows has no SIGTERM")
+def test_a_service_says_once_why_work_waits(
+    run: Run, docs: Database, ollama: SimulatedServer
+) -> None:
+    ollama.behave(always=Reply(404, "model 'qwen3-embedding:0.6b' not found"))
+    space = ("--model", "qwen3-embedding-0.6b", "--dimensions", 64)
+    run("pg", "create", "docs", "--column", "body", *space)
+    service = run.start("pg", "worker", stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    with service:
+        try:
+            assert service.stderr is not None
+            said = service.stderr.readline().decode()
+            while "work waits" not in said:
+                assert said
+                said = service.stderr.readline().decode()
+            time.sleep(2)
+            service.send_signal(signal.SIGTERM)
+            out, err = service.communicate(timeout=30)
+        finally:
+            service.kill()
+    assert "ollama pull qwen3-embedding:0.6b" in said
+    assert b"work waits" not in err
+    assert out.decode().startswith("nothing was done (")
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no SIGTERM")
 def test_a_service_ends_by_a_signal_and_in_order(run: Run, docs: Database) -> None:
     run("pg", "create", "docs", "--column", "body", "--index-kind", "none", *LEXICAL)
     service = run.start("pg", "worker", stdout=subprocess.PIPE, stderr=subprocess.PIPE)
@@ -208,6 +250,24 @@ def test_watching_ends_by_ctrl_c(run: Run, docs: Database) -> None:
         watch.send_signal(signal.SIGINT)
         _, err = watch.communicate(timeout=30)
     assert (watch.returncode, err) == (130, b"qwen-embed: interrupted\n")
+
+
+@pytest.mark.parametrize(
+    ("folder", "said"),
+    [
+        ("", "names no folder"),
+        (".", "holds other files"),
+        ("a-file", "is not a folder"),
+        ("missing/data", "make it"),
+    ],
+)
+def test_an_embedded_server_takes_no_folder_in_use(run: Run, folder: str, said: str) -> None:
+    Path("a-file").write_text("mine", "utf-8")
+    owner = Path().stat().st_uid
+    done = run("pg", "status", "--dsn", f"embedded:{folder}")
+    assert done.code == 2
+    assert said in done.complaint
+    assert (Path().stat().st_uid, list(Path().iterdir())) == (owner, [Path("a-file")])
 
 
 @pytest.mark.parametrize(

@@ -383,6 +383,24 @@ def test_the_first_use_names_who_may_receive_texts(
     ]
 
 
+def test_nobody_is_named_where_no_offer_is_left(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO", "qwen_embed_plugins")
+    with (
+        Embedder(use=["lexical"]) as embedder,
+        pytest.raises(NoOfferLeft),
+    ):
+        embedder.embed_query("a")
+    assert caplog.records == []
+
+
+def test_a_failure_of_all_texts_promises_no_others() -> None:
+    with (
+        Embedder(use=["ollama"]) as embedder,
+        pytest.raises(PartialFailure, match=r"position 0: empty: the text is empty$"),
+    ):
+        embedder.embed_documents([""])
+
+
 def test_a_key_shows_nowhere(
     server: SimulatedServer, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
