@@ -11,6 +11,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     0: done. 1: the world refused, or work remains. 2: settings or arguments are wrong and nothing
     was called. 130: interrupted. 141: the reader of our output went away.
     """
-    from qwen_embed_plugins.cli import failures, root
+    from qwen_embed_plugins.cli import failures, root, signals
 
-    return failures.guarded(lambda: root.run(arguments))
+    with signals.interrupting():
+        return failures.guarded(lambda: root.run(arguments))

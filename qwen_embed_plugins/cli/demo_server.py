@@ -12,33 +12,28 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from importlib import import_module
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
+from qwen_embed_plugins.cli import signals
 from qwen_embed_plugins.errors import ConfigurationError, DatabaseError
 
-ENDING_SIGNALS = [getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)]
 STOP_SECONDS = 10.0
 
 
 @contextmanager
 def temporary_postgres() -> Iterator[str]:
-    """The address of a new server, which is stopped and removed afterwards.
-
-    SIGTERM and SIGHUP end the block as Ctrl-C does: otherwise they would leave the server running.
-    """
+    """The address of a new server, which is stopped and removed afterwards."""
     server_package = _imported()
-    with _signals_interrupt():
-        # A short name: the path of a Unix socket has room for about 100 bytes.
-        folder = Path(tempfile.mkdtemp(prefix="qe-"))
-        server: Any = None
-        try:
-            server = _start(server_package, folder / "data")
-            yield str(server.get_uri())
-        finally:
-            with _signals_ignored():
-                _stop(server, folder / "data")
-                shutil.rmtree(folder)
+    # A short name: the path of a Unix socket has room for about 100 bytes.
+    folder = Path(tempfile.mkdtemp(prefix="qe-"))
+    server: Any = None
+    try:
+        server = _start(server_package, folder / "data")
+        yield str(server.get_uri())
+    finally:
+        with signals.ignored():
+            _stop(server, folder / "data")
+            shutil.rmtree(folder)
 
 
 def _imported() -> Any:
@@ -76,29 +71,3 @@ def _stop(server: Any, data: Path) -> None:
         while time.monotonic() < deadline:
             os.kill(pid, 0)
             time.sleep(0.05)
-
-
-@contextmanager
-def _signals_interrupt() -> Iterator[None]:
-    def interrupt(_: int, __: FrameType | None) -> None:
-        raise KeyboardInterrupt
-
-    with _handled(ENDING_SIGNALS, interrupt):
-        yield
-
-
-@contextmanager
-def _signals_ignored() -> Iterator[None]:
-    """While the server is stopped: an impatient second Ctrl-C must not leave it running."""
-    with _handled([signal.SIGINT, *ENDING_SIGNALS], signal.SIG_IGN):
-        yield
-
-
-@contextmanager
-def _handled(numbers: list[signal.Signals], handler: Any) -> Iterator[None]:
-    before = [(number, signal.signal(number, handler)) for number in numbers]
-    try:
-        yield
-    finally:
-        for number, old in before:
-            signal.signal(number, old)

@@ -71,7 +71,7 @@ def install(dsn: str | None, model: str | None, dimensions: int | None) -> None:
 )
 @click.option(
     "--index-kind",
-    type=click.Choice(["hnsw", "binary", "prefix", "none"]),
+    type=click.Choice(["hnsw", "none"]),
     help="Index; default: what the dimensions allow.",
 )
 @click.option("--target-name", metavar="NAME", help="Name of the table for the vectors.")

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -286,3 +288,25 @@ def test_a_missing_extra_is_named(run: Run, module: str, command: list[str], ext
     done = run(*command, PYTHONPATH=os.fspath(folder.resolve()))
     assert done.code == 2
     assert f"pip install 'qwen-embed-plugins[{extra}]'" in done.complaint
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no SIGTERM")
+def test_an_embedded_server_ends_with_the_command_that_started_it(run: Run) -> None:
+    folder = Path(tempfile.mkdtemp(prefix="qe-"))  # short, and readable by the server's own user
+    try:
+        address = f"embedded:{folder / 'data'}"
+        assert run("pg", "install", "--dsn", address).code == 0
+        watch = run.start(
+            "pg", "status", "--watch", "--dsn", address,
+            stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+        )  # fmt: skip
+        with watch:
+            assert watch.stdout is not None
+            assert watch.stdout.readline()
+            assert (folder / "data" / "postmaster.pid").exists()
+            watch.terminate()
+            watch.communicate(timeout=60)
+        assert watch.returncode == 130
+        assert not (folder / "data" / "postmaster.pid").exists()
+    finally:
+        shutil.rmtree(folder)
