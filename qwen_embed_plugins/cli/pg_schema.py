@@ -128,8 +128,10 @@ def drop(dsn: str | None, name: str, drop_target: bool) -> None:
     """
     from qwen_embed_plugins import postgres
 
+    target = next((item.target for item in postgres.status(dsn, name)), None)
     postgres.drop_vectorizer(dsn, name, drop_target=drop_target)
-    click.echo(f"dropped {name}" + (" and its vectors" if drop_target else "; its vectors stay"))
+    kept = f"; its vectors stay in {target}" if target else "; its vectors stay"
+    click.echo(f"dropped {name}" + (" and its vectors" if drop_target else kept))
 
 
 @click.command(epilog="Example: qwen-embed pg uninstall")
