@@ -158,9 +158,13 @@ WHERE token = %(token)s AND id = ANY (%(ids)s::bigint[]) AND dirty;
 DELETE FROM qwen_embed.lease WHERE token = %(token)s;
 
 -- extend_leases --
--- The heartbeat: one statement for all batches in flight. Gives the tokens that still hold.
+-- The heartbeat: one statement for all batches in flight. Gives the tokens that it reached. One that
+-- is being finished is passed over: it needs no beat, since reaping passes over it as well, and
+-- waiting for it could let the others expire.
 UPDATE qwen_embed.lease SET expires_at = clock_timestamp() + make_interval(secs => %(lease_seconds)s)
-WHERE token = ANY (%(tokens)s::bigint[])
+WHERE token IN (
+    SELECT token FROM qwen_embed.lease WHERE token = ANY (%(tokens)s::bigint[])
+    ORDER BY token FOR UPDATE SKIP LOCKED)
 RETURNING token;
 
 -- reap_leases --

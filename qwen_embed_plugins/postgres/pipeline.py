@@ -134,12 +134,15 @@ class Pipeline:
         return asyncio.create_task(self._lasting(loop))
 
     async def _lasting(self, loop: Callable[[], Awaitable[None]]) -> None:
-        """Run a loop; as a service, start it again after the server went away."""
+        """Run a loop; start it again if another session was in the way, or, as a service, if the
+        server went away."""
         pause = 0.2
         while not self.stopping.is_set():
             began = time.monotonic()
             try:
                 await loop()
+            except RETRIED as error:
+                log.info("a loop gives way", extra={"reason": connect.explain(error)})
             except psycopg.OperationalError as error:
                 if self.once or not is_connection_loss(error):
                     raise
@@ -161,7 +164,8 @@ class Pipeline:
         while not self.stopping.is_set():
             self.wake.clear()
             if self.failure is not None:
-                raise self.failure
+                failure, self.failure = self.failure, None
+                raise failure
             ready = await self._ready_lanes()
             for lane in ready:
                 await self._take(lane)
@@ -291,6 +295,9 @@ class Pipeline:
             self.batches.pop(batch.token, None)
         except Exception as error:
             self.failure = self.failure or error
+            # A service may go on after this: its heartbeat must not keep the batch from everyone.
+            await self.tending.hand_back(lane, batch)
+            self.batches.pop(batch.token, None)
         finally:
             # What was cut off stays in `batches`, to be handed back at the end.
             lane.in_flight -= 1

@@ -109,6 +109,8 @@ class Tending:
             await self._session.transact(lane.tell())
         except pg.InsufficientPrivilege:
             log.warning("this role may not write the reason into qwen_embed.vectorizer")
+        except RETRIED as error:
+            log.info("the reason is not written", extra={"reason": connect.explain(error)})
 
     def is_there(self, lane: Lane) -> bool:
         """Whether a lane's vectorizer still exists and has its tables."""
