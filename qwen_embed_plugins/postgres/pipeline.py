@@ -15,7 +15,7 @@ import socket
 import time
 from collections.abc import Awaitable, Callable, Collection, Sequence
 from dataclasses import asdict, dataclass, field
-from typing import Any, Protocol
+from typing import Protocol
 
 import psycopg
 from psycopg import sql
@@ -28,7 +28,7 @@ from qwen_embed_plugins.errors import (
 )
 from qwen_embed_plugins.postgres import connect, queue
 from qwen_embed_plugins.postgres._flow import Flow
-from qwen_embed_plugins.postgres.answers import EmbedsTexts, held, sort_answer
+from qwen_embed_plugins.postgres.answers import Answer, EmbedsTexts, held, sort_answer
 from qwen_embed_plugins.postgres.lanes import Counts, Lane
 from qwen_embed_plugins.postgres.queue import Batch, Outcome
 from qwen_embed_plugins.postgres.session import CHANGED, RETRIED, Session, is_connection_loss
@@ -244,7 +244,7 @@ class Pipeline:
         if isinstance(error, RETRIED):
             log.info("taking gives way", extra={"reason": connect.explain(error)})
             lane.give_way(random.uniform(0.02, 0.2))
-        elif isinstance(error, psycopg.OperationalError):
+        elif is_connection_loss(error):
             raise error
         elif not (isinstance(error, CHANGED) and await self._names_changed(lane)):
             await self.tending.block(lane, "blocked", connect.explain_to_worker(error))
@@ -309,6 +309,7 @@ class Pipeline:
         embedder = self.embedders[lane.vectorizer.model, lane.vectorizer.dimensions]
         try:
             result = await embedder.embed([item.text for item in batch.items], role="document")
+            answer = sort_answer(batch.items, result)
         except NoOfferLeft as error:
             lane.rest("held", _line(error), retry_at=error.retry_at)
         except BudgetExceeded as error:
@@ -319,11 +320,11 @@ class Pipeline:
             log.exception("the embedder failed")
             lane.rest("held", f"{type(error).__name__}: {_line(error)}")
         else:
-            return self._sorted(lane, batch, sort_answer(batch.items, result))
+            return self._sorted(lane, answer)
         return held(batch.items)
 
-    def _sorted(self, lane: Lane, batch: Batch, answer: Any) -> Outcome:
-        outcome: Outcome = answer.outcome
+    def _sorted(self, lane: Lane, answer: Answer) -> Outcome:
+        outcome = answer.outcome
         if answer.no_offer is None:
             if outcome.written:
                 lane.recovered()
@@ -343,15 +344,15 @@ class Pipeline:
                 kept = await self.finishing.transact(flow)
             except RETRIED:
                 pass
-            except psycopg.OperationalError as error:
-                if self.once or not is_connection_loss(error):
-                    raise
             except psycopg.Error as error:
+                lost = is_connection_loss(error)
+                if lost and self.once:
+                    raise
                 # Renamed: then the paid answers still have a place to go.
                 renamed = isinstance(error, CHANGED) and await self._names_changed(lane)
                 if not self.tending.is_there(lane):
                     return True
-                if not renamed:
+                if not (lost or renamed):
                     reason = connect.explain_to_worker(error)
                     await self.tending.block(lane, "blocked", reason)
                     return False

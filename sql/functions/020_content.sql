@@ -12,7 +12,7 @@ BEGIN
     RAISE EXCEPTION USING ERRCODE = 'undefined_column',
         MESSAGE = format('table %s has no column %s', source, coalesce(quote_ident(name), 'NULL')),
         HINT = coalesce(
-            format('Did you mean %I?', qwen_embed.nearest(name, known)),
+            'Did you mean ' || quote_ident(qwen_embed.nearest(name, known)) || '?',
             format('It has: %s.', array_to_string(known, ', ')));
 END $$;
 COMMENT ON FUNCTION qwen_embed.require_column(regclass, text) IS

@@ -10,7 +10,7 @@ BEGIN
         RAISE EXCEPTION USING ERRCODE = 'undefined_object',
             MESSAGE = format('there is no vectorizer %L', named.name),
             HINT = coalesce(
-                format('Did you mean %L?', qwen_embed.nearest(named.name, ARRAY(SELECT v.name FROM qwen_embed.vectorizer v))),
+                'Did you mean ' || quote_literal(qwen_embed.nearest(named.name, ARRAY(SELECT v.name FROM qwen_embed.vectorizer v))) || '?',
                 'SELECT name FROM qwen_embed.vectorizer; lists them.');
     END IF;
     RETURN found_one;

@@ -14,7 +14,7 @@ BEGIN
         RAISE EXCEPTION USING ERRCODE = 'undefined_object',
             MESSAGE = format('there is no vectorizer %L', wanted),
             HINT = coalesce(
-                format('Did you mean %L?', qwen_embed.nearest(wanted, ARRAY(SELECT v.name FROM qwen_embed.vectorizer v))),
+                'Did you mean ' || quote_literal(qwen_embed.nearest(wanted, ARRAY(SELECT v.name FROM qwen_embed.vectorizer v))) || '?',
                 'SELECT name FROM qwen_embed.vectorizer; lists them.');
     END IF;
 END $$;
@@ -55,9 +55,10 @@ BEGIN
         IF type IS NULL THEN
             RAISE EXCEPTION USING ERRCODE = 'invalid_parameter_value',
                 MESSAGE = format('filter names %I, which is no column of %s', wanted.key, source),
-                HINT = 'The nearest is ' || quote_ident(qwen_embed.nearest(wanted.key, ARRAY(
+                HINT = coalesce('The nearest is ' || quote_ident(qwen_embed.nearest(wanted.key, ARRAY(
                     SELECT a.attname::text FROM pg_attribute a
-                    WHERE a.attrelid = source AND a.attnum > 0 AND NOT a.attisdropped))) || '.';
+                    WHERE a.attrelid = source AND a.attnum > 0 AND NOT a.attisdropped))) || '.',
+                    'Name a column of the source.');
         END IF;
         -- Typed literals, not parameters: the planner then knows how many rows a value selects.
         condition := condition || ' AND ' || CASE jsonb_typeof(wanted.value)
