@@ -13,6 +13,7 @@ import os
 import random
 import socket
 import time
+import traceback
 from collections.abc import Awaitable, Callable, Collection, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Protocol
@@ -37,6 +38,7 @@ from qwen_embed_plugins.postgres.tending import Tending
 log = logging.getLogger("qwen_embed_plugins.postgres.worker")
 
 _GRACE_SECONDS = 5.0
+_LONGEST_REFUSED_SECONDS = 10.0
 
 
 class EmbedderFactory(Protocol):
@@ -317,7 +319,9 @@ class Pipeline:
         except ConfigurationError as error:
             lane.rest("blocked", _line(error))
         except Exception as error:  # an embedder's own bug must cost no text its life
-            log.exception("the embedder failed")
+            # Where, not what: an exception of someone else's may hold a key or a whole text.
+            where = "".join(traceback.format_tb(error.__traceback__))
+            log.error("the embedder failed", extra={"reason": _line(error), "where": where})
             lane.rest("held", f"{type(error).__name__}: {_line(error)}")
         else:
             return self._sorted(lane, answer)
@@ -336,10 +340,14 @@ class Pipeline:
         return outcome
 
     async def _finish(self, lane: Lane, batch: Batch, outcome: Outcome) -> bool:
-        """Write the outcome, however often it takes; False if there is no place for it now."""
-        pause = 0.05
+        """Write the outcome, however often it takes; False if there is no place for it now.
+
+        A service keeps what it paid for until it can be written: handed back, it would be paid
+        again at each try.
+        """
+        pause, refused = 0.05, False
         while True:
-            flow = self._finish_flow(lane, batch, outcome)
+            flow = self._finish_flow(lane, batch, outcome, over=refused)
             try:
                 kept = await self.finishing.transact(flow)
             except RETRIED:
@@ -355,19 +363,23 @@ class Pipeline:
                 if not (lost or renamed):
                     reason = connect.explain_to_worker(error)
                     await self.tending.block(lane, "blocked", reason)
-                    return False
+                    refused = True
+                    if self.once:
+                        return False
             else:
+                if refused:
+                    lane.recovered()
                 self._count(lane, batch, outcome, kept)
                 return True
-            if self.stopping.is_set() and pause > 1.0:
+            if self.stopping.is_set() and (refused or pause > 1.0):
                 return False
             await asyncio.sleep(pause * random.uniform(0.5, 1.0))
-            pause = min(2.0, pause * 2)
+            pause = min(_LONGEST_REFUSED_SECONDS if refused else 2.0, pause * 2)
 
-    def _finish_flow(self, lane: Lane, batch: Batch, outcome: Outcome) -> Flow[bool]:
+    def _finish_flow(self, lane: Lane, batch: Batch, outcome: Outcome, *, over: bool) -> Flow[bool]:
         types = self.tending.types
         kept = yield from queue.finish(lane.vectorizer, batch, outcome, types=types)
-        if lane.trouble is not None:
+        if lane.trouble is not None and not over:
             yield from lane.tell()
         elif outcome.written:
             yield from lane.clear()

@@ -30,6 +30,44 @@ def test_a_row_that_cannot_be_written_stops_its_own_vectorizer_only(db: Database
     db.expect({1: "a"})
 
 
+def test_answers_that_cannot_be_written_are_kept_and_not_paid_for_again(
+    db: Database, caplog: pytest.LogCaptureFixture
+) -> None:
+    db.create(backfill=False)
+    db.rows("INSERT INTO docs VALUES (1, 'a')")
+    db.rows("ALTER TABLE docs_embedding ADD extra int NOT NULL")
+
+    async def serve() -> None:
+        stopping = asyncio.Event()
+        service = asyncio.create_task(db.awork(once=False, stopping=stopping))
+        while len(caplog.records) < 4:  # refused four times
+            assert not service.done()
+            await asyncio.sleep(0.05)
+        assert db.state().state == "blocked"
+        db.rows("ALTER TABLE docs_embedding DROP extra")
+        while not db.value("SELECT count(*) FROM docs_embedding"):
+            assert not service.done()
+            await asyncio.sleep(0.05)
+        assert db.state().state == "active"
+        stopping.set()
+        await service
+
+    asyncio.run(serve())
+    db.in_step()
+    assert db.stub.calls == 1
+
+
+def test_an_embedders_own_error_takes_no_secret_into_the_log(
+    db: Database, caplog: pytest.LogCaptureFixture
+) -> None:
+    db.create()
+    db.rows("INSERT INTO docs VALUES (1, 'a')")
+    db.stub.fail = lambda: RuntimeError("POST https://user:hunter2@host/")
+    db.work()
+    assert "hunter2" not in caplog.text
+    assert "hunter2" not in str([vars(record) for record in caplog.records])
+
+
 def test_an_embedder_that_answers_too_few_ends_no_worker(db: Database) -> None:
     db.create()
     db.rows("INSERT INTO docs VALUES (1, 'a'), (2, 'b')")
