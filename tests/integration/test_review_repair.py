@@ -90,3 +90,21 @@ def aside(call: Callable[[], object]) -> Iterator[None]:
     yield
     thread.join()
     assert raised == []
+
+
+def test_uninstall_waits_for_a_vectorizer_that_is_being_made(db: Database) -> None:
+    with db.connect() as maker:
+        maker.execute("SELECT")  # opens a transaction, which the call then joins
+        postgres.create_vectorizer(maker, "docs", columns=["body"])
+        refused: list[BaseException] = []
+
+        def uninstall() -> None:
+            try:
+                postgres.uninstall(db.dsn)
+            except DatabaseError as error:
+                refused.append(error)
+
+        with aside(uninstall):
+            maker.commit()
+    assert "vectorizers are left: docs" in str(refused[0])
+    assert db.state().state == "backfill"
