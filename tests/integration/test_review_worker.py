@@ -8,11 +8,13 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
+import psycopg
 import pytest
 
 from qwen_embed_plugins import postgres
 from qwen_embed_plugins.errors import DatabaseError
 from qwen_embed_plugins.postgres import _flow, session
+from qwen_embed_plugins.postgres.tending import Tending
 from qwen_embed_plugins.types import EmbedResult
 from tests.integration.conftest import Database
 
@@ -123,3 +125,39 @@ def test_a_name_near_to_nothing_is_refused_in_words(db: Database) -> None:
     with pytest.raises(DatabaseError, match="there is no vectorizer 'q'") as refused:
         postgres.pause(db.dsn, "q")
     assert "NULL" not in str(refused.value)
+
+
+def test_a_batch_cut_off_by_a_lost_server_is_not_kept_from_everyone(
+    db: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The connection goes just as a finish has met a renamed table and reads the names again."""
+    db.create(backfill=False)
+    db.rows("INSERT INTO docs VALUES (1, 'a')")
+    original, losing = Tending.refresh, asyncio.Event()
+
+    async def lost_once(self: Tending) -> None:
+        if losing.is_set():
+            losing.clear()
+            raise psycopg.OperationalError("lost")
+        await original(self)
+
+    async def rename(texts: Sequence[str]) -> None:
+        db.stub.during = None
+        db.rows("ALTER TABLE docs RENAME TO papers")
+        losing.set()
+
+    monkeypatch.setattr(Tending, "refresh", lost_once)
+    db.stub.during = rename
+
+    async def serve() -> None:
+        stopping = asyncio.Event()
+        service = asyncio.create_task(db.awork(once=False, stopping=stopping, lease_seconds=1.0))
+        for _ in range(300):
+            await asyncio.wait([service], timeout=0.05)
+            if service.done() or db.value("SELECT count(*) FROM docs_embedding"):
+                break
+        stopping.set()
+        await service
+
+    asyncio.run(serve())
+    db.expect({1: "a"})
