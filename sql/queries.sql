@@ -100,14 +100,16 @@ SELECT token FROM qwen_embed.lease WHERE token = %(token)s FOR UPDATE;
 SELECT id FROM {work} WHERE token = %(token)s AND id = ANY (%(ids)s::bigint[]) ORDER BY {keys} FOR UPDATE;
 
 -- write_vectors --
--- New vectors, for rows that still exist. The join also waits for, or is seen by, a TRUNCATE.
+-- New vectors, for rows that still exist. The join also waits for, or is seen by, a TRUNCATE. The last
+-- condition is never computed: it fails to parse where another table has taken the source's name,
+-- and joining that one would end the work without a vector.
 INSERT INTO {target} AS target ({target_keys}, chunk, text, embedding, content_hash, offer, embedded_at)
 SELECT {source_keys}, 0, answer.text, answer.embedding, answer.content_hash, answer.offer, clock_timestamp()
 FROM unnest(
     %(ids)s::bigint[], %(texts)s::text[], %(vectors)s::{vector_type}[], %(hashes)s::bytea[], %(offers)s::text[]
 ) AS answer(id, text, embedding, content_hash, offer)
 JOIN {work} AS work ON work.id = answer.id AND work.token = %(token)s
-JOIN {source} AS source ON {source_is_work}
+JOIN {source} AS source ON {source_is_work} AND ({content}(source) IS NULL OR true)
 ON CONFLICT ({target_keys}, chunk) DO UPDATE SET
     text = excluded.text, embedding = excluded.embedding, content_hash = excluded.content_hash,
     offer = excluded.offer, embedded_at = excluded.embedded_at;
@@ -158,9 +160,13 @@ WHERE token = %(token)s AND id = ANY (%(ids)s::bigint[]) AND dirty;
 DELETE FROM qwen_embed.lease WHERE token = %(token)s;
 
 -- extend_leases --
--- The heartbeat: one statement for all batches in flight. Gives the tokens that still hold.
+-- The heartbeat: one statement for all batches in flight. Gives the tokens that it reached. One that
+-- is being finished is passed over: it needs no beat, since reaping passes over it as well, and
+-- waiting for it could let the others expire.
 UPDATE qwen_embed.lease SET expires_at = clock_timestamp() + make_interval(secs => %(lease_seconds)s)
-WHERE token = ANY (%(tokens)s::bigint[])
+WHERE token IN (
+    SELECT token FROM qwen_embed.lease WHERE token = ANY (%(tokens)s::bigint[])
+    ORDER BY token FOR UPDATE SKIP LOCKED)
 RETURNING token;
 
 -- reap_leases --
@@ -200,13 +206,15 @@ FROM portion ORDER BY {portion_keys_descending} LIMIT 1;
 
 -- walk_target --
 -- The next portion of the vectors: keys without a row go to the log, where a worker will remove them.
+-- The last condition is as in write_vectors.
 WITH portion AS MATERIALIZED (
     SELECT DISTINCT {target_keys_as}
     FROM {target} AS target WHERE {after} ORDER BY {target_keys_of} LIMIT %(limit)s
 ), appended AS (
     INSERT INTO {log} (op, {keys})
     SELECT 'c', {portion_keys} FROM portion
-    WHERE NOT EXISTS (SELECT FROM {source} AS source WHERE {source_is_portion})
+    WHERE NOT EXISTS (
+        SELECT FROM {source} AS source WHERE {source_is_portion} AND ({content}(source) IS NULL OR true))
 )
 SELECT count(*) OVER () AS walked, ARRAY[{portion_keys_text}] AS reached
 FROM portion ORDER BY {portion_keys_descending} LIMIT 1;

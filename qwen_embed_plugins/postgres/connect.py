@@ -157,7 +157,7 @@ def _password(target: object) -> str:
 
 def _remedy(error: psycopg.Error, message: str) -> str:
     if error.diag.message_hint:
-        return error.diag.message_hint
+        return error.diag.message_hint.splitlines()[0]
     missing = (pg.UndefinedTable, pg.UndefinedFunction, pg.InvalidSchemaName)
     if isinstance(error, missing) and "qwen_embed" in message:
         return "Run `qwen-embed pg install` on this database first."

@@ -104,7 +104,7 @@ class Vectorizer:
     ) -> sql.Composed:
         return sql.SQL(" AND ").join(
             sql.SQL("{} {} {}").format(
-                sql.Identifier(left, a), sql.SQL(op), sql.Identifier(right, b)
+                sql.Identifier(left, a), _written(op), sql.Identifier(right, b)
             )
             for a, op, b in zip(left_key, self.equality, right_key, strict=True)
         )
@@ -116,7 +116,7 @@ class Vectorizer:
         key = self.source_key if alias == "source" else self.target_key
         columns = [sql.Identifier(alias, name) for name in key]
         values = [
-            sql.SQL("{}::{}").format(sql.Literal(value), sql.SQL(kind))
+            sql.SQL("{}::{}").format(sql.Literal(value), _written(kind))
             for value, kind in zip(reached, self.key_types, strict=True)
         ]
         if set(self.greater) == {"OPERATOR(pg_catalog.>)"}:
@@ -134,7 +134,7 @@ class Vectorizer:
         for place, greater in enumerate(self.greater):
             operators = [*self.equality[:place], greater]
             terms = [
-                sql.SQL("{} {} {}").format(column, sql.SQL(operator), value)
+                sql.SQL("{} {} {}").format(column, _written(operator), value)
                 for column, operator, value in zip(columns, operators, values, strict=False)
             ]
             alternatives.append(sql.SQL("({})").format(sql.SQL(" AND ").join(terms)))
@@ -147,6 +147,11 @@ class Vectorizer:
     def vector_type(self, types: VectorTypes) -> sql.Identifier:
         """The column type of its vectors."""
         return sql.Identifier(types.schema, self.storage)
+
+
+def _written(text: str) -> sql.SQL:
+    # Names that the server quoted. It goes into queries that have values, where a % counts.
+    return sql.SQL(text.replace("%", "%%"))
 
 
 def _columns(names: Iterable[str], alias: str | None = None) -> sql.Composed:

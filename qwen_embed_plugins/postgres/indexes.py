@@ -87,24 +87,23 @@ def _build_alone(vectorizer: Vectorizer) -> Flow[bool]:
             f"only the owner of {vectorizer.target_table} may index it. Run as that role: "
             f"qwen-embed pg index {vectorizer.name}"
         )
-    schema = vectorizer.target_schema or ""
-    for state in states:
-        if state["relname"] is not None:
-            invalid = sql.Identifier(schema, state["relname"])
-            yield Statement(sql.SQL("DROP INDEX CONCURRENTLY IF EXISTS {}").format(invalid))
-    yield from _create(vectorizer)
-    return True
-
-
-def _create(vectorizer: Vectorizer) -> Flow[None]:
-    types = yield from vector_types()
     names: list[dict[str, Any]] = yield Statement(
         sql.SQL("SELECT qwen_embed.derived_name(%(table)s, '_hnsw') AS name"),
         {"table": vectorizer.target_table},
     )
+    # Only our own: one of another name that is not valid may be one that its owner builds just now.
+    if any(state["relname"] == names[0]["name"] for state in states):
+        invalid = sql.Identifier(vectorizer.target_schema or "", names[0]["name"])
+        yield Statement(sql.SQL("DROP INDEX CONCURRENTLY IF EXISTS {}").format(invalid))
+    yield from _create(vectorizer, names[0]["name"])
+    return True
+
+
+def _create(vectorizer: Vectorizer, name: str) -> Flow[None]:
+    types = yield from vector_types()
     yield Statement(
         sql.SQL("CREATE INDEX CONCURRENTLY {} ON {} USING hnsw (embedding {})").format(
-            sql.Identifier(names[0]["name"]),
+            sql.Identifier(name),
             sql.Identifier(vectorizer.target_schema or "", vectorizer.target_table or ""),
             sql.Identifier(types.schema, _OPERATORS[vectorizer.storage]),
         )

@@ -13,9 +13,10 @@ import os
 import random
 import socket
 import time
+import traceback
 from collections.abc import Awaitable, Callable, Collection, Sequence
 from dataclasses import asdict, dataclass, field
-from typing import Any, Protocol
+from typing import Protocol
 
 import psycopg
 from psycopg import sql
@@ -28,7 +29,7 @@ from qwen_embed_plugins.errors import (
 )
 from qwen_embed_plugins.postgres import connect, queue
 from qwen_embed_plugins.postgres._flow import Flow
-from qwen_embed_plugins.postgres.answers import EmbedsTexts, held, sort_answer
+from qwen_embed_plugins.postgres.answers import Answer, EmbedsTexts, held, sort_answer
 from qwen_embed_plugins.postgres.lanes import Counts, Lane
 from qwen_embed_plugins.postgres.queue import Batch, Outcome
 from qwen_embed_plugins.postgres.session import CHANGED, RETRIED, Session, is_connection_loss
@@ -37,6 +38,7 @@ from qwen_embed_plugins.postgres.tending import Tending
 log = logging.getLogger("qwen_embed_plugins.postgres.worker")
 
 _GRACE_SECONDS = 5.0
+_LONGEST_REFUSED_SECONDS = 10.0
 
 
 class EmbedderFactory(Protocol):
@@ -134,12 +136,15 @@ class Pipeline:
         return asyncio.create_task(self._lasting(loop))
 
     async def _lasting(self, loop: Callable[[], Awaitable[None]]) -> None:
-        """Run a loop; as a service, start it again after the server went away."""
+        """Run a loop; start it again if another session was in the way, or, as a service, if the
+        server went away."""
         pause = 0.2
         while not self.stopping.is_set():
             began = time.monotonic()
             try:
                 await loop()
+            except RETRIED as error:
+                log.info("a loop gives way", extra={"reason": connect.explain(error)})
             except psycopg.OperationalError as error:
                 if self.once or not is_connection_loss(error):
                     raise
@@ -161,7 +166,8 @@ class Pipeline:
         while not self.stopping.is_set():
             self.wake.clear()
             if self.failure is not None:
-                raise self.failure
+                failure, self.failure = self.failure, None
+                raise failure
             ready = await self._ready_lanes()
             for lane in ready:
                 await self._take(lane)
@@ -240,7 +246,7 @@ class Pipeline:
         if isinstance(error, RETRIED):
             log.info("taking gives way", extra={"reason": connect.explain(error)})
             lane.give_way(random.uniform(0.02, 0.2))
-        elif isinstance(error, psycopg.OperationalError):
+        elif is_connection_loss(error):
             raise error
         elif not (isinstance(error, CHANGED) and await self._names_changed(lane)):
             await self.tending.block(lane, "blocked", connect.explain_to_worker(error))
@@ -292,6 +298,9 @@ class Pipeline:
             self.batches.pop(batch.token, None)
         except Exception as error:
             self.failure = self.failure or error
+            # A service may go on after this: its heartbeat must not keep the batch from everyone.
+            await self.tending.hand_back(lane, batch)
+            self.batches.pop(batch.token, None)
         finally:
             # What was cut off stays in `batches`, to be handed back at the end.
             lane.in_flight -= 1
@@ -303,17 +312,20 @@ class Pipeline:
         embedder = self.embedders[lane.vectorizer.model, lane.vectorizer.dimensions]
         try:
             result = await embedder.embed([item.text for item in batch.items], role="document")
+            answer = sort_answer(batch.items, result)
         except NoOfferLeft as error:
             lane.rest("held", _line(error), retry_at=error.retry_at)
         except BudgetExceeded as error:
-            lane.rest("held", _line(error))
+            lane.rest("held", _line(error), retry_at=error.retry_at)
         except ConfigurationError as error:
             lane.rest("blocked", _line(error))
         except Exception as error:  # an embedder's own bug must cost no text its life
-            log.exception("the embedder failed")
+            # Where, not what: an exception of someone else's may hold a key or a whole text.
+            where = "".join(traceback.format_tb(error.__traceback__))
+            log.error("the embedder failed", extra={"reason": _line(error), "where": where})
             lane.rest("held", f"{type(error).__name__}: {_line(error)}")
         else:
-            return self._sorted(lane, batch, sort_answer(batch.items, result))
+            return self._sorted(lane, answer)
         return held(batch.items)
 
     def _say_why_work_waits(self, lane: Lane) -> None:
@@ -323,8 +335,8 @@ class Pipeline:
             extra = {"vectorizer": lane.vectorizer.name, "reason": lane.reason}
             log.warning("work waits", extra=extra)
 
-    def _sorted(self, lane: Lane, batch: Batch, answer: Any) -> Outcome:
-        outcome: Outcome = answer.outcome
+    def _sorted(self, lane: Lane, answer: Answer) -> Outcome:
+        outcome = answer.outcome
         if answer.no_offer is None:
             if outcome.written:
                 lane.recovered()
@@ -336,38 +348,46 @@ class Pipeline:
         return outcome
 
     async def _finish(self, lane: Lane, batch: Batch, outcome: Outcome) -> bool:
-        """Write the outcome, however often it takes; False if there is no place for it now."""
-        pause = 0.05
+        """Write the outcome, however often it takes; False if there is no place for it now.
+
+        A service keeps what it paid for until it can be written: handed back, it would be paid
+        again at each try.
+        """
+        pause, refused = 0.05, False
         while True:
-            flow = self._finish_flow(lane, batch, outcome)
+            flow = self._finish_flow(lane, batch, outcome, over=refused)
             try:
                 kept = await self.finishing.transact(flow)
             except RETRIED:
                 pass
-            except psycopg.OperationalError as error:
-                if self.once or not is_connection_loss(error):
-                    raise
             except psycopg.Error as error:
+                lost = is_connection_loss(error)
+                if lost and self.once:
+                    raise
                 # Renamed: then the paid answers still have a place to go.
                 renamed = isinstance(error, CHANGED) and await self._names_changed(lane)
                 if not self.tending.is_there(lane):
                     return True
-                if not renamed:
+                if not (lost or renamed):
                     reason = connect.explain_to_worker(error)
                     await self.tending.block(lane, "blocked", reason)
-                    return False
+                    refused = True
+                    if self.once:
+                        return False
             else:
+                if refused:
+                    lane.recovered()
                 self._count(lane, batch, outcome, kept)
                 return True
-            if self.stopping.is_set() and pause > 1.0:
+            if self.stopping.is_set() and (refused or pause > 1.0):
                 return False
             await asyncio.sleep(pause * random.uniform(0.5, 1.0))
-            pause = min(2.0, pause * 2)
+            pause = min(_LONGEST_REFUSED_SECONDS if refused else 2.0, pause * 2)
 
-    def _finish_flow(self, lane: Lane, batch: Batch, outcome: Outcome) -> Flow[bool]:
+    def _finish_flow(self, lane: Lane, batch: Batch, outcome: Outcome, *, over: bool) -> Flow[bool]:
         types = self.tending.types
         kept = yield from queue.finish(lane.vectorizer, batch, outcome, types=types)
-        if lane.trouble is not None:
+        if lane.trouble is not None and not over:
             yield from lane.tell()
         elif outcome.written:
             yield from lane.clear()

@@ -205,7 +205,7 @@ def hand_back(vectorizer: Vectorizer, batch: Batch) -> Flow[None]:
 
 
 def extend(tokens: Sequence[int], lease_seconds: float) -> Flow[set[int]]:
-    """The heartbeat of all batches in flight; gives the tokens that still hold."""
+    """The heartbeat of all batches in flight; gives the tokens it reached."""
     rows = yield Statement(
         _sql.query("extend_leases"), {"tokens": list(tokens), "lease_seconds": lease_seconds}
     )

@@ -178,6 +178,12 @@ def uninstall() -> Flow[None]:
 
     Raises `DatabaseError` while a vectorizer is left, so that none ends by accident.
     """
+    # One after another, and none while a vectorizer is being made that cannot be seen yet.
+    yield Statement(
+        sql.SQL("SELECT pg_catalog.pg_advisory_xact_lock(%(key)s::bigint)"), {"key": _LOCK}
+    )
+    yield Statement(sql.SQL("SET LOCAL lock_timeout = '30s'"))
+    yield Statement(sql.SQL("LOCK TABLE qwen_embed.vectorizer IN ACCESS EXCLUSIVE MODE"))
     rows = yield Statement(sql.SQL("SELECT name FROM qwen_embed.vectorizer ORDER BY name"))
     if rows:
         names = ", ".join(row["name"] for row in rows)

@@ -40,16 +40,25 @@ SET LOCAL bytea_output = 'hex'
 """
 _LONGEST_LOCK_WAIT_MS = 500
 
-RETRIED = (pg.LockNotAvailable, pg.DeadlockDetected, pg.SerializationFailure, pg.QueryCanceled)
-"""Another session was in the way: the same transaction may well succeed in a moment."""
+RETRIED = (
+    pg.LockNotAvailable,
+    pg.DeadlockDetected,
+    pg.SerializationFailure,
+    pg.QueryCanceled,
+    pg.IdleInTransactionSessionTimeout,
+)
+"""Another session was in the way, or this process stood still (a machine that slept): the same
+transaction may well succeed in a moment."""
 
 CHANGED = (pg.UndefinedTable, pg.UndefinedColumn, pg.UndefinedFunction, pg.InvalidSchemaName)
 """Something was renamed or dropped since its name was read."""
 
 
-def is_connection_loss(error: psycopg.OperationalError) -> bool:
+def is_connection_loss(error: psycopg.Error) -> bool:
     """Whether the server or the way to it is at fault, so that trying again makes sense."""
-    return error.sqlstate is None or error.sqlstate[:2] in {"08", "53", "57"}
+    return isinstance(error, psycopg.OperationalError) and (
+        error.sqlstate is None or error.sqlstate[:2] in {"08", "53", "57"}
+    )
 
 
 class Session:

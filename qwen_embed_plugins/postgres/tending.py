@@ -22,7 +22,7 @@ from qwen_embed_plugins.postgres.definition import (
 )
 from qwen_embed_plugins.postgres.lanes import Lane, Trouble
 from qwen_embed_plugins.postgres.queue import Batch
-from qwen_embed_plugins.postgres.session import CHANGED, RETRIED, Session
+from qwen_embed_plugins.postgres.session import CHANGED, RETRIED, Session, is_connection_loss
 
 log = logging.getLogger("qwen_embed_plugins.postgres.worker")
 
@@ -109,6 +109,8 @@ class Tending:
             await self._session.transact(lane.tell())
         except pg.InsufficientPrivilege:
             log.warning("this role may not write the reason into qwen_embed.vectorizer")
+        except RETRIED as error:
+            log.info("the reason is not written", extra={"reason": connect.explain(error)})
 
     def is_there(self, lane: Lane) -> bool:
         """Whether a lane's vectorizer still exists and has its tables."""
@@ -152,9 +154,9 @@ class Tending:
             return await self._walking.transact(flow)
         except (*RETRIED, *CHANGED) as error:
             log.info("a walk waits", extra={"reason": connect.explain(error)})
-        except psycopg.OperationalError:
-            raise
         except psycopg.Error as error:
+            if is_connection_loss(error):
+                raise
             await self.block(lane, "blocked", connect.explain_to_worker(error))
         return "nothing"
 

@@ -41,7 +41,11 @@ BEGIN
         'at timestamptz NOT NULL DEFAULT clock_timestamp()) WITH (vacuum_truncate = off, '
         'autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 5000)',
         v.id, qwen_embed.key_definition(v.source, 'k', ''));
-    EXECUTE format('ALTER TABLE qwen_embed.log_%s REPLICA IDENTITY FULL', v.id);
+    -- Only where it is not yet so: repair() holds the source, and must not wait here for a reader.
+    IF NOT EXISTS (SELECT FROM pg_class
+        WHERE oid = to_regclass(format('qwen_embed.log_%s', v.id)) AND relreplident = 'f') THEN
+        EXECUTE format('ALTER TABLE qwen_embed.log_%s REPLICA IDENTITY FULL', v.id);
+    END IF;
     EXECUTE format(
         'CREATE TABLE IF NOT EXISTS qwen_embed.work_%s (%s, id bigint GENERATED ALWAYS AS IDENTITY UNIQUE, '
         'token bigint, dirty boolean NOT NULL DEFAULT false, attempts int NOT NULL DEFAULT 0, '
@@ -100,6 +104,47 @@ BEGIN
 END $$;
 COMMENT ON FUNCTION qwen_embed.make_row_functions(qwen_embed.vectorizer) IS
     'key_N_1, key_N_2, … and content_N: what a row is called and what its text is.';
+
+CREATE OR REPLACE FUNCTION qwen_embed.require_key(v qwen_embed.vectorizer) RETURNS void
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    kept text;
+BEGIN
+    -- A table or a function that is missing may be made again; one that is there must fit.
+    FOREACH kept IN ARRAY ARRAY['log', 'work', 'dead'] LOOP
+        CONTINUE WHEN to_regclass(format('qwen_embed.%s_%s', kept, v.id)) IS NULL;
+        IF (SELECT string_agg(format('k%s %s', place, type), ', ' ORDER BY place) FROM qwen_embed.primary_key(v.source))
+            IS DISTINCT FROM (
+                SELECT string_agg(format('%s %s', attname, qwen_embed.base_type(atttypid, atttypmod)), ', ' ORDER BY attnum)
+                FROM pg_attribute
+                WHERE attrelid = to_regclass(format('qwen_embed.%s_%s', kept, v.id))
+                    AND attnum > 0 AND NOT attisdropped AND attname ~ '^k\d+$')
+        THEN
+            PERFORM qwen_embed.refuse_key(v);
+        END IF;
+    END LOOP;
+    IF EXISTS (
+        SELECT FROM qwen_embed.primary_key(v.source) k
+        JOIN pg_depend d ON d.classid = 'pg_proc'::regclass
+            AND d.objid = to_regproc(format('qwen_embed.key_%s_%s', v.id, k.place))
+            AND d.refclassid = 'pg_class'::regclass AND d.refobjid = v.source AND d.refobjsubid > 0
+        WHERE d.refobjsubid <> k.attnum)
+    THEN
+        PERFORM qwen_embed.refuse_key(v);
+    END IF;
+END $$;
+COMMENT ON FUNCTION qwen_embed.require_key(qwen_embed.vectorizer) IS
+    'Raises unless the source''s primary key is the one that the vectorizer was made for: triggers for '
+    'another would fail in the user''s writes.';
+
+CREATE OR REPLACE FUNCTION qwen_embed.refuse_key(v qwen_embed.vectorizer) RETURNS void
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    RAISE EXCEPTION USING ERRCODE = 'feature_not_supported',
+        MESSAGE = format('the primary key of %s is no longer the one that vectorizer %L was made for', v.source, v.name),
+        HINT = format('Make it anew: SELECT qwen_embed.drop_vectorizer(%L, drop_target => true); then create it.', v.name);
+END $$;
+COMMENT ON FUNCTION qwen_embed.refuse_key(qwen_embed.vectorizer) IS 'Raises: the key is another.';
 
 CREATE OR REPLACE FUNCTION qwen_embed.watched_columns(v qwen_embed.vectorizer) RETURNS text[]
 LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp
@@ -170,25 +215,24 @@ BEGIN
     PERFORM qwen_embed.make_capture_function(v, 'truncate',
         format('    INSERT INTO qwen_embed.log_%s (op) VALUES (''t'');', v.id));
 
-    FOREACH event IN ARRAY ARRAY['insert', 'delete', 'update', 'truncate'] LOOP
-        EXECUTE format('DROP TRIGGER IF EXISTS qwen_embed_%s_%s ON %s', v.id, event, v.source);
-    END LOOP;
+    -- OR REPLACE, not dropped first: a drop locks readers out as well, hence waits for them, while
+    -- the lock that is held already lets no writer through.
     EXECUTE format(
-        'CREATE TRIGGER qwen_embed_%s_insert AFTER INSERT ON %s REFERENCING NEW TABLE AS changed '
+        'CREATE OR REPLACE TRIGGER qwen_embed_%s_insert AFTER INSERT ON %s REFERENCING NEW TABLE AS changed '
         'FOR EACH STATEMENT EXECUTE FUNCTION qwen_embed.capture_%s_insert()', v.id, v.source, v.id);
     EXECUTE format(
-        'CREATE TRIGGER qwen_embed_%s_delete AFTER DELETE ON %s REFERENCING OLD TABLE AS changed '
+        'CREATE OR REPLACE TRIGGER qwen_embed_%s_delete AFTER DELETE ON %s REFERENCING OLD TABLE AS changed '
         'FOR EACH STATEMENT EXECUTE FUNCTION qwen_embed.capture_%s_delete()', v.id, v.source, v.id);
     -- Images, not "IS DISTINCT FROM": json has no equality, and equal values may read differently
     -- (1.0 and 1.00). No UPDATE OF: it would miss what a BEFORE trigger changes.
     EXECUTE format(
-        'CREATE TRIGGER qwen_embed_%s_update AFTER UPDATE ON %s FOR EACH ROW '
+        'CREATE OR REPLACE TRIGGER qwen_embed_%s_update AFTER UPDATE ON %s FOR EACH ROW '
         'WHEN (pg_catalog.record_image_ne(ROW(%s), ROW(%s))) EXECUTE FUNCTION qwen_embed.capture_%s_update()',
         v.id, v.source,
         (SELECT string_agg(format('old.%I', c), ', ' ORDER BY c) FROM unnest(watched) c),
         (SELECT string_agg(format('new.%I', c), ', ' ORDER BY c) FROM unnest(watched) c), v.id);
     EXECUTE format(
-        'CREATE TRIGGER qwen_embed_%s_truncate AFTER TRUNCATE ON %s '
+        'CREATE OR REPLACE TRIGGER qwen_embed_%s_truncate AFTER TRUNCATE ON %s '
         'FOR EACH STATEMENT EXECUTE FUNCTION qwen_embed.capture_%s_truncate()', v.id, v.source, v.id);
     -- ALWAYS: restores and repairs under session_replication_role = replica are changes too.
     FOREACH event IN ARRAY ARRAY['insert', 'delete', 'update', 'truncate'] LOOP

@@ -85,16 +85,17 @@ END $$;
 COMMENT ON FUNCTION qwen_embed.check_space(text, int) IS
     'Raises if a model whose lengths are known here has no vectors of this length.';
 
-CREATE OR REPLACE FUNCTION qwen_embed.lock_source(source regclass, mode text) RETURNS void
+CREATE OR REPLACE FUNCTION qwen_embed.lock_tables(tables regclass[], mode text) RETURNS void
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     before text := current_setting('lock_timeout');
 BEGIN
-    -- A waiting lock queues every writer behind it: so wait little, let them pass, and try again.
+    -- A waiting lock queues every writer behind it: so wait little, let them pass, and try again. All
+    -- in one attempt: whoever held the source and waited for a reader of another would stop everyone.
     PERFORM set_config('lock_timeout', '300ms', true);
     FOR attempt IN 1..20 LOOP
         BEGIN
-            EXECUTE format('LOCK TABLE %s IN %s MODE', source, mode);
+            EXECUTE format('LOCK TABLE %s IN %s MODE', array_to_string(tables, ', '), mode);
             PERFORM set_config('lock_timeout', before, true);
             RETURN;
         EXCEPTION WHEN lock_not_available THEN
@@ -102,11 +103,11 @@ BEGIN
         END;
     END LOOP;
     RAISE EXCEPTION USING ERRCODE = 'lock_not_available',
-        MESSAGE = format('%s is in use by a long transaction', source),
+        MESSAGE = format('%s is in use by a long transaction', array_to_string(tables, ' or ')),
         HINT = 'Try again when it has ended; pg_stat_activity shows it.';
 END $$;
-COMMENT ON FUNCTION qwen_embed.lock_source(regclass, text) IS
-    'Locks the table for its triggers to change, in short attempts that hardly delay writers.';
+COMMENT ON FUNCTION qwen_embed.lock_tables(regclass[], text) IS
+    'Locks tables, in this order, for their triggers to change, in short attempts that hardly delay writers.';
 
 CREATE OR REPLACE FUNCTION qwen_embed.create_vectorizer(
     source regclass,
@@ -188,7 +189,7 @@ BEGIN
             HINT = 'Give another target_name => …, or drop that table if it is left from an earlier vectorizer.';
     END IF;
 
-    PERFORM qwen_embed.lock_source(source, 'SHARE ROW EXCLUSIVE');
+    PERFORM qwen_embed.lock_tables(ARRAY[source], 'SHARE ROW EXCLUSIVE');
     v.target_table := qwen_embed.make_target(v, schema_name, target_name);
     INSERT INTO qwen_embed.vectorizer AS made
         (name, source, columns, template, model, dimensions, target, target_table, storage, index_kind)
@@ -231,11 +232,12 @@ COMMENT ON FUNCTION qwen_embed.view_name(text, text, text) IS
 CREATE OR REPLACE FUNCTION qwen_embed.record_sweep(v qwen_embed.vectorizer) RETURNS void
 LANGUAGE sql SET search_path = pg_catalog, pg_temp
 BEGIN ATOMIC
-    -- A walk that has not begun serves a later request as well.
+    -- A walk that has not begun serves a later request as well. One that another session has locked
+    -- may be under way, with a snapshot from before.
     INSERT INTO qwen_embed.task (vectorizer, kind)
     SELECT v.id, wanted.walk FROM unnest(ARRAY['backfill', 'orphans']) AS wanted(walk)
     WHERE NOT EXISTS (SELECT FROM qwen_embed.task t
-        WHERE t.vectorizer = v.id AND t.kind = wanted.walk AND t.reached IS NULL);
+        WHERE t.vectorizer = v.id AND t.kind = wanted.walk AND t.reached IS NULL FOR UPDATE SKIP LOCKED);
 END;
 COMMENT ON FUNCTION qwen_embed.record_sweep(qwen_embed.vectorizer) IS
     'Has workers compare every row with its vector, by hash, and every vector with its row.';
@@ -286,7 +288,8 @@ DECLARE
     schema_name text;
 BEGIN
     PERFORM qwen_embed.check_source(v.source);
-    PERFORM qwen_embed.lock_source(v.source, 'SHARE ROW EXCLUSIVE');
+    PERFORM qwen_embed.lock_tables(ARRAY[v.source], 'SHARE ROW EXCLUSIVE');
+    PERFORM qwen_embed.require_key(v);
     SELECT c.relname, n.nspname INTO table_name, schema_name
     FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace WHERE c.oid = v.source;
     IF NOT EXISTS (SELECT FROM pg_class WHERE oid = v.target_table) THEN
@@ -315,12 +318,20 @@ LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp SET client_min_messages =
 DECLARE
     v qwen_embed.vectorizer := qwen_embed.named(name);
     part text;
+    doomed regclass[];
     dropped regprocedure;
 BEGIN
     -- The source first. A writer holds the source and wants the log: the other order could deadlock
     -- with it, and Postgres might choose the writer.
+    SELECT array_agg(c.oid::regclass ORDER BY place) INTO doomed
+    FROM unnest(ARRAY[v.source, to_regclass('qwen_embed.log_' || v.id), to_regclass('qwen_embed.work_' || v.id),
+            to_regclass('qwen_embed.dead_' || v.id), CASE WHEN drop_target THEN v.target_table END, v.target_view])
+        WITH ORDINALITY AS part_of(oid, place)
+    JOIN pg_class c USING (oid);
+    IF doomed IS NOT NULL THEN
+        PERFORM qwen_embed.lock_tables(doomed, 'ACCESS EXCLUSIVE');
+    END IF;
     IF EXISTS (SELECT FROM pg_class WHERE oid = v.source) THEN
-        PERFORM qwen_embed.lock_source(v.source, 'ACCESS EXCLUSIVE');
         FOREACH part IN ARRAY ARRAY['insert', 'delete', 'update', 'truncate'] LOOP
             EXECUTE format('DROP TRIGGER IF EXISTS qwen_embed_%s_%s ON %s', v.id, part, v.source);
         END LOOP;
