@@ -23,6 +23,10 @@ from qwen_embed_plugins.errors import ConfigurationError, DatabaseError, without
 Target: TypeAlias = "str | psycopg.Connection[Any] | None"
 AsyncTarget: TypeAlias = "str | psycopg.AsyncConnection[Any] | None"
 
+_ISOLATION = psycopg.IsolationLevel.READ_COMMITTED
+"""Ours say it themselves: in a database whose default is stricter, the snapshot of an installation
+would be older than the lock that it waited for."""
+
 _embedded_servers: dict[Path, Any] = {}
 """Kept so that an embedded server lives as long as the process that started it."""
 
@@ -95,6 +99,7 @@ def opened(target: Target) -> Iterator[psycopg.Connection[Any]]:
         yield target
         return
     with psycopg.connect(resolve(target), autocommit=True, client_encoding="utf8") as connection:
+        connection.isolation_level = _ISOLATION
         yield connection
 
 
@@ -106,6 +111,7 @@ async def aopened(target: AsyncTarget) -> AsyncIterator[psycopg.AsyncConnection[
         return
     connection = await aconnect(resolve(target))
     async with connection:
+        await connection.set_isolation_level(_ISOLATION)
         yield connection
 
 

@@ -33,7 +33,10 @@ def test_install_twice(bare: Database) -> None:
     assert postgres.install(bare.conn) == ()
 
 
-def test_many_installs_at_once(bare: Database) -> None:
+@pytest.mark.parametrize("level", ["read committed", "repeatable read"])
+def test_many_installs_at_once(bare: Database, level: str) -> None:
+    name = bare.value("SELECT current_database()")
+    bare.rows(f"ALTER DATABASE {name} SET default_transaction_isolation = '{level}'")
     outcomes: list[object] = []
 
     def install() -> None:
