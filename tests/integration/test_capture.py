@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import uuid
 from typing import TYPE_CHECKING
 
@@ -166,7 +167,7 @@ def test_a_rename_while_a_request_is_out(captured: Database) -> None:
 
     async def during(texts: object) -> None:
         if db.stub.calls == 1:
-            db.rows("ALTER TABLE docs RENAME COLUMN id TO number")
+            await asyncio.to_thread(db.rows, "ALTER TABLE docs RENAME COLUMN id TO number")
 
     db.stub.during = during
     db.work(lease_seconds=2)

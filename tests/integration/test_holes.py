@@ -265,7 +265,8 @@ def test_5_a_row_that_vanished_during_the_request_gets_no_vector(db: Database) -
 
     async def during(texts: Sequence[str]) -> None:
         if db.stub.calls == 1:
-            db.rows("TRUNCATE docs")
+            # In a thread: it waits for the worker's walk, which this very loop has to go on with.
+            await asyncio.to_thread(db.rows, "TRUNCATE docs")
             # A second worker does all of the sweep while this answer is still out.
             await asyncio.wait_for(_sweep(db), 20)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Sequence
 
 from qwen_embed_plugins import postgres
@@ -32,9 +33,10 @@ def test_a_table_that_took_the_sources_name_is_not_taken_for_it(db: Database) ->
 
     async def swap(texts: Sequence[str]) -> None:
         db.stub.during = None
-        db.rows(
+        await asyncio.to_thread(
+            db.rows,
             "BEGIN; ALTER TABLE docs RENAME TO docs_old; "
-            "ALTER TABLE docs_new RENAME TO docs; COMMIT"
+            "ALTER TABLE docs_new RENAME TO docs; COMMIT",
         )
 
     db.stub.during = swap

@@ -143,7 +143,7 @@ def test_a_batch_cut_off_by_a_lost_server_is_not_kept_from_everyone(
 
     async def rename(texts: Sequence[str]) -> None:
         db.stub.during = None
-        db.rows("ALTER TABLE docs RENAME TO papers")
+        await asyncio.to_thread(db.rows, "ALTER TABLE docs RENAME TO papers")
         losing.set()
 
     monkeypatch.setattr(Tending, "refresh", lost_once)
