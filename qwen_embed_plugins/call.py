@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 from qwen_embed_plugins.batching import cut, set_long_apart
 from qwen_embed_plugins.bisect import Piece, Split, take_apart
 from qwen_embed_plugins.catalogue import ConfiguredOffer
+from qwen_embed_plugins.checks import Checked, examine
 from qwen_embed_plugins.choosing import OUTAGES, Blocked, Chooser
 from qwen_embed_plugins.effects import (
     Finished,
@@ -36,13 +37,13 @@ from qwen_embed_plugins.events import (
     OfferPaused,
     VerdictChanged,
 )
+from qwen_embed_plugins.formats import formatted
 from qwen_embed_plugins.introductions import Introductions
 from qwen_embed_plugins.ledger import Refused, Reservation
 from qwen_embed_plugins.outcome import Outcome
 from qwen_embed_plugins.parity import PROBES
 from qwen_embed_plugins.tokens import estimate_all
 from qwen_embed_plugins.types import Answer, Attempt, Batch, EmbedResult, Fault, FaultKind, Role
-from qwen_embed_plugins.verdicts import Verdict, examine
 
 if TYPE_CHECKING:
     from qwen_embed_plugins.router import EmbedRequest, Router
@@ -212,19 +213,17 @@ class EmbedCall:
         texts = self._texts(piece)
         role: Role = "document" if piece.is_ours else self.request.role
         instruction = self.request.instruction if role == "query" else None
-        format_query = self.model.format_query
-        if instruction and format_query and not offer.provider.adds_instruction:
-            texts = [format_query(text, instruction) for text in texts]
-        encoding = self.router.capabilities.get((offer.endpoint, "encoding"))
+        learnt = self.router.capabilities.get((offer.endpoint, "encoding"))
         batch = Batch(
-            texts,
+            formatted(texts, role, instruction, offer),
             role,
             self.model,
             offer.offer.wire_name,
             instruction,
-            "float" if encoding == "float" else "base64",
+            "float" if learnt == "float" else offer.provider.encoding,
+            offer.offer.dimensions,
         )
-        size = len(texts) * self.model.dimensions * BYTES_PER_NUMBER + ANSWER_SLACK_BYTES
+        size = len(texts) * offer.dimensions * BYTES_PER_NUMBER + ANSWER_SLACK_BYTES
         return Job(next(self.router.job_ids), offer, batch, self.router.timeout_seconds, size)
 
     def _texts(self, piece: Piece) -> list[str]:
@@ -241,45 +240,46 @@ class EmbedCall:
         offer = finished.job.offer
         self.router.places.give_back(offer.key)
         self.chooser.short_of_money.clear()
-        verdict = examine(finished, self.request.space.dimensions)
-        yield from self._settle(item, finished, verdict.fault)
-        if verdict.fault is not None:
-            refused = verdict.fault is finished.outcome and verdict.fault.kind in REFUSALS
+        checked = examine(finished, self.request.space.dimensions)
+        yield from self._settle(item, finished, checked.fault)
+        if checked.fault is not None:
+            refused = checked.fault is finished.outcome and checked.fault.kind in REFUSALS
             if refused:
-                yield from self._refusal(item.piece, finished.job, verdict.fault)
+                yield from self._refusal(item.piece, finished.job, checked.fault)
             else:
-                self._failure(item, finished, verdict.fault)
+                self._failure(item, finished, checked.fault)
             return
         self.failures[offer.key] = 0
         self.accepted.add(offer.key)
-        if not verdict.bad_rows:
+        if not checked.bad_rows:
             for key in (offer.key, offer.account):
                 self.router.health.succeeded(key, finished.seconds, item.began)
-        if verdict.answered_in_floats and finished.job.batch.encoding == "base64":
+        if checked.answered_in_floats and finished.job.batch.encoding == "base64":
             yield from self._learn(offer, "encoding", "float")
         if item.piece.meets is not None:
-            yield from self._introduced(item.piece, offer, verdict)
+            yield from self._introduced(item.piece, offer, checked)
         elif not item.piece.probe:
-            self._keep(item, offer, verdict)
+            self._keep(item, offer, checked)
         self._answered(item.piece)
 
-    def _introduced(self, piece: Piece, offer: ConfiguredOffer, verdict: Verdict) -> Flow[None]:
+    def _introduced(self, piece: Piece, offer: ConfiguredOffer, checked: Checked) -> Flow[None]:
         """Vectors of probes are here; with the last of them, compare and remember."""
-        if verdict.bad_rows:
+        if checked.bad_rows:
             self.introductions.abandon(offer)
-            message = next(iter(verdict.bad_rows.values()))
+            message = next(iter(checked.bad_rows.values()))
             self._pause(offer, Fault("bad_vector", message), self.router.now())
             return
-        vectors = self.introductions.collect(piece, offer, verdict.matrix)
+        vectors = self.introductions.collect(piece, offer, checked.matrix)
         if vectors is None:
             return
         yield KeepProbes(offer.endpoint, vectors)
         compared = self.router.parity.meet(offer, vectors)
         if compared is not None and compared.cosine < self.router.min_parity:
-            consequence = "it serves all the same" if compared.serves else "it is left out"
+            serves = compared.same_space
+            consequence = "it serves all the same" if serves else "it is left out"
             log.warning("%s: %s; %s", offer.key, compared, consequence)
             space = str(self.request.space)
-            self.router.emit(VerdictChanged(offer.key, space, compared.serves, compared.cosine))
+            self.router.emit(VerdictChanged(offer.key, space, serves, compared.cosine))
 
     def _settle(self, item: _UnderWay, finished: Finished, fault: Fault | None) -> Flow[None]:
         answer = finished.outcome if isinstance(finished.outcome, Answer) else None
@@ -299,17 +299,17 @@ class EmbedCall:
         kind = fault.kind if fault else None
         self.router.emit(AttemptFinished(offer.key, count_, tokens, cost, finished.seconds, kind))
 
-    def _keep(self, item: _UnderWay, offer: ConfiguredOffer, verdict: Verdict) -> None:
+    def _keep(self, item: _UnderWay, offer: ConfiguredOffer, checked: Checked) -> None:
         """Store the good rows; texts whose rows are bad go to other offers, and doubtful ones are
         asked again alone, where no other text's vector can be taken for theirs."""
         piece = item.piece
-        unkept = {*verdict.bad_rows, *verdict.doubtful_rows}
+        unkept = {*checked.bad_rows, *checked.doubtful_rows}
         good = [row for row in range(len(piece.places)) if row not in unkept]
-        for row in verdict.doubtful_rows:
-            if row not in verdict.bad_rows:
+        for row in checked.doubtful_rows:
+            if row not in checked.bad_rows:
                 self.pool.append(replace(piece, places=(piece.places[row],)).freed())
-        self.outcome.store([piece.places[row] for row in good], verdict.matrix[good], offer)
-        for row, message in verdict.bad_rows.items():
+        self.outcome.store([piece.places[row] for row in good], checked.matrix[good], offer)
+        for row, message in checked.bad_rows.items():
             fault = Fault("bad_vector", message)
             if self.router.health.gave_bad_vector(offer.key):
                 self._pause(offer, fault, item.began)

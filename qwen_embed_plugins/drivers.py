@@ -23,6 +23,7 @@ from qwen_embed_plugins.effects import (
     KeepProbes,
     Learn,
     MakeFlow,
+    Remember,
     Reserve,
     Settle,
     Start,
@@ -77,14 +78,16 @@ def keep_books(effect: Reserve | Settle, ledger: Ledger, held: dict[int, Reserva
     return outcome
 
 
-def remember(effect: Learn | KeepProbes, state: State) -> None:
+def remember(effect: Remember, state: State) -> None:
     """Write down what was learnt. What cannot be written costs a request next time, no more, so
     a state file that is not writable must not fail a call whose vectors are paid."""
     try:
         if isinstance(effect, Learn):
             state.learn(effect.endpoint, effect.name, effect.value)
-        else:
+        elif isinstance(effect, KeepProbes):
             state.keep_probes(effect.endpoint, effect.vectors.tobytes())
+        else:
+            state.keep_verdict(effect.endpoint, effect.verdict)
     except ConfigurationError as error:
         log.warning("could not remember what was learnt of %s: %s", effect.endpoint, error)
 

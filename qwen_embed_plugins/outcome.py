@@ -98,9 +98,9 @@ class Outcome:
         return {**asked, **self.router.catalogue.left_out}
 
     def _reason(self, offer: ConfiguredOffer) -> str:
-        verdict = self.router.parity.refuses(offer)
-        if verdict is not None:
-            return str(verdict)
+        refused = self.router.parity.refuses(offer)
+        if refused is not None:
+            return refused
         if offer.key in self.out:
             return self.out[offer.key]
         pause = self.router.pause(offer)

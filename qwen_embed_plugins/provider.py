@@ -8,14 +8,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 from qwen_embed_plugins.errors import ProviderError, without_secrets
+from qwen_embed_plugins.models import Model
 from qwen_embed_plugins.types import (
     Answer,
     Batch,
     Exchange,
     Fault,
+    Inspection,
     TransportFailure,
     WireRequest,
     WireResponse,
@@ -59,6 +61,9 @@ class Provider:
     api_key_env: ClassVar[str | None] = None
     """The variable that holds the key; None: the provider works without one."""
 
+    other_key_envs: ClassVar[tuple[str, ...]] = ()
+    """Further variables in which people keep that key, looked at in this order after the first."""
+
     serves_any_model: ClassVar[bool] = False
     """A kind of server that holds whatever model its owner loaded: where no offers are registered
     for it, they are made on demand."""
@@ -75,8 +80,22 @@ class Provider:
     adds_instruction: ClassVar[bool] = False
     """The server puts the instruction before queries itself; batches then come with bare texts."""
 
+    encoding: ClassVar[Literal["base64", "float"]] = "base64"
+    """How to ask for vectors first: base64 where the service documents it or may be tried, since
+    it is several times smaller and faster; float where it is known to refuse anything else."""
+
+    never_cuts: ClassVar[bool] = False
+    """A text is read whole or refused, as this plugin asks for it. Elsewhere an offer must prove,
+    with two long texts that differ at their ends, that it reads so far (`reading.py`)."""
+
     options: ClassVar[Mapping[str, type]] = {}
     """Further settings of this provider, with their types (`{"account_id": str}`)."""
+
+    option_envs: ClassVar[Mapping[str, str]] = {}
+    """Variables that hold options where settings do not (`{"account_id": "ACME_ACCOUNT_ID"}`)."""
+
+    required_options: ClassVar[tuple[str, ...]] = ()
+    """Options without which no request can be built."""
 
     def __init__(self, config: ProviderConfig) -> None:
         self.config = config
@@ -85,6 +104,12 @@ class Provider:
     def url(self) -> str:
         """The configured base URL, without a slash at its end."""
         return (self.config.base_url or self.base_url or "").rstrip("/")
+
+    @property
+    def variant(self) -> str:
+        """What else decides which machine computes the vectors, besides address and wire name (an
+        upstream behind a gateway). What is learnt of one variant is not believed of another."""
+        return ""
 
     @classmethod
     def url_from_environment(cls, value: str) -> str:
@@ -104,6 +129,12 @@ class Provider:
         if isinstance(answer, TransportFailure):
             return Fault("unavailable", str(answer))
         return classify_by_status(answer)
+
+    def inspect(self, wire_name: str, model: Model) -> Inspection:
+        """Ask the server about itself for `qwen-embed providers --check`, beyond the one text that
+        is embedded there: yields as `exchange` does, returns notes for people. Optional."""
+        yield from ()
+        return ()
 
     def exchange(self, batch: Batch) -> Exchange:
         """The requests that serve one batch: one, unless a provider needs more.

@@ -61,14 +61,9 @@ def space_of(settings: Settings, catalogue: Catalogue) -> EmbeddingSpace:
     model = catalogue.model
     dimensions = settings.dimensions or model.dimensions
     if not model.takes_dimensions(dimensions):
-        possible = (
-            f"{model.min_dimensions} to {model.dimensions}"
-            if model.min_dimensions is not None
-            else f"only {model.dimensions}"
-        )
         raise ConfigurationError(
-            f"dimensions = {dimensions}: {model.name} gives {possible}; "
-            "choose one of these or another model"
+            f"dimensions = {dimensions}: {model.name} gives {model.possible_dimensions()}; choose "
+            "one of these or another model"
         )
     return EmbeddingSpace(model.name, dimensions)
 
@@ -120,9 +115,16 @@ class Setup:
         )
 
     def _parity(self) -> Parity:
-        offers = self.catalogue.offers
-        met = known_probes(self.state.probes(), self.catalogue.model.dimensions)
-        return Parity(offers, met, frozenset(offer.key for offer in offers if offer.trusted))
+        offers, stored = self.catalogue.offers, self.state.probes()
+        parity = Parity(
+            offers,
+            known_probes(stored, offers),
+            frozenset(offer.key for offer in offers if offer.trusted),
+            self.state.verdicts(self.catalogue.model.name),
+            self.settings.parity == "verified",
+        )
+        parity.forget_old_refusals({place: met.at for place, met in stored.items()}, time.time())
+        return parity
 
 
 _announced: set[str] = set()

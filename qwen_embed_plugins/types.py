@@ -109,7 +109,8 @@ class Batch:
 
     `texts` already carry the instruction when `role` is "query", unless the provider says that it
     adds the instruction itself (`adds_instruction = True`): then they are bare and `instruction`
-    is set. `encoding` is what to ask for where the wire format has a choice.
+    is set. `encoding` is what to ask for where the wire format has a choice. `dimensions` is the
+    length to ask for; None leaves it unsaid, and the native length comes.
     """
 
     texts: Sequence[str]
@@ -118,6 +119,7 @@ class Batch:
     wire_name: str
     instruction: str | None = None
     encoding: Literal["base64", "float"] = "base64"
+    dimensions: int | None = None
 
 
 class Answer(NamedTuple):
@@ -134,6 +136,9 @@ class Answer(NamedTuple):
 
 Exchange = Generator["WireRequest | Pause | Call", Any, Answer]
 """The requests that serve one batch; its return value is the answer."""
+
+Inspection = Generator["WireRequest | Pause | Call", Any, "tuple[str, ...]"]
+"""Requests that ask a server about itself; its return value are notes, one sentence each."""
 
 
 @dataclass(frozen=True, slots=True)

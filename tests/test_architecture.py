@@ -53,8 +53,9 @@ EXCEPTIONS = {("langchain.retriever", "postgres")}
 
 # Decisions without I/O: time, randomness and sending come in from outside.
 PURE = {
-    "batching", "bisect", "call", "choosing", "effects", "introductions", "offers", "outcome",
-    "planning", "provider", "router", "routing", "spaces", "tokens", "types", "vectors", "verdicts",
+    "batching", "bisect", "call", "checks", "choosing", "effects", "formats", "introductions",
+    "offers", "outcome", "parity", "planning", "provider", "router", "routing", "spaces", "tokens",
+    "types", "vectors", "verdicts",
 }  # fmt: skip
 IMPURE = {
     "asyncio", "concurrent", "httpx", "os", "random", "requests", "select", "socket",

@@ -215,8 +215,13 @@ def test_a_price_in_another_currency_is_not_taken_for_dollars() -> None:
     registry = load_plugins(found=())
     terms = Offer("qwen3-embedding-8b", "w", Decimal("0.1"), currency="EUR")
     registry.declared.providers["euro"] = RegisteredProvider(Euro, (terms,), "test")
-    left_out = build_catalogue(Settings.load(environ={}, use=["euro"]), registry).left_out
-    assert "no price is known" in left_out["euro"]
+    (offer,) = build_catalogue(Settings.load(environ={}, use=["euro"]), registry).offers
+    assert offer.price == Decimal("0.12")  # a rate that errs to the dear side
+    own = {"euro": {"price_per_million": "0.2", "currency": "CNY"}}
+    (offer,) = build_catalogue(
+        Settings.load(environ={}, use=["euro"], providers=own), registry
+    ).offers
+    assert offer.price == Decimal("0.030")
 
 
 def test_a_key_for_a_provider_that_does_not_exist_is_refused() -> None:
