@@ -79,12 +79,9 @@ class Parity:
 
     def is_unmet(self, offer: ConfiguredOffer) -> bool:
         """Whether the offer must be introduced before it serves."""
-        return (
-            len(self.members()) > 1
-            and offer.key not in self.trusted
-            and offer.endpoint not in self.verdicts
-            and offer.endpoint not in self.met
-        )
+        if offer.key in self.trusted or offer.endpoint in (*self.verdicts, *self.met):
+            return False
+        return len(self.members()) > 1 or self._first_met() is not None
 
     def members(self) -> list[ConfiguredOffer]:
         """The offers that nothing keeps from serving, introductions aside."""
@@ -131,8 +128,18 @@ class Parity:
         return self.comparison(offer)
 
     def _first_met(self) -> ConfiguredOffer | None:
-        by_endpoint = {offer.endpoint: offer for offer in reversed(self.members())}
-        return next((by_endpoint[place] for place in self.met if place in by_endpoint), None)
+        by_endpoint = {offer.endpoint: offer for offer in reversed(self.offers)}
+        known = (by_endpoint[place] for place in self.met if place in by_endpoint)
+        return next(filter(self._gave_the_measure, known), None)
+
+    def _gave_the_measure(self, offer: ConfiguredOffer) -> bool:
+        """Whether what an offer gave at its first meeting belongs to the space. So it does if the
+        offer was set aside later, for a change or for cutting texts: else the next offer, of a
+        space that was refused, would set the measure."""
+        verdict = self.verdicts.get(offer.endpoint)
+        if verdict is not None and not verdict.serves:
+            return verdict.measure != "verify"
+        return self._by_rule(offer) is None
 
     def forget_old_refusals(self, met_at: Mapping[str, float], now: float) -> None:
         """Let offers that failed their first meeting long ago be met again."""

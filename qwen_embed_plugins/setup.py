@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from random import Random
 from typing import Any, TypeAlias
 
+from qwen_embed_plugins.canary import Canaries
 from qwen_embed_plugins.catalogue import Catalogue, build_catalogue
 from qwen_embed_plugins.errors import ConfigurationError
 from qwen_embed_plugins.health import Health
@@ -105,6 +106,7 @@ class Setup:
             health=Health(Random()),
             capabilities=self.state.capabilities(),
             parity=self._parity(),
+            canaries=Canaries(settings.canary_every),
             min_parity=settings.min_parity,
             now=time.time,
             emit=self.registry.emit,

@@ -89,6 +89,7 @@ class Ollama(Provider):
     base_url = "http://127.0.0.1:11434"
     base_url_env = "OLLAMA_HOST"
     found_without_key = True
+    never_cuts = True
     options: ClassVar[dict[str, type]] = {"num_ctx": int, "keep_alive": str}
     """`num_ctx`: context in tokens (Ollama's default is 4,096 below 24 GiB of video memory);
     `keep_alive`: how long the model stays loaded, such as "30m"."""

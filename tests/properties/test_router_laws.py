@@ -15,6 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from qwen_embed_plugins.call import KNOWN_GOOD
+from qwen_embed_plugins.canary import Canaries
 from qwen_embed_plugins.catalogue import Catalogue, ConfiguredOffer
 from qwen_embed_plugins.effects import Job
 from qwen_embed_plugins.errors import BudgetExceeded, NoOfferLeft
@@ -24,6 +25,7 @@ from qwen_embed_plugins.models import Model
 from qwen_embed_plugins.offers import Offer
 from qwen_embed_plugins.parity import PROBES, Parity
 from qwen_embed_plugins.provider import Provider, ProviderConfig
+from qwen_embed_plugins.reading import BEYOND, LENGTHS, WITHIN, pair
 from qwen_embed_plugins.router import EmbedRequest, Router
 from qwen_embed_plugins.routing import free_first
 from qwen_embed_plugins.settings import Budget
@@ -43,6 +45,16 @@ KINDS: tuple[FaultKind, ...] = (
     "bad_vector",
     "unavailable",
 )
+READINGS = {
+    text
+    for limit in (2, 100)
+    for step in (*LENGTHS, int(limit * WITHIN), int(limit * BEYOND))
+    for text in pair(step)
+}
+
+
+class ReadsAll(Provider):
+    never_cuts = True
 
 
 @dataclass
@@ -119,7 +131,7 @@ def build(random: Random, texts: list[str], spaces: tuple[int, ...] = (0,)) -> W
             max_concurrency=random.choice([None, 1, 2]),
         )
         price = Decimal(random.choice([0, 0, 1]))
-        provider = Provider(ProviderConfig(name))
+        provider = random.choice([Provider, ReadsAll])(ProviderConfig(name))
         offers.append(
             ConfiguredOffer(f"{name}/toy", provider, name, terms, MODEL, price, price == 0)
         )
@@ -135,6 +147,7 @@ def build(random: Random, texts: list[str], spaces: tuple[int, ...] = (0,)) -> W
         clock,
         lambda event: None,
         Parity(offers),
+        Canaries(random.choice([1, 2, 5, 500])),
         concurrency=random.choice([1, 3, 8]),
         spill_to_paid=random.random() < 0.5,
     )
@@ -181,7 +194,7 @@ def test_every_text_gets_its_right_vector_or_an_error_of_its_own(seed: int, role
     assert world.ledger.reserved == 0
     assert world.router.places.taken() == {}
     sent = {text for job in world.driver.jobs for text in job.batch.texts}
-    assert sent <= world.asked | {KNOWN_GOOD, *PROBES}
+    assert sent <= world.asked | {KNOWN_GOOD, *PROBES} | READINGS
 
 
 @settings(max_examples=200)
