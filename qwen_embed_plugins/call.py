@@ -36,11 +36,12 @@ from qwen_embed_plugins.events import (
 )
 from qwen_embed_plugins.formats import formatted
 from qwen_embed_plugins.inquiries import Inquiry
+from qwen_embed_plugins.jobs import make_job
 from qwen_embed_plugins.ledger import Refused, Reservation
 from qwen_embed_plugins.outcome import Outcome
 from qwen_embed_plugins.parity import PROBES
 from qwen_embed_plugins.tokens import estimate_all
-from qwen_embed_plugins.types import Answer, Attempt, Batch, EmbedResult, Fault, Role
+from qwen_embed_plugins.types import Answer, Attempt, EmbedResult, Fault, Role
 from qwen_embed_plugins.vetting import Vetting
 
 if TYPE_CHECKING:
@@ -63,11 +64,6 @@ RATE_LIMITS_IN_A_ROW = 10
 
 RESERVED_OVER_ESTIMATE = 2
 """A reservation is an upper bound; the estimate can be half the truth (code, rare scripts)."""
-
-BYTES_PER_NUMBER = 32
-"""Generous: a float64 takes up to 25 characters in JSON."""
-
-ANSWER_SLACK_BYTES = 1 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -248,18 +244,7 @@ class EmbedCall:
         texts = formatted(self._texts(piece), role, instruction, offer)
         if canary is not None:
             texts += formatted([PROBES[canary]], "document", None, offer)
-        learnt = self.router.capabilities.get((offer.endpoint, "encoding"))
-        batch = Batch(
-            texts,
-            role,
-            self.model,
-            offer.offer.wire_name,
-            instruction,
-            "float" if learnt == "float" else offer.provider.encoding,
-            offer.offer.dimensions,
-        )
-        size = len(texts) * offer.dimensions * BYTES_PER_NUMBER + ANSWER_SLACK_BYTES
-        return Job(next(self.router.job_ids), offer, batch, self.router.timeout_seconds, size)
+        return make_job(self.router, offer, texts, role, instruction)
 
     def _texts(self, piece: Piece) -> list[str]:
         if piece.probe:

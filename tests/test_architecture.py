@@ -21,7 +21,7 @@ LAYERS = {
     "values": {"_version", "errors", "types", "models", "spaces", "offers", "events"},
     "contract": {"provider", "hookspecs"},
     "parts": set[str](),
-    "router": {"router", "call"},
+    "router": {"router", "call", "verification"},
     "embedder": {"embedder", "planning", "setup"},
     "root": {"__init__"},
     "providers": {"providers"},
@@ -53,9 +53,10 @@ EXCEPTIONS = {("langchain.retriever", "postgres")}
 
 # Decisions without I/O: time, randomness and sending come in from outside.
 PURE = {
-    "batching", "bisect", "call", "checks", "choosing", "effects", "formats", "introductions",
-    "offers", "outcome", "parity", "planning", "provider", "router", "routing", "spaces", "tokens",
-    "types", "vectors", "verdicts",
+    "batching", "bisect", "call", "canary", "checks", "choosing", "effects", "examination",
+    "findings", "formats", "inquiries", "jobs", "offers", "outcome", "parity", "planning",
+    "provider", "reading", "router", "routing", "spaces", "tokens", "types", "vectors", "verdicts",
+    "verification", "vetting",
 }  # fmt: skip
 IMPURE = {
     "asyncio", "concurrent", "httpx", "os", "random", "requests", "select", "socket",
