@@ -86,9 +86,10 @@ def _proof_for(estimate: int, limit: int) -> int:
     longest = estimate * OVER_ESTIMATE
     if longest <= SAFELY_SHORT:
         return 0
+    if longest > limit:
+        return int(limit * BEYOND)
     within = int(limit * WITHIN)
-    steps = [*(length for length in LENGTHS if length < within), within, int(limit * BEYOND)]
-    return next((step for step in steps if step >= longest), steps[-1])
+    return next((length for length in LENGTHS if longest <= length < within), within)
 
 
 def first_proof(limit: int) -> int:

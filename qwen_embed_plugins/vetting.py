@@ -147,12 +147,16 @@ class Vetting:
             # Texts so short are never cut: it counts something else than tokens.
             self.router.miscounting.add(offer.key)
             return None
-        read = self._tokens(offer, READS)
-        if 0 < reading.length_to_prove(texts, _limit(offer)) <= read:
-            return None
-        caps = frozenset() if offer.provider.never_cuts else reading.COMMON_CAPS | {_limit(offer)}
-        said = reading.counted_less(texts, tokens, caps)
+        said = reading.counted_less(texts, tokens, self._caps(offer, texts))
         return None if said is None else Doubt("too_large", said)
+
+    def _caps(self, offer: ConfiguredOffer, texts: Sequence[str]) -> frozenset[int]:
+        """Counts that would be a cap met: none where the offer has shown that it reads so far."""
+        if offer.provider.never_cuts:
+            return frozenset()
+        if reading.length_to_prove(texts, _limit(offer)) <= self._tokens(offer, READS):
+            return frozenset()
+        return reading.COMMON_CAPS | {_limit(offer)}
 
     def withdraws(self, fault: Fault, offer: ConfiguredOffer) -> bool:
         """Whether an objection of ours has lost its ground: the offer's counts mean nothing."""
