@@ -73,8 +73,9 @@ class Vetting:
         if len(self.router.parity.members()) > 1:
             # Where another may serve instead, one that cuts is left out before any long text comes.
             needed = max(needed, reading.first_proof(limit))
-        known = max(self._tokens(offer, READS), self._tokens(offer, CUTS))
-        return needed if needed > known else 0
+        cuts_at = self._tokens(offer, CUTS)
+        known = needed <= self._tokens(offer, READS) or 0 < cuts_at <= needed
+        return 0 if known else needed
 
     def _needs_no_reading(self, offer: ConfiguredOffer) -> bool:
         return (
