@@ -75,6 +75,10 @@ class Provider:
     adds_instruction: ClassVar[bool] = False
     """The server puts the instruction before queries itself; batches then come with bare texts."""
 
+    exchange_seconds: ClassVar[float | None] = None
+    """The longest that a whole exchange may take, where one needs longer than a single request:
+    submit and poll. None, or less than the user's `timeout_seconds`: that long."""
+
     options: ClassVar[Mapping[str, type]] = {}
     """Further settings of this provider, with their types (`{"account_id": str}`)."""
 
@@ -109,7 +113,8 @@ class Provider:
         """The requests that serve one batch: one, unless a provider needs more.
 
         Yield `WireRequest` (gives a `WireResponse`, or raises `TransportFailure` here),
-        `Pause(seconds)` or `Call(function)` (gives its result); return the `Answer`.
+        `Pause(seconds)` or `Call(function)` (gives its result); return the `Answer`. What would
+        outlast the exchange raises `TransportFailure` here; whoever goes on is not heard again.
         """
         response = yield self.build_request(batch)
         if response.status != 200:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import os
 import threading
-import time
 import weakref
 from collections import Counter
 from collections.abc import AsyncGenerator, Iterator
@@ -17,6 +16,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
+from qwen_embed_plugins.deadlines import Deadline
 from qwen_embed_plugins.errors import ConfigurationError, without_secrets
 from qwen_embed_plugins.types import TransportFailure, WireRequest, WireResponse
 
@@ -71,26 +71,30 @@ def place(request: WireRequest) -> str:
     return f"{parts.hostname}:{parts.port}" if parts.port else str(parts.hostname)
 
 
-def failure(error: Exception, request: WireRequest, job: Job) -> TransportFailure:
+def failure(error: Exception, request: WireRequest, deadline: Deadline) -> TransportFailure:
     """Our failure for an exception of httpx's, saying what happened and where."""
     import httpx
 
     where = place(request)
     said = without_secrets(str(error) or type(error).__name__)[:200]
-    if isinstance(error, (httpx.ConnectError, httpx.ConnectTimeout, httpx.ProxyError)):
+    if isinstance(error, httpx.ConnectTimeout):
+        seconds = min(CONNECT_SECONDS, deadline.seconds)
+        return TransportFailure(
+            "connect", f"cannot connect: {where} did not answer in {seconds:g} s"
+        )
+    if isinstance(error, (httpx.ConnectError, httpx.ProxyError)):
         return TransportFailure("connect", f"cannot connect to {where}: {said}")
     if isinstance(error, httpx.TimeoutException):
-        return TransportFailure("timeout", f"{where} did not answer in {job.timeout_seconds:g} s")
+        return TransportFailure("timeout", f"{where} did not answer in {deadline.seconds:g} s")
     return TransportFailure("dropped", f"the connection to {where} broke: {said}")
 
 
 class _Body:
-    """Collects an answer's bytes, within the bounds of time and size that its job has."""
+    """Collects an answer's bytes, within the size that its job allows."""
 
     def __init__(self, request: WireRequest, job: Job) -> None:
         self._request = request
         self._job = job
-        self._deadline = time.monotonic() + job.timeout_seconds
         self._parts: list[bytes] = []
         self._size = 0
 
@@ -102,12 +106,6 @@ class _Body:
                 "too_big",
                 f"{place(self._request)} sent more than {self._job.max_answer_bytes} bytes, which "
                 "no right answer to this request has",
-            )
-        # httpx bounds each read; a server that trickles bytes must meet a bound on the whole.
-        if time.monotonic() > self._deadline:
-            raise TransportFailure(
-                "timeout",
-                f"{place(self._request)} did not finish in {self._job.timeout_seconds:g} s",
             )
 
     def response(self, answer: httpx.Response) -> WireResponse:
@@ -143,18 +141,20 @@ class HttpTransport:
         # Many users never close an embedder; its connections end with it all the same.
         weakref.finalize(self, _close_clients, self._clients, os.getpid())
 
-    def send(self, request: WireRequest, job: Job) -> WireResponse:
+    def send(self, request: WireRequest, job: Job, deadline: Deadline) -> WireResponse:
         """Send a request and give the whole answer, or raise `TransportFailure`."""
         import httpx
+
+        from qwen_embed_plugins.sockets import Keeping
 
         body = _Body(request, job)
         with self._client(job) as client:
             try:
-                with client.stream(**_arguments(request, job)) as answer:
+                with Keeping(deadline), client.stream(**_arguments(request, job)) as answer:
                     for part in answer.iter_bytes():
                         body.add(part)
             except (httpx.HTTPError, httpx.InvalidURL) as error:
-                raise failure(error, request, job) from error
+                raise failure(error, request, deadline) from error
         return body.response(answer)
 
     @contextmanager
@@ -182,10 +182,14 @@ class HttpTransport:
         if key not in self._clients:
             import httpx
 
+            from qwen_embed_plugins.sockets import keep_deadlines
+
             try:
-                self._clients[key] = httpx.Client(**common_options(job))
+                client = httpx.Client(**common_options(job))
             except (ImportError, ValueError) as error:
                 raise _misconfigured(error) from error
+            keep_deadlines(client)
+            self._clients[key] = client
         return self._clients[key]
 
     def close(self) -> None:
@@ -218,24 +222,26 @@ class AsyncHttpTransport:
 
     def __init__(self) -> None:
         # Loaded now and not by the first request, which would stop its event loop meanwhile.
-        import httpx  # noqa: F401
+        import qwen_embed_plugins.sockets  # noqa: F401
 
         self._loops: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, _LoopClients] = (
             weakref.WeakKeyDictionary()
         )
 
-    async def send(self, request: WireRequest, job: Job) -> WireResponse:
+    async def send(self, request: WireRequest, job: Job, deadline: Deadline) -> WireResponse:
         """Send a request and give the whole answer, or raise `TransportFailure`."""
         import httpx
+
+        from qwen_embed_plugins.sockets import Keeping
 
         body = _Body(request, job)
         client = await self._client(job)
         try:
-            async with client.stream(**_arguments(request, job)) as answer:
+            async with Keeping(deadline), client.stream(**_arguments(request, job)) as answer:
                 async for part in answer.aiter_bytes():
                     body.add(part)
         except (httpx.HTTPError, httpx.InvalidURL) as error:
-            raise failure(error, request, job) from error
+            raise failure(error, request, deadline) from error
         return body.response(answer)
 
     async def _client(self, job: Job) -> httpx.AsyncClient:
@@ -279,10 +285,14 @@ class _LoopClients:
         if key not in self._clients:
             import httpx
 
+            from qwen_embed_plugins.sockets import keep_deadlines
+
             try:
-                self._clients[key] = httpx.AsyncClient(**common_options(job))
+                client = httpx.AsyncClient(**common_options(job))
             except (ImportError, ValueError) as error:
                 raise _misconfigured(error) from error
+            keep_deadlines(client)
+            self._clients[key] = client
         return self._clients[key]
 
     async def _close_clients(self) -> None:
