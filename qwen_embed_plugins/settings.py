@@ -17,6 +17,7 @@ from typing import Any
 
 from qwen_embed_plugins.errors import ConfigurationError, shown, without_secrets
 from qwen_embed_plugins.models import DEFAULT_INSTRUCTION, DEFAULT_MODEL
+from qwen_embed_plugins.proxies import proxy_address
 
 ENVIRONMENT_PREFIX = "QWEN_EMBED_"
 
@@ -311,7 +312,7 @@ PROVIDER: Mapping[str, Check] = {
     "base_url": web_address,
     "api_key_env": variable_name,
     "account": text,
-    "proxy": text,
+    "proxy": proxy_address,
     "proxy_env": variable_name,
     "trust": truth,
 }

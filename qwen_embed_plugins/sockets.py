@@ -16,12 +16,17 @@ from typing import Any, TypeAlias
 
 import httpcore
 import httpx
+import socksio
 
 from qwen_embed_plugins.deadlines import Deadline
 
 SLICE_BYTES = 65_536
 """What is written at once: the blocking stream waits anew for each part that the other side takes,
 so a request that is read in small parts has to be handed over in small parts too."""
+
+# httpcore lets the last one out when a SOCKS proxy breaks off or speaks something else.
+FAILURES = (httpx.HTTPError, httpx.InvalidURL, socksio.SOCKSError)
+"""What a client raises when there is no whole answer."""
 
 Options: TypeAlias = Iterable[httpcore.SOCKET_OPTION] | None
 

@@ -7,6 +7,9 @@ import threading
 from collections.abc import Callable
 from contextlib import suppress
 from types import TracebackType
+from typing import TypeVar
+
+S = TypeVar("S", bound="RawServer")
 
 
 class RawServer:
@@ -21,7 +24,7 @@ class RawServer:
         self._connections: list[socket.socket] = []
         self._threads = [threading.Thread(target=self._accept, daemon=True)]
 
-    def __enter__(self) -> RawServer:
+    def __enter__(self: S) -> S:
         self._threads[0].start()
         return self
 

@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import httpcore
 import httpx
 import pytest
 
@@ -18,7 +19,14 @@ from qwen_embed_plugins.deadlines import Deadline
 from qwen_embed_plugins.drivers import arun_exchange, run_exchange
 from qwen_embed_plugins.effects import Finished, Job
 from qwen_embed_plugins.plugins import load_plugins
-from qwen_embed_plugins.sockets import AsyncBackend, Backend, keep_deadlines
+from qwen_embed_plugins.sockets import (
+    SLICE_BYTES,
+    AsyncBackend,
+    Backend,
+    Keeping,
+    Stream,
+    keep_deadlines,
+)
 from qwen_embed_plugins.testing import FakePlugin, SimulatedServer
 from qwen_embed_plugins.transport import AsyncHttpTransport, HttpTransport
 from qwen_embed_plugins.types import (
@@ -145,6 +153,19 @@ def test_a_server_that_reads_slowly_is_left(attempt: Attempt) -> None:
     assert (fault.kind, "did not answer in" in fault.message) == ("unavailable", True)
 
 
+class Taking(httpcore.NetworkStream):
+    """Takes a moment for whatever it is given to write."""
+
+    def write(self, buffer: bytes, timeout: float | None = None) -> None:
+        time.sleep(0.01)
+
+
+def test_time_is_looked_at_between_the_parts_of_a_long_request() -> None:
+    stream = Stream(Taking())
+    with Keeping(Deadline.after(0.1)), pytest.raises(httpcore.WriteTimeout):
+        stream.write(bytes(100 * SLICE_BYTES))
+
+
 @pytest.mark.parametrize("scheme", ["http", "https"])
 @pytest.mark.parametrize("proxy", ["http", "socks5"])
 def test_a_proxy_that_says_nothing_is_left(attempt: Attempt, proxy: str, scheme: str) -> None:
@@ -157,11 +178,11 @@ def test_a_proxy_that_says_nothing_is_left(attempt: Attempt, proxy: str, scheme:
 @pytest.fixture
 def full_port() -> Iterator[int]:
     """A port whose queue of connections is full: who connects to it hears nothing."""
-    with socket.create_server(("127.0.0.1", 0), backlog=0) as listener:
+    with socket.create_server(("", 0), backlog=0) as listener:
         waiting = [socket.socket() for _ in range(4)]
         for connection in waiting:
             connection.setblocking(False)
-            connection.connect_ex(listener.getsockname())
+            connection.connect_ex(("127.0.0.1", listener.getsockname()[1]))
         yield listener.getsockname()[1]
         for connection in waiting:
             connection.close()
