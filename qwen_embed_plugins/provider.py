@@ -113,8 +113,9 @@ class Provider:
         """The requests that serve one batch: one, unless a provider needs more.
 
         Yield `WireRequest` (gives a `WireResponse`, or raises `TransportFailure` here),
-        `Pause(seconds)` or `Call(function)` (gives its result); return the `Answer`. What would
-        outlast the exchange raises `TransportFailure` here; whoever goes on is not heard again.
+        `Pause(seconds)` or `Call(function)` (gives its result); return the `Answer`. A step
+        that would outlast the exchange's time raises `TransportFailure` here; once that time is
+        over, an exchange that goes on all the same is ended.
         """
         response = yield self.build_request(batch)
         if response.status != 200:

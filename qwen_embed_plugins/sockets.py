@@ -19,6 +19,7 @@ import httpx
 import socksio
 
 from qwen_embed_plugins.deadlines import Deadline
+from qwen_embed_plugins.types import TransportFailure
 
 SLICE_BYTES = 65_536
 """What is written at once: the blocking stream waits anew for each part that the other side takes,
@@ -52,18 +53,22 @@ class Keeping:
         self._token = _under_way.set(self)
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        _under_way.reset(self._token)
-        # httpcore forgets a connection whose SOCKS handshake fails, without closing it.
-        for stream in self._opened if kind else ():
+        for stream in self._left_open(kind):
             stream.close()
 
     async def __aenter__(self) -> None:
         self.__enter__()
 
     async def __aexit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        _under_way.reset(self._token)
-        for stream in self._opened if kind else ():
+        for stream in self._left_open(kind):
             await stream.aclose()
+
+    def _left_open(self, kind: type[BaseException] | None) -> list[Any]:
+        """What to close at the end: httpcore forgets a connection whose SOCKS handshake fails."""
+        _under_way.reset(self._token)
+        # After a failure of our own (an answer too big), it may already serve another request.
+        done = kind is None or issubclass(kind, TransportFailure)
+        return [] if done else self._opened
 
 
 _under_way: ContextVar[Keeping | None] = ContextVar("_under_way", default=None)
