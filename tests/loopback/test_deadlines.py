@@ -79,7 +79,12 @@ def awaiting(job: Job) -> Finished:
 def attempt(request: pytest.FixtureRequest) -> Attempt:
     """Makes one attempt at an offer of these settings, in one colour and then in the other."""
 
-    def make(table: dict[str, Any], texts: tuple[str, ...] = ("a",), **provider: Any) -> Finished:
+    def make(
+        table: dict[str, Any],
+        texts: tuple[str, ...] = ("a",),
+        seconds: float = SECONDS,
+        **provider: Any,
+    ) -> Finished:
         plugin = FakePlugin("made")
         for name, value in provider.items():
             setattr(plugin.provider, name, value)
@@ -88,7 +93,7 @@ def attempt(request: pytest.FixtureRequest) -> Attempt:
         registry = load_plugins(extra={"plugin": plugin}, found=())
         [offer] = build_catalogue(settings, registry).offers
         batch = Batch(texts, "document", offer.model, "wire")
-        job = Job(0, offer, batch, SECONDS, 10_000_000)
+        job = Job(0, offer, batch, seconds, 10_000_000)
         finished: Finished = within_reason(lambda: request.param(job))
         return finished
 
@@ -295,7 +300,7 @@ def test_a_long_pause_is_refused_into_the_exchange_which_may_still_ask(attempt: 
         raise RuntimeError(said)
 
     with SimulatedServer() as server:
-        fault = fault_of(attempt({"base_url": server.url}, exchange=exchange))
+        fault = fault_of(attempt({"base_url": server.url}, seconds=10, exchange=exchange))
     assert "asked for a pause of 3600 s; if it needs longer, raise timeout_seconds" in fault.message
 
 
