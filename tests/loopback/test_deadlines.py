@@ -193,24 +193,48 @@ def full_port() -> Iterator[int]:
             connection.close()
 
 
-def test_a_name_with_many_addresses_gets_no_more_time(
-    attempt: Attempt, full_port: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def give_localhost(addresses: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     real = socket.getaddrinfo
 
     def getaddrinfo(host: Any, *arguments: Any, **named: Any) -> Any:
-        if host in ("localhost", b"localhost"):
-            return [
-                found
-                for last in range(1, 250)
-                for found in real(f"127.0.0.{last}", *arguments, **named)
-            ]
-        return real(host, *arguments, **named)
+        asked = addresses if host in ("localhost", b"localhost") else [host]
+        return [found for each in asked for found in real(each, *arguments, **named)]
 
     monkeypatch.setattr(socket, "getaddrinfo", getaddrinfo)
+
+
+def test_a_name_with_many_addresses_gets_no_more_time(
+    attempt: Attempt, full_port: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    give_localhost([f"127.0.0.{last}" for last in range(1, 250)], monkeypatch)
     fault = fault_of(attempt({"base_url": f"http://localhost:{full_port}"}))
     assert fault.kind == "unavailable"
     assert "cannot connect" in fault.message
+
+
+class Refusing(httpcore.NetworkBackend):
+    """Notes the time for each address."""
+
+    def __init__(self) -> None:
+        self.shares: dict[str, float] = {}
+
+    def connect_tcp(self, host: str, port: int, timeout: float | None = None, *_: Any) -> Any:
+        assert timeout is not None
+        self.shares[host] = timeout
+        raise httpcore.ConnectError("refused")
+
+
+def test_the_first_of_several_addresses_leaves_time_for_the_others(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    give_localhost(["127.0.0.1", "127.0.0.2", "127.0.0.3"], monkeypatch)
+    refusing = Refusing()
+    with Keeping(Deadline.after(60)), pytest.raises(httpcore.ConnectError):
+        Backend(refusing).connect_tcp("localhost", 9, timeout=25)
+    first, second, third = refusing.shares.values()
+    assert first <= 20
+    assert 20 < second <= 25
+    assert 20 < third <= 25
 
 
 def settings_of(slow: RawServer, right: SimulatedServer) -> Settings:
