@@ -16,6 +16,7 @@ from qwen_embed_plugins.errors import ConfigurationError, shown, without_secrets
 from qwen_embed_plugins.offers import USD_PER_UNIT, Offer
 from qwen_embed_plugins.plugins import Registry, unknown_name
 from qwen_embed_plugins.provider import Provider, ProviderConfig
+from qwen_embed_plugins.proxies import proxy_address
 from qwen_embed_plugins.settings import (
     PROVIDER,
     ProviderSettings,
@@ -146,6 +147,7 @@ def configure(
                 'example base_url = "http://127.0.0.1:8000/v1"'
             )
         return "no base_url set"
+    table = replace(table, proxy=_proxy(table, settings))
     key = _api_key(table, provider_class, settings)
     if key is None and provider_class.api_key_env and not table.base_url:
         return f"no key: set {table.api_key_env or provider_class.api_key_env}"
@@ -214,7 +216,7 @@ def _configured(
         price=own_price if own_price is not None else Decimal(0) if private else in_usd(offer),
         private=private,
         trusted=table.trust,
-        proxy=_proxy(table, settings),
+        proxy=table.proxy,
     )
 
 
@@ -306,9 +308,17 @@ def _api_key(
 
 
 def _proxy(table: ProviderSettings, settings: Settings) -> str | None:
-    if table.proxy_env:
-        return settings.environ.get(table.proxy_env)
-    return table.proxy
+    if table.proxy_env is None:
+        return table.proxy
+    variable = f"providers.{table.name}: the variable {table.proxy_env}"
+    address = settings.environ.get(table.proxy_env)
+    if not address:
+        # Without it requests would go out directly, which the user wants to avoid.
+        raise ConfigurationError(f"{variable} is not set; set it or remove proxy_env")
+    try:
+        return proxy_address(address)
+    except ValueError as error:
+        raise ConfigurationError(f"{variable}: {error}") from None
 
 
 def is_private(url: str) -> bool:

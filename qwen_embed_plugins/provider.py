@@ -88,6 +88,10 @@ class Provider:
     """A text is read whole or refused, as this plugin asks for it. Elsewhere an offer must prove,
     with two long texts that differ at their ends, that it reads so far (`reading.py`)."""
 
+    exchange_seconds: ClassVar[float | None] = None
+    """The longest that a whole exchange may take, where one needs longer than a single request:
+    submit and poll. None, or less than the user's `timeout_seconds`: that long."""
+
     options: ClassVar[Mapping[str, type]] = {}
     """Further settings of this provider, with their types (`{"account_id": str}`)."""
 
@@ -140,7 +144,9 @@ class Provider:
         """The requests that serve one batch: one, unless a provider needs more.
 
         Yield `WireRequest` (gives a `WireResponse`, or raises `TransportFailure` here),
-        `Pause(seconds)` or `Call(function)` (gives its result); return the `Answer`.
+        `Pause(seconds)` or `Call(function)` (gives its result); return the `Answer`. A step
+        that would outlast the exchange's time raises `TransportFailure` here; once that time is
+        over, an exchange that goes on all the same is ended.
         """
         response = yield self.build_request(batch)
         if response.status != 200:

@@ -170,6 +170,17 @@ def test_extras_are_imported_by_their_integration_alone() -> None:
     assert not wrong, "\n".join(wrong)
 
 
+def test_in_the_core_the_http_client_stays_behind_the_transport() -> None:
+    wrong = [
+        place(found)
+        for found in ALL_IMPORTS
+        if found.target.split(".")[0] in ("httpx", "httpcore")
+        and layer(found.module) in CORE
+        and found.module not in ("transport", "sockets")
+    ]
+    assert not wrong, "\n".join(wrong)
+
+
 def test_decisions_do_no_io() -> None:
     wrong = [
         place(found)

@@ -119,6 +119,8 @@ class InProcessContract:
         for attribute in ("base_url", "base_url_env", "api_key_env"):
             value = getattr(self.provider, attribute)
             assert value is None or isinstance(value, str), f"{attribute} = {value!r}"
+        longest = self.provider.exchange_seconds
+        assert longest is None or longest > 0, f"exchange_seconds = {longest!r}"
         assert all(isinstance(kind, type) for kind in self.provider.options.values()), (
             f"options maps names to types, got {self.provider.options!r}"
         )
