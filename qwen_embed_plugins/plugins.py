@@ -32,6 +32,7 @@ BUILT_INS = (
     "qwen_embed_plugins.defaults",
     "qwen_embed_plugins.providers.ollama",
     "qwen_embed_plugins.providers.openai_compatible",
+    "qwen_embed_plugins.providers.dashscope",
     "qwen_embed_plugins.providers.lexical",
 )
 

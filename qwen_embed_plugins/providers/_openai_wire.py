@@ -16,7 +16,7 @@ import pybase64
 
 from qwen_embed_plugins.errors import ProviderError, shown
 from qwen_embed_plugins.providers._refusals import classify_refusal, words_of
-from qwen_embed_plugins.types import Answer, Batch, Fault, WireResponse
+from qwen_embed_plugins.types import Answer, Batch, Fault, WireRequest, WireResponse
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -36,6 +36,14 @@ def request_body(batch: Batch) -> dict[str, Any]:
     }
 
 
+def post_json(url: str, body: Any, *, key: str | None) -> WireRequest:
+    """A POST of the body as JSON; the key, if there is one, as bearer token."""
+    headers = {"content-type": "application/json"}
+    if key:
+        headers["authorization"] = f"Bearer {key}"
+    return WireRequest(url, orjson.dumps(body), headers)
+
+
 def parse_answer(response: WireResponse, *, key: str | None = None) -> Answer:
     """The rows of a response with status 200, in the order of the texts.
 
@@ -45,16 +53,32 @@ def parse_answer(response: WireResponse, *, key: str | None = None) -> Answer:
     body = load_json(response, key=key)
     if not isinstance(body, dict) or "data" not in body:
         raise ProviderError(_not_an_answer(body, response, key))
-    items = body["data"]
-    if not isinstance(items, list) or not all(isinstance(item, dict) for item in items):
-        raise ProviderError(
-            Fault("unavailable", f"data is no list of rows: {words_of(response, key, 80)}")
-        )
-    values = [item.get("embedding") for item in in_order(items)]
+    items = rows_in(body["data"])
+    if items is None:
+        raise no_rows("data", response, key)
+    return answer_of(in_order(items), body)
+
+
+def answer_of(items: Sequence[Mapping[str, Any]], body: Mapping[str, Any]) -> Answer:
+    """The answer that ordered items hold, each in its `embedding`; the body has the `usage`."""
+    values = [item.get("embedding") for item in items]
     encoding: Literal["base64", "float"] = (
         "base64" if any(isinstance(value, str) for value in values) else "float"
     )
     return Answer(stacked([to_row(value) for value in values]), _tokens(body), encoding)
+
+
+def rows_in(part: Any) -> list[Mapping[str, Any]] | None:
+    """The part of a body as rows; None if it is something else than a list of objects."""
+    if isinstance(part, list) and all(isinstance(item, dict) for item in part):
+        return part
+    return None
+
+
+def no_rows(name: str, response: WireResponse, key: str | None) -> ProviderError:
+    """The error of a 200 in which no rows stand under that name."""
+    said = f"the answer has no rows in {name}: {words_of(response, key, 80)}"
+    return ProviderError(Fault("unavailable", said))
 
 
 def load_json(response: WireResponse, *, key: str | None = None) -> Any:
@@ -75,16 +99,16 @@ def load_json(response: WireResponse, *, key: str | None = None) -> Any:
     )
 
 
-def in_order(items: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
-    """The items by their `index`, or as they came if none has one."""
-    indexes = [item.get("index") for item in items]
+def in_order(items: Sequence[Mapping[str, Any]], place: str = "index") -> list[Mapping[str, Any]]:
+    """The items by the number that they call `place`, or as they came if none has one."""
+    indexes = [item.get(place) for item in items]
     if all(index is None for index in indexes):
         return list(items)
     ordered: list[Mapping[str, Any] | None] = [None] * len(items)
     for index, item in zip(indexes, items, strict=True):
         if type(index) is not int or not 0 <= index < len(items) or ordered[index] is not None:
             raise ProviderError(
-                Fault("bad_vector", f"index {shown(index)} in an answer of {len(items)} rows")
+                Fault("bad_vector", f"{place} {shown(index)} in an answer of {len(items)} rows")
             )
         ordered[index] = item
     return [item for item in ordered if item is not None]

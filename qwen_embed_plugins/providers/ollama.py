@@ -13,14 +13,17 @@ from dataclasses import replace
 from ipaddress import IPv6Address
 from typing import Any, ClassVar
 
-import orjson
-
-from qwen_embed_plugins.errors import ProviderError
 from qwen_embed_plugins.hookspecs import hookimpl
 from qwen_embed_plugins.provider import Provider
 from qwen_embed_plugins.providers import _catalogue
-from qwen_embed_plugins.providers._openai_wire import load_json, stacked, to_row
-from qwen_embed_plugins.providers._refusals import fault_of, read_refusal, words_of
+from qwen_embed_plugins.providers._openai_wire import (
+    load_json,
+    no_rows,
+    post_json,
+    stacked,
+    to_row,
+)
+from qwen_embed_plugins.providers._refusals import fault_of, read_refusal
 from qwen_embed_plugins.types import (
     Answer,
     Batch,
@@ -108,18 +111,15 @@ class Ollama(Provider):
             body["options"] = {"num_ctx": options["num_ctx"]}
         if "keep_alive" in options:
             body["keep_alive"] = options["keep_alive"]
-        headers = {"content-type": "application/json"}
-        if self.config.api_key:  # a proxy before it, or Ollama's cloud
-            headers["authorization"] = f"Bearer {self.config.api_key}"
-        return WireRequest(f"{self.url}/api/embed", orjson.dumps(body), headers)
+        # A key is for a proxy before it, or for Ollama's cloud.
+        return post_json(f"{self.url}/api/embed", body, key=self.config.api_key)
 
     def parse_response(self, response: WireResponse) -> Answer:
         key = self.config.api_key
         body = load_json(response, key=key)
         rows = body.get("embeddings") if isinstance(body, dict) else None
         if not isinstance(rows, list):
-            message = f"the answer has no embeddings: {words_of(response, key, 80)}"
-            raise ProviderError(Fault("unavailable", message))
+            raise no_rows("embeddings", response, key)
         tokens = body.get("prompt_eval_count")
         counted = tokens if type(tokens) is int and tokens > 0 else None
         return Answer(stacked([to_row(row) for row in rows]), counted, "float")

@@ -12,8 +12,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, ClassVar
 
-import orjson
-
 from qwen_embed_plugins.hookspecs import hookimpl
 from qwen_embed_plugins.provider import Provider
 from qwen_embed_plugins.providers import _openai_wire
@@ -44,10 +42,8 @@ class OpenAICompatible(Provider):
         return _openai_wire.request_body(batch)
 
     def build_request(self, batch: Batch) -> WireRequest:
-        headers = {"content-type": "application/json"}
-        if self.config.api_key:
-            headers["authorization"] = f"Bearer {self.config.api_key}"
-        return WireRequest(self.url + self.path, orjson.dumps(self.body(batch)), headers)
+        url = self.url + self.path
+        return _openai_wire.post_json(url, self.body(batch), key=self.config.api_key)
 
     def parse_response(self, response: WireResponse) -> Answer:
         return _openai_wire.parse_answer(response, key=self.config.api_key)
