@@ -38,10 +38,17 @@ def request_body(batch: Batch) -> dict[str, Any]:
 
 def post_json(url: str, body: Any, *, key: str | None) -> WireRequest:
     """A POST of the body as JSON; the key, if there is one, as bearer token."""
-    headers = {"content-type": "application/json"}
-    if key:
-        headers["authorization"] = f"Bearer {key}"
+    headers = {"content-type": "application/json", **_bearer(key)}
     return WireRequest(url, orjson.dumps(body), headers)
+
+
+def get(url: str, *, key: str | None) -> WireRequest:
+    """A GET with the key, if there is one, as bearer token."""
+    return WireRequest(url, headers=_bearer(key), method="GET")
+
+
+def _bearer(key: str | None) -> dict[str, str]:
+    return {"authorization": f"Bearer {key}"} if key else {}
 
 
 def parse_answer(response: WireResponse, *, key: str | None = None) -> Answer:
