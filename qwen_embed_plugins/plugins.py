@@ -33,6 +33,18 @@ BUILT_INS = (
     "qwen_embed_plugins.providers.ollama",
     "qwen_embed_plugins.providers.openai_compatible",
     "qwen_embed_plugins.providers.dashscope",
+    "qwen_embed_plugins.providers.deepinfra",
+    "qwen_embed_plugins.providers.siliconflow",
+    "qwen_embed_plugins.providers.scaleway",
+    "qwen_embed_plugins.providers.fireworks",
+    "qwen_embed_plugins.providers.openrouter",
+    "qwen_embed_plugins.providers.nebius",
+    "qwen_embed_plugins.providers.novita",
+    "qwen_embed_plugins.providers.openai",
+    "qwen_embed_plugins.providers.vllm",
+    "qwen_embed_plugins.providers.llama_cpp",
+    "qwen_embed_plugins.providers.infinity",
+    "qwen_embed_plugins.providers.lm_studio",
     "qwen_embed_plugins.providers.lexical",
 )
 
