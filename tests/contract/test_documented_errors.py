@@ -53,7 +53,7 @@ KNOWN = EXPECTED | {"name", "status", "headers", "body", "json", "source"}
 
 class Service(NamedTuple):
     """One file of `tests/services`. `path` is where its API begins, `absent` says which of the
-    usual errors it has not, and why."""
+    usual errors it has not, and why; `like` names the file of a service that answers as it does."""
 
     name: str
     errors: list[dict[str, Any]]
@@ -66,10 +66,13 @@ class Service(NamedTuple):
 @lru_cache(maxsize=1)
 def services() -> dict[str, Service]:
     read = {path.stem: tomllib.loads(path.read_text("utf-8")) for path in SERVICES.glob("*.toml")}
-    return {
-        name: Service(name, errors=table.pop("error"), **table)
-        for name, table in sorted(read.items())
-    }
+    return {name: _service(name, table, read) for name, table in sorted(read.items())}
+
+
+def _service(name: str, table: Mapping[str, Any], read: Mapping[str, Any]) -> Service:
+    own = {field: value for field, value in table.items() if field not in ("error", "like")}
+    errors = [*table.get("error", ()), *read.get(table.get("like", ""), {}).get("error", ())]
+    return Service(name, errors, **own)
 
 
 @lru_cache(maxsize=1)
