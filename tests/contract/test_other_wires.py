@@ -1,0 +1,21 @@
+"""The providers with a wire format of their own keep the contract of plugins."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+from qwen_embed_plugins.providers.dashscope import DashScopeBeijing, DashScopeSingapore
+from qwen_embed_plugins.testing import ProviderContract
+
+
+class TestDashScopeSingapore(ProviderContract):
+    provider = DashScopeSingapore
+
+
+class TestDashScopeBeijing(ProviderContract):
+    provider = DashScopeBeijing
+
+
+class TestDashScopeCompatible(ProviderContract):
+    provider = DashScopeSingapore
+    options: ClassVar[dict[str, str]] = {"route": "compatible"}
