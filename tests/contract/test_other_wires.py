@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import ClassVar
 
 from qwen_embed_plugins.providers.dashscope import DashScopeBeijing, DashScopeSingapore
+from qwen_embed_plugins.providers.tei import TEI
 from qwen_embed_plugins.testing import ProviderContract
 
 
@@ -19,3 +20,8 @@ class TestDashScopeBeijing(ProviderContract):
 class TestDashScopeCompatible(ProviderContract):
     provider = DashScopeSingapore
     options: ClassVar[dict[str, str]] = {"route": "compatible"}
+
+
+class TestTEI(ProviderContract):
+    provider = TEI
+    base_url = "http://127.0.0.1:9"

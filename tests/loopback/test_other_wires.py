@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from qwen_embed_plugins import Embedder, Settings
+from qwen_embed_plugins.models import qwen3_query
 from qwen_embed_plugins.testing import Behaviour, SimulatedServer, reference_vector
 
 MODEL, NATIVE = "qwen3-embedding-0.6b", 1024
@@ -18,11 +19,13 @@ QUERY, DOCUMENT = "Кто платит?", "  a document\nwith two lines "
 
 
 class Wire(NamedTuple):
-    """A provider, and the bodies in which it sends one text for each role."""
+    """A provider, and the bodies in which it sends one text for each role. `embedded_query` is the
+    text of which the server makes the query's vector: bare where it adds the instruction."""
 
     kind: str
     query: Callable[[str], Any]
     document: Callable[[str], Any]
+    embedded_query: str = QUERY
     path: str = ""
     headers: Mapping[str, str] = {"authorization": "Bearer a-key"}
     settings: Mapping[str, Any] = {}
@@ -40,6 +43,10 @@ def openai(text: str) -> Any:
     return {"model": WIRE_NAME, "input": [text], "encoding_format": "float"}
 
 
+def tei(text: str) -> Any:
+    return {"inputs": [text], "truncate": False, "normalize": True}
+
+
 WIRES = {
     "dashscope-singapore": Wire(
         "dashscope-singapore",
@@ -50,6 +57,12 @@ WIRES = {
         "dashscope-beijing",
         dashscope(text_type="query", instruct=TASK),
         dashscope(text_type="document"),
+    ),
+    "tei": Wire(
+        "tei",
+        lambda text: tei(qwen3_query(text, TASK)),
+        tei,
+        embedded_query=qwen3_query(QUERY, TASK),
     ),
     "dashscope-compatible": Wire(
         "dashscope-singapore", openai, openai, settings={"route": "compatible"}
@@ -80,7 +93,7 @@ def test_role_and_instruction_are_sent_once_and_the_right_vectors_come(
     with embedder(wire, server) as embedding:
         query = embedding.embed_query(QUERY)
         documents = embedding.embed_documents([DOCUMENT])
-    assert np.allclose(query, reference_vector(QUERY, NATIVE), atol=1e-6)
+    assert np.allclose(query, reference_vector(wire.embedded_query, NATIVE), atol=1e-6)
     assert np.allclose(documents[0], reference_vector(DOCUMENT, NATIVE), atol=1e-6)
     assert [request.body for request in server.requests] == [
         wire.query(QUERY),

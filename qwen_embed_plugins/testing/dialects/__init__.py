@@ -10,6 +10,7 @@ from qwen_embed_plugins.testing.dialects.answering import answer, shaped
 from qwen_embed_plugins.testing.dialects.dashscope import DashScopeDialect
 from qwen_embed_plugins.testing.dialects.ollama import OllamaDialect
 from qwen_embed_plugins.testing.dialects.openai import OpenAIDialect
+from qwen_embed_plugins.testing.dialects.tei import TEIDialect
 
 __all__ = [
     "DIALECTS",
@@ -25,6 +26,7 @@ __all__ = [
 DIALECTS: tuple[Dialect, ...] = (
     DashScopeDialect(),  # below /api/ too, so before Ollama
     OllamaDialect(),
+    TEIDialect(),
     OpenAIDialect(),  # the last: every path that no other format claims is its own
 )
 
