@@ -34,6 +34,7 @@ BUILT_INS = (
     "qwen_embed_plugins.providers.openai_compatible",
     "qwen_embed_plugins.providers.dashscope",
     "qwen_embed_plugins.providers.tei",
+    "qwen_embed_plugins.providers.cloudflare",
     "qwen_embed_plugins.providers.lexical",
 )
 

@@ -58,6 +58,15 @@ WIRES = {
         dashscope(text_type="query", instruct=TASK),
         dashscope(text_type="document"),
     ),
+    "cloudflare": Wire(
+        "cloudflare",
+        lambda text: {"queries": [text], "instruction": TASK},
+        lambda text: {"documents": [text]},
+        settings={
+            "account_id": "0123456789abcdef0123456789abcdef",
+            "wire_name": "@cf/qwen/qwen3-embedding-0.6b",
+        },
+    ),
     "tei": Wire(
         "tei",
         lambda text: tei(qwen3_query(text, TASK)),

@@ -7,6 +7,7 @@ from typing import Any
 
 from qwen_embed_plugins.testing.dialects._dialect import Dialect, Models, RecordedRequest
 from qwen_embed_plugins.testing.dialects.answering import answer, shaped
+from qwen_embed_plugins.testing.dialects.cloudflare import CloudflareDialect
 from qwen_embed_plugins.testing.dialects.dashscope import DashScopeDialect
 from qwen_embed_plugins.testing.dialects.ollama import OllamaDialect
 from qwen_embed_plugins.testing.dialects.openai import OpenAIDialect
@@ -27,6 +28,7 @@ DIALECTS: tuple[Dialect, ...] = (
     DashScopeDialect(),  # below /api/ too, so before Ollama
     OllamaDialect(),
     TEIDialect(),
+    CloudflareDialect(),
     OpenAIDialect(),  # the last: every path that no other format claims is its own
 )
 
