@@ -45,6 +45,8 @@ BUILT_INS = (
     "qwen_embed_plugins.providers.llama_cpp",
     "qwen_embed_plugins.providers.infinity",
     "qwen_embed_plugins.providers.lm_studio",
+    "qwen_embed_plugins.providers.tei",
+    "qwen_embed_plugins.providers.cloudflare",
     "qwen_embed_plugins.providers.lexical",
 )
 

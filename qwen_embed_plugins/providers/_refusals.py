@@ -100,6 +100,9 @@ def _in_object(body: Mapping[str, Any]) -> Refusal:
     error = body.get("error")
     if isinstance(error, dict):  # OpenAI, newer vLLM, Infinity, llama.cpp
         return _flat(error)
+    errors = body.get("errors")
+    if isinstance(errors, list) and errors and isinstance(errors[0], dict):  # Cloudflare
+        return _flat(errors[0])
     if isinstance(error, str):  # Ollama, TEI's native routes
         return Refusal(error, _word(body.get("error_type")))
     if isinstance(body.get("fault"), dict):  # Fireworks' gateway

@@ -7,8 +7,11 @@ from typing import Any
 
 from qwen_embed_plugins.testing.dialects._dialect import Dialect, Models, RecordedRequest
 from qwen_embed_plugins.testing.dialects.answering import answer, shaped
+from qwen_embed_plugins.testing.dialects.cloudflare import CloudflareDialect
+from qwen_embed_plugins.testing.dialects.dashscope import DashScopeDialect
 from qwen_embed_plugins.testing.dialects.ollama import OllamaDialect
 from qwen_embed_plugins.testing.dialects.openai import OpenAIDialect
+from qwen_embed_plugins.testing.dialects.tei import TEIDialect
 
 __all__ = [
     "DIALECTS",
@@ -22,7 +25,10 @@ __all__ = [
 ]
 
 DIALECTS: tuple[Dialect, ...] = (
+    DashScopeDialect(),  # below /api/ too, so before Ollama
     OllamaDialect(),
+    TEIDialect(),
+    CloudflareDialect(),
     OpenAIDialect(),  # the last: every path that no other format claims is its own
 )
 

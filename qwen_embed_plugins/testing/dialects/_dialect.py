@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, NamedTuple, Protocol
 
@@ -94,6 +94,10 @@ class Dialect(Protocol):
         asked = request.body.get("dimensions")
         return Wish(asked, request.body.get("encoding_format") == "base64")
 
+    def refused(self, request: RecordedRequest) -> Reply | None:
+        """The refusal of what this format does not know, such as a field of another one."""
+        return None
+
     def cuts(self, request: RecordedRequest, behaviour: Behaviour) -> bool:
         """Whether a text over the context is cut, and not refused."""
         return behaviour.too_long == "cut"
@@ -124,6 +128,12 @@ Rows = Sequence[tuple["int | None", bytes]]
 def member(body: Any, name: str) -> Any:
     """One value of a JSON object; None if the body is no object or has none of that name."""
     return body.get(name) if isinstance(body, dict) else None
+
+
+def unknown_field(given: Any, known: Container[str]) -> str | None:
+    """The first member of a JSON object that is not among the known ones."""
+    names = given if isinstance(given, dict) else ()
+    return next((name for name in names if name not in known), None)
 
 
 def strings_of(given: Any) -> tuple[str, ...]:

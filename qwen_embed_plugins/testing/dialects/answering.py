@@ -69,7 +69,12 @@ def _refused(request: RecordedRequest, behaviour: Behaviour, models: Models) -> 
     marker = behaviour.refuse_texts_with
     if marker is not None and any(marker in text for text in texts):
         return Reply(400, behaviour.refusal, "invalid_request_error")
-    return _refused_parameters(request, model, behaviour) or _refused_length(request, behaviour)
+    unknown = request.dialect.refused(request)
+    return (
+        unknown
+        or _refused_parameters(request, model, behaviour)
+        or _refused_length(request, behaviour)
+    )
 
 
 def _refused_parameters(request: RecordedRequest, model: str, behaviour: Behaviour) -> Reply | None:
