@@ -71,7 +71,7 @@ _TITLE = re.compile(r"(?is)<title[^>]*>\s*([^<]{1,80})")
 
 
 # Where pydantic servers say that the texts are wrong, and not the form of the request.
-_TEXT_FIELDS = frozenset({"", "input", "inputs", "texts"})
+_TEXT_FIELDS = frozenset({"input", "inputs", "texts"})
 
 
 class Refusal(NamedTuple):
@@ -136,7 +136,7 @@ def _validation(detail: list[Any]) -> Refusal:
     where = detail[0].get("loc")
     path = where[1:] if isinstance(where, list) else []
     field = path[0] if path and isinstance(path[0], str) else ""
-    in_one_text = len(detail) == 1 and field in _TEXT_FIELDS and path and type(path[-1]) is int
+    in_one_text = len(detail) == 1 and field in _TEXT_FIELDS and type(path[-1]) is int
     message, kind = _word(detail[0].get("msg")), _word(detail[0].get("type"))
     return Refusal(message, kind, "", path[-1] if in_one_text else None, field)
 
@@ -171,7 +171,7 @@ def _by_message(refusal: Refusal, status: int, base: Fault) -> Fault | None:
         return None
     if status != 500 and (_ENCODING.search(message) or refusal.field == "encoding_format"):
         return replace(base, kind="bad_input", asks_for_floats=True)
-    if refusal.field not in _TEXT_FIELDS:
+    if refusal.field and refusal.field not in _TEXT_FIELDS:
         return replace(base, kind="bad_offer")
     if _NOT_FINITE.search(message):
         return replace(base, kind="bad_vector")

@@ -57,8 +57,12 @@ class OpenRouter(OpenAIService):
 
     @property
     def variant(self) -> str:
-        if self.config.options.get("allow_fallbacks"):
-            return "any upstream"
+        options = self.config.options
+        upstream = "any upstream" if options.get("allow_fallbacks") else self._upstream
+        return " ".join([upstream, *map(str, options.get("quantizations", ()))])
+
+    @property
+    def _upstream(self) -> str:
         return str(self.config.options.get("upstream", "nebius"))
 
     def body(self, batch: Batch) -> dict[str, Any]:
@@ -66,11 +70,10 @@ class OpenRouter(OpenAIService):
 
     def _routing(self) -> dict[str, Any]:
         options = self.config.options
-        upstream = options.get("upstream", "nebius")
         loose = options.get("allow_fallbacks", False)
         # `only` is a fence, `order` a wish: fallbacks need the wish.
         return {
-            "order" if loose else "only": [upstream],
+            "order" if loose else "only": [self._upstream],
             "allow_fallbacks": loose,
             "require_parameters": True,
             **{

@@ -77,7 +77,7 @@ def test_scaleway_bills_the_project_that_is_named() -> None:
         (
             {"quantizations": ["bf16"], "data_collection": "deny"},
             {**PINNED, "quantizations": ["bf16"], "data_collection": "deny"},
-            "nebius",
+            "nebius bf16",
         ),
         (
             {"allow_fallbacks": True},
