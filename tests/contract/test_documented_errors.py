@@ -85,15 +85,16 @@ class Scene:
         self.second = stack.enter_context(SimulatedServer(usual, dialect=dialect))
         self.third = stack.enter_context(SimulatedServer())
 
-    def embedder(self, *use: str) -> Embedder:
-        tables = {
+    def embedder(self, *use: str, trust: bool = False) -> Embedder:
+        """Without trust the offers are introduced, and what is learnt is kept in the state."""
+        tables: dict[str, dict[str, Any]] = {
             "first": self._table(self.first),
             "second": self._table(self.second),
             "third": {"kind": "openai-compatible", "base_url": f"{self.third.url}/v1"},
         }
         settings = Settings.load(
             model=MODEL,
-            providers=tables,
+            providers={name: {**table, "trust": trust} for name, table in tables.items()},
             use=list(use),
             api_keys=dict.fromkeys(use, KEY),
         )
@@ -140,7 +141,7 @@ def test_each_means_what_its_file_says(
     scene: Callable[[Service, Reply], Scene], service: Service, error: Mapping[str, Any]
 ) -> None:
     played = scene(service, reply_of(error))
-    with played.embedder("first", "second", "third") as embedder:
+    with played.embedder("first", "second", "third", trust=True) as embedder:
         result = embedder.embed([TEXT])
     fault = next(attempt.fault for attempt in result.attempts if attempt.fault is not None)
     found = {name: getattr(fault, name) for name in EXPECTED}
