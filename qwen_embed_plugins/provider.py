@@ -6,7 +6,7 @@ checks what it parses, and decides by the fault kinds what happens next.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal
 
@@ -18,6 +18,7 @@ from qwen_embed_plugins.types import (
     Exchange,
     Fault,
     Inspection,
+    Role,
     TransportFailure,
     WireRequest,
     WireResponse,
@@ -152,6 +153,15 @@ class Provider:
         if response.status != 200:
             raise ProviderError(self.classify(response))
         return self.parse_response(response)
+
+
+def prefixed(texts: Sequence[str], role: Role, instruction: str | None, model: Model) -> list[str]:
+    """The texts with what the model's card puts before a text of that role, and nothing else."""
+    if role == "query" and instruction and model.format_query is not None:
+        return [model.format_query(text, instruction) for text in texts]
+    if role == "document" and model.format_document is not None:
+        return [model.format_document(text) for text in texts]
+    return list(texts)
 
 
 def classify_by_status(response: WireResponse, message: str | None = None) -> Fault:

@@ -19,14 +19,20 @@ from qwen_embed_plugins.providers.ollama import Ollama, ollama_url
 from qwen_embed_plugins.providers.openai_compatible import OpenAICompatible
 from qwen_embed_plugins.testing import Behaviour, ProviderContract, reference_vector
 from qwen_embed_plugins.types import Batch, Fault, FaultKind, WireResponse
+from tests.services import http_providers, services
 
 KEY = "planted-Key.without+a known/shape"
 MODEL = Model("small", 12, 1000)
 TEXTS = st.text(st.characters(exclude_categories=["Cs"]), min_size=1)
-PROVIDERS = [
-    OpenAICompatible(ProviderConfig("mine", "http://127.0.0.1:1/v1", api_key=KEY)),
-    Ollama(ProviderConfig("ollama", "http://127.0.0.1:1", api_key=KEY)),
-]
+
+
+def made(kind: type[Provider]) -> Provider:
+    options = services()[kind.name].options
+    return kind(ProviderConfig("mine", "http://127.0.0.1:1/v1", api_key=KEY, options=options))
+
+
+PROVIDERS = [made(kind) for kind in http_providers().values()]
+WITH_INPUT = [item for item in PROVIDERS if isinstance(item, OpenAICompatible | Ollama)]
 
 
 class OpenAIRoundTrip(ProviderContract):
@@ -57,12 +63,13 @@ def test_each_text_gets_its_own_vector(
 @given(rows=st.permutations(range(8)))
 def test_any_order_of_rows_is_put_right(rows: list[int]) -> None:
     items = [{"index": index, "embedding": [float(index), 1.0]} for index in rows]
-    answer = PROVIDERS[0].parse_response(WireResponse(200, orjson.dumps({"data": items})))
+    response = WireResponse(200, orjson.dumps({"data": items}))
+    answer = made(OpenAICompatible).parse_response(response)
     assert answer.vectors[:, 0].tolist() == list(range(8))
 
 
 NAMES = ["error", "message", "type", "code", "detail", "data", "embedding", "embeddings", "index"]
-NAMES += ["usage", "loc", "msg"]
+NAMES += ["usage", "loc", "msg", "metadata", "error_type", "reason", "fault", "faultstring"]
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=20) | st.just(KEY),
     lambda inner: (
@@ -105,7 +112,7 @@ def _check(fault: Fault) -> None:
     assert fault.retry_after_seconds is None or fault.retry_after_seconds >= 0
 
 
-@pytest.mark.parametrize("provider", PROVIDERS, ids=lambda provider: str(provider.name))
+@pytest.mark.parametrize("provider", WITH_INPUT, ids=lambda provider: str(provider.name))
 @given(texts=st.lists(TEXTS, min_size=1, max_size=5))
 def test_requests_carry_texts_as_they_are(provider: Provider, texts: list[str]) -> None:
     request = provider.build_request(Batch(tuple(texts), "document", MODEL, "m"))

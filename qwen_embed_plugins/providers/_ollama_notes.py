@@ -1,0 +1,89 @@
+"""What Ollama tells about a model that its user should know, in sentences.
+
+Its answers are described in ollama/ollama:docs/api.md (`/api/show`, `/api/ps`); `context_length` in
+`/api/ps` came later (docs/context-length.mdx). All read 2026-11.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from qwen_embed_plugins.models import Model
+
+# `<|endoftext|>`, which the tokenizer of Qwen3-Embedding puts at the end of every text
+# (QwenLM/Qwen3-Embedding#54, ggml-org/llama.cpp#14314).
+QWEN3_EOS_TOKEN_ID = 151643
+
+
+def notes_on(
+    model: Model,
+    shown: Mapping[str, Any],
+    loaded: Mapping[str, Any] | None,
+    num_ctx: int | None,
+) -> Iterator[str]:
+    """Notes from the answer of `/api/show` and the model's entry in `/api/ps` (None: not loaded).
+
+    `num_ctx` is the context that our own requests ask for.
+    """
+    yield from _file_notes(model, _object(shown, "details").get("quantization_level"), loaded)
+    yield from _context_notes(model, num_ctx or _context_of(shown, loaded))
+    if (model.hub_name or "").startswith("Qwen/Qwen3-Embedding"):
+        yield from _eos_notes(_object(shown, "model_info"))
+
+
+def _file_notes(model: Model, quantization: Any, loaded: Mapping[str, Any] | None) -> Iterator[str]:
+    if isinstance(quantization, str):
+        yield f"weights are {quantization}"
+        if quantization == "F16" and model.name == "qwen3-embedding-8b":
+            yield (
+                'F16 gives NaN for some texts that begin with "import" '
+                "(QwenLM/Qwen3-Embedding#164): pull another tag"
+            )
+    digest = (loaded or {}).get("digest")
+    if isinstance(digest, str):
+        yield f"digest {digest.removeprefix('sha256:')[:12]}"
+
+
+def _context_of(shown: Mapping[str, Any], loaded: Mapping[str, Any] | None) -> int | None:
+    """The context that the model is loaded with, else the one that its Modelfile sets."""
+    length = (loaded or {}).get("context_length")
+    if type(length) is int and length > 0:
+        return length
+    found = re.search(r"(?m)^num_ctx\s+(\d+)$", str(shown.get("parameters") or ""))
+    return int(found[1]) if found else None
+
+
+def _context_notes(model: Model, context: int | None) -> Iterator[str]:
+    remedy = "set num_ctx for this provider, or OLLAMA_CONTEXT_LENGTH where Ollama runs"
+    if context is None:
+        yield (
+            "the model is not loaded, so its context is unknown; Ollama's own choice may be 4096 "
+            f"of {model.context_tokens} tokens: {remedy}"
+        )
+    elif context < model.context_tokens:
+        yield (
+            f"context {context} of {model.context_tokens} tokens; longer texts are refused: "
+            f"{remedy}"
+        )
+    else:
+        yield f"context {context} tokens"
+
+
+def _eos_notes(info: Mapping[str, Any]) -> Iterator[str]:
+    eos = info.get("tokenizer.ggml.eos_token_id")
+    if eos is None:  # nothing is told of the tokenizer
+        return
+    # Conversions older than June 2025 lack the flag, which means no.
+    if eos != QWEN3_EOS_TOKEN_ID or info.get("tokenizer.ggml.add_eos_token") is not True:
+        yield (
+            "vectors will be wrong: the file does not end texts with <|endoftext|> "
+            f"(eos_token_id {eos}, add_eos_token {info.get('tokenizer.ggml.add_eos_token')}); "
+            f"expected {QWEN3_EOS_TOKEN_ID} and True: pull the model again or take a newer GGUF"
+        )
+
+
+def _object(value: Mapping[str, Any], name: str) -> Mapping[str, Any]:
+    inner = value.get(name)
+    return inner if isinstance(inner, dict) else {}

@@ -1,0 +1,148 @@
+"""Wire formats other than OpenAI's, over real HTTP: what is sent for which role, and what comes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+import pytest
+
+from qwen_embed_plugins import Embedder, Settings
+from qwen_embed_plugins.models import qwen3_query
+from qwen_embed_plugins.testing import Behaviour, SimulatedServer, reference_vector
+
+MODEL, NATIVE = "qwen3-embedding-0.6b", 1024
+WIRE_NAME = "qwen3-0.6b"
+TASK = "Find the paragraph of the law"
+QUERY, DOCUMENT = "Кто платит?", "  a document\nwith two lines "
+
+
+class Wire(NamedTuple):
+    """A provider, and the bodies in which it sends one text for each role. `embedded_query` is the
+    text of which the server makes the query's vector: bare where it adds the instruction."""
+
+    kind: str
+    query: Callable[[str], Any]
+    document: Callable[[str], Any]
+    embedded_query: str = QUERY
+    path: str = ""
+    headers: Mapping[str, str] = {"authorization": "Bearer a-key"}
+    settings: Mapping[str, Any] = {}
+
+
+def dashscope(**parameters: str) -> Callable[[str], Any]:
+    return lambda text: {
+        "model": WIRE_NAME,
+        "input": {"texts": [text]},
+        "parameters": {**parameters, "output_type": "dense"},
+    }
+
+
+def openai(text: str) -> Any:
+    return {"model": WIRE_NAME, "input": [text], "encoding_format": "float"}
+
+
+def tei(text: str) -> Any:
+    return {"inputs": [text], "truncate": False, "normalize": True}
+
+
+WIRES = {
+    "dashscope-singapore": Wire(
+        "dashscope-singapore",
+        dashscope(text_type="query", instruct=TASK),
+        dashscope(text_type="document"),
+    ),
+    "dashscope-beijing": Wire(
+        "dashscope-beijing",
+        dashscope(text_type="query", instruct=TASK),
+        dashscope(text_type="document"),
+    ),
+    "cloudflare": Wire(
+        "cloudflare",
+        lambda text: {"queries": [text], "instruction": TASK},
+        lambda text: {"documents": [text]},
+        settings={
+            "account_id": "0123456789abcdef0123456789abcdef",
+            "wire_name": "@cf/qwen/qwen3-embedding-0.6b",
+        },
+    ),
+    "tei": Wire(
+        "tei",
+        lambda text: tei(qwen3_query(text, TASK)),
+        tei,
+        embedded_query=qwen3_query(QUERY, TASK),
+    ),
+    "dashscope-compatible": Wire(
+        "dashscope-singapore", openai, openai, settings={"route": "compatible"}
+    ),
+}
+
+
+@pytest.fixture(params=WIRES)
+def wire(request: pytest.FixtureRequest) -> Wire:
+    return WIRES[str(request.param)]
+
+
+def embedder(wire: Wire, server: SimulatedServer, **more: Any) -> Embedder:
+    table = {"kind": wire.kind, "base_url": server.url + wire.path, "wire_name": WIRE_NAME}
+    settings = Settings.load(
+        model=MODEL,
+        providers={"one": {**table, **wire.settings, **more}},
+        use=["one"],
+        api_keys={"one": "a-key"},
+        instruction=TASK,
+    )
+    return Embedder(settings)
+
+
+def test_role_and_instruction_are_sent_once_and_the_right_vectors_come(
+    wire: Wire, server: SimulatedServer
+) -> None:
+    with embedder(wire, server) as embedding:
+        query = embedding.embed_query(QUERY)
+        documents = embedding.embed_documents([DOCUMENT])
+    assert np.allclose(query, reference_vector(wire.embedded_query, NATIVE), atol=1e-6)
+    assert np.allclose(documents[0], reference_vector(DOCUMENT, NATIVE), atol=1e-6)
+    assert [request.body for request in server.requests] == [
+        wire.query(QUERY),
+        wire.document(DOCUMENT),
+    ]
+    for request in server.requests:
+        assert wire.headers.items() <= request.headers.items()
+        assert (
+            not {"authorization", "x-goog-api-key"} & request.headers.keys() - wire.headers.keys()
+        )
+
+
+@pytest.mark.parametrize("order", ["in_order", "shuffled"])
+def test_no_request_holds_more_texts_than_its_offer_allows(
+    wire: Wire, server: SimulatedServer, order: Any
+) -> None:
+    server.behaviour = Behaviour(max_inputs=10, order=order)
+    texts = [f"text {number}" for number in range(25)]
+    with embedder(wire, server, max_inputs=10) as embedding:
+        result = embedding.embed(texts)
+    expected = [reference_vector(text, NATIVE) for text in texts]
+    assert np.allclose(result.vectors, expected, atol=1e-6)
+    assert [attempt.fault for attempt in result.attempts] == [None] * 3
+    assert sorted(len(request.texts) for request in server.requests) == [5, 10, 10]
+
+
+def test_a_limit_that_no_offer_names_is_learnt(wire: Wire, server: SimulatedServer) -> None:
+    server.behaviour = Behaviour(max_inputs=10)
+    texts = [f"text {number}" for number in range(25)]
+    with embedder(wire, server) as embedding:
+        result = embedding.embed(texts)
+    assert not result.errors
+    assert np.allclose(
+        result.vectors, [reference_vector(text, NATIVE) for text in texts], atol=1e-6
+    )
+
+
+def test_one_refused_text_costs_no_other(wire: Wire, server: SimulatedServer) -> None:
+    server.behaviour = Behaviour(refuse_texts_with="forbidden")
+    texts = ["one", "two", "a forbidden text", "four"]
+    with embedder(wire, server) as embedding:
+        result = embedding.embed(texts)
+    assert [(error.position, error.kind) for error in result.errors] == [(2, "bad_input")]
