@@ -7,7 +7,8 @@ with indexes or without.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -25,15 +26,17 @@ if TYPE_CHECKING:
 
 
 def request_body(batch: Batch) -> dict[str, Any]:
-    """Model, texts and encoding, and no more: the native length comes unasked.
+    """Model, texts and encoding; a length only where it must be said, since the native one comes
+    unasked.
 
     The encoding is always named, since clients and servers differ in what they take for granted.
     """
-    return {
+    body = {
         "model": batch.wire_name,
         "input": list(batch.texts),
         "encoding_format": batch.encoding,
     }
+    return body if batch.dimensions is None else {**body, "dimensions": batch.dimensions}
 
 
 def post_json(url: str, body: Any, *, key: str | None) -> WireRequest:
@@ -51,15 +54,25 @@ def _bearer(key: str | None) -> dict[str, str]:
     return {"authorization": f"Bearer {key}"} if key else {}
 
 
-def parse_answer(response: WireResponse, *, key: str | None = None) -> Answer:
+def parse_answer(
+    response: WireResponse,
+    *,
+    key: str | None = None,
+    classify: Callable[[WireResponse], Fault] | None = None,
+) -> Answer:
     """The rows of a response with status 200, in the order of the texts.
 
     Raises `ProviderError` for an error object inside the 200 (OpenRouter's documentation), for
-    indexes that name no order and for numbers that are none; no message holds the key.
+    indexes that name no order and for numbers that are none; no message holds the key. `classify`
+    says what such an error object means; it is asked as if it had come with its own status.
     """
     body = load_json(response, key=key)
     if not isinstance(body, dict) or "data" not in body:
-        raise ProviderError(_not_an_answer(body, response, key))
+        refused = _refusal_inside(body, response)
+        if refused is None:
+            said = f"the answer has no data: {words_of(response, key, 80)}"
+            raise ProviderError(Fault("unavailable", said))
+        raise ProviderError(classify(refused) if classify else classify_refusal(refused, key=key))
     items = rows_in(body["data"])
     if items is None:
         raise no_rows("data", response, key)
@@ -173,10 +186,11 @@ def _tokens(body: Mapping[str, Any]) -> int | None:
     return None
 
 
-def _not_an_answer(body: Any, response: WireResponse, key: str | None) -> Fault:
+def _refusal_inside(body: Any, response: WireResponse) -> WireResponse | None:
+    """The refusal that a 200 hides, with the status that its error object names."""
     error = body.get("error") if isinstance(body, dict) else None
     if error is None:
-        return Fault("unavailable", f"the answer has no data: {words_of(response, key, 80)}")
+        return None
     code = error.get("code") if isinstance(error, dict) else None
     status = code if type(code) is int and 400 <= code < 600 else 500
-    return classify_refusal(response, status=status, key=key)
+    return replace(response, status=status)

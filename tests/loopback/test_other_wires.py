@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -10,6 +10,7 @@ import pytest
 
 from qwen_embed_plugins import Embedder, Settings
 from qwen_embed_plugins.models import qwen3_query
+from qwen_embed_plugins.plugins import load_plugins
 from qwen_embed_plugins.testing import Behaviour, SimulatedServer, reference_vector
 
 MODEL, NATIVE = "qwen3-embedding-0.6b", 1024
@@ -25,8 +26,8 @@ class Wire(NamedTuple):
     kind: str
     query: Callable[[str], Any]
     document: Callable[[str], Any]
+    dialect: str | None = None
     embedded_query: str = QUERY
-    path: str = ""
     headers: Mapping[str, str] = {"authorization": "Bearer a-key"}
     settings: Mapping[str, Any] = {}
 
@@ -41,6 +42,33 @@ def dashscope(**parameters: str) -> Callable[[str], Any]:
 
 def openai(text: str) -> Any:
     return {"model": WIRE_NAME, "input": [text], "encoding_format": "float"}
+
+
+def voyage(role: str) -> Callable[[str], Any]:
+    return lambda text: {
+        "model": WIRE_NAME,
+        "input": [text],
+        "input_type": role,
+        "truncation": False,
+        "encoding_format": "base64",
+    }
+
+
+def jina(task: str) -> Callable[[str], Any]:
+    return lambda text: {
+        "model": WIRE_NAME,
+        "input": [text],
+        "task": task,
+        "embedding_type": "float",
+        "truncate": False,
+    }
+
+
+def gemini(task: str) -> Callable[[str], Any]:
+    model = f"models/{WIRE_NAME}"
+    return lambda text: {
+        "requests": [{"model": model, "content": {"parts": [{"text": text}]}, "taskType": task}]
+    }
 
 
 def tei(text: str) -> Any:
@@ -67,6 +95,14 @@ WIRES = {
             "wire_name": "@cf/qwen/qwen3-embedding-0.6b",
         },
     ),
+    "voyage": Wire("voyage", voyage("query"), voyage("document"), "voyage"),
+    "jina": Wire("jina", jina("retrieval.query"), jina("retrieval.passage"), "jina"),
+    "gemini": Wire(
+        "gemini",
+        gemini("RETRIEVAL_QUERY"),
+        gemini("RETRIEVAL_DOCUMENT"),
+        headers={"x-goog-api-key": "a-key"},
+    ),
     "tei": Wire(
         "tei",
         lambda text: tei(qwen3_query(text, TASK)),
@@ -84,8 +120,14 @@ def wire(request: pytest.FixtureRequest) -> Wire:
     return WIRES[str(request.param)]
 
 
+@pytest.fixture
+def server(wire: Wire) -> Iterator[SimulatedServer]:
+    with SimulatedServer(dialect=wire.dialect) as running:
+        yield running
+
+
 def embedder(wire: Wire, server: SimulatedServer, **more: Any) -> Embedder:
-    table = {"kind": wire.kind, "base_url": server.url + wire.path, "wire_name": WIRE_NAME}
+    table = {"kind": wire.kind, "base_url": server.url, "wire_name": WIRE_NAME}
     settings = Settings.load(
         model=MODEL,
         providers={"one": {**table, **wire.settings, **more}},
@@ -146,3 +188,15 @@ def test_one_refused_text_costs_no_other(wire: Wire, server: SimulatedServer) ->
     with embedder(wire, server) as embedding:
         result = embedding.embed(texts)
     assert [(error.position, error.kind) for error in result.errors] == [(2, "bad_input")]
+
+
+@pytest.mark.parametrize("wire", ["tei", "voyage", "jina"], indirect=True)
+def test_what_promises_never_to_cut_refuses_a_text_over_the_context(
+    wire: Wire, server: SimulatedServer
+) -> None:
+    assert load_plugins(found=(), disabled=()).providers[wire.kind].provider.never_cuts
+    server.behaviour = Behaviour(context_tokens=100, too_long="cut")
+    with embedder(wire, server) as embedding:
+        result = embedding.embed(["short", "a word too many " * 100])
+    assert [(error.position, error.kind) for error in result.errors] == [(1, "too_large")]
+    assert np.allclose(result.vectors[0], reference_vector("short", NATIVE), atol=1e-6)

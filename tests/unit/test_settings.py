@@ -105,7 +105,7 @@ def test_a_wrong_file_says_what_is_wrong(text: str, said: str) -> None:
         ({"use": ["olama"]}, "did you mean 'ollama'"),
         ({"model": "qwen3-embedding-8"}, "did you mean 'qwen3-embedding-8b'"),
         ({"providers": {"olama": {}}}, "did you mean 'ollama'"),
-        ({"providers": {"mine": {"kind": "openai"}}}, "openai-compatible"),
+        ({"providers": {"mine": {"kind": "openai-compat"}}}, "did you mean 'openai-compatible'"),
         (
             {"providers": {"mine": {"kind": "openai-compatible"}}},
             "providers.mine: base_url is missing",
