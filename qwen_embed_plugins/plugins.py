@@ -33,11 +33,6 @@ BUILT_INS = (
     "qwen_embed_plugins.providers.ollama",
     "qwen_embed_plugins.providers.openai_compatible",
     "qwen_embed_plugins.providers.dashscope",
-    "qwen_embed_plugins.providers.cloudflare",
-    "qwen_embed_plugins.providers.gemini",
-    "qwen_embed_plugins.providers.voyage",
-    "qwen_embed_plugins.providers.jina",
-    "qwen_embed_plugins.providers.tei",
     "qwen_embed_plugins.providers.deepinfra",
     "qwen_embed_plugins.providers.siliconflow",
     "qwen_embed_plugins.providers.scaleway",
@@ -50,6 +45,11 @@ BUILT_INS = (
     "qwen_embed_plugins.providers.llama_cpp",
     "qwen_embed_plugins.providers.infinity",
     "qwen_embed_plugins.providers.lm_studio",
+    "qwen_embed_plugins.providers.tei",
+    "qwen_embed_plugins.providers.cloudflare",
+    "qwen_embed_plugins.providers.voyage",
+    "qwen_embed_plugins.providers.jina",
+    "qwen_embed_plugins.providers.gemini",
     "qwen_embed_plugins.providers.lexical",
 )
 

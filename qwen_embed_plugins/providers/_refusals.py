@@ -107,7 +107,8 @@ def _in_object(body: Mapping[str, Any]) -> Refusal:
         return Refusal(error, _word(body.get("error_type")))
     if isinstance(body.get("fault"), dict):  # Fireworks' gateway
         return Refusal(_word(body["fault"].get("faultstring")))
-    if isinstance(body.get("message"), str):  # older vLLM, TEI's OpenAI route, DashScope's native
+    # Older vLLM, TEI's OpenAI route, DashScope's native one; Novita has a reason at least.
+    if isinstance(body.get("message", body.get("reason")), str):
         return _flat(body)
     detail = body.get("detail")
     if isinstance(detail, str):  # FastAPI; Jina names a code beside it

@@ -89,7 +89,8 @@ class InProcessContract:
 
     def batch(self, texts: Sequence[str] = TEXTS) -> Batch:
         """A batch as the core hands it over."""
-        return Batch(tuple(texts), "document", self.model, self.wire_name)
+        encoding = self.provider.encoding
+        return Batch(tuple(texts), "document", self.model, self.wire_name, encoding=encoding)
 
     def run(self, batch: Batch, behaviour: Behaviour | None = None) -> Answer:
         """Drive one exchange to its answer, by a server that behaves so."""

@@ -7,13 +7,11 @@ over real HTTP to a router that has a second offer of the same account and a thi
 from __future__ import annotations
 
 import logging
-import sys
 import traceback
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
-from functools import lru_cache
 from pathlib import Path
-from typing import Any, NamedTuple, get_args
+from typing import Any, get_args
 from urllib.parse import urlsplit
 
 import orjson
@@ -23,16 +21,9 @@ from qwen_embed_plugins import Embedder, QwenEmbedError, Settings, hookimpl
 from qwen_embed_plugins.choosing import Chooser
 from qwen_embed_plugins.events import Event, OfferPaused
 from qwen_embed_plugins.plugins import Registry, load_plugins
-from qwen_embed_plugins.provider import Provider
 from qwen_embed_plugins.testing import RecordedRequest, Reply, SimulatedServer
 from qwen_embed_plugins.types import EmbedResult, FaultKind
-
-if sys.version_info >= (3, 11):
-    import tomllib
-else:
-    import tomli as tomllib
-
-SERVICES = Path(__file__).parent.parent / "services"
+from tests.services import Service, http_providers, services
 
 KEY = "planted Key/without+a-known.shape"
 TEXT = "the text that is refused"
@@ -49,37 +40,6 @@ WHAT_EVERYONE_HAS = {
 
 EXPECTED = {"kind", "scope", "retry_after_seconds", "text_index", "limit"}
 KNOWN = EXPECTED | {"name", "status", "headers", "body", "json", "source"}
-
-
-class Service(NamedTuple):
-    """One file of `tests/services`. `path` is where its API begins, `absent` says which of the
-    usual errors it has not, and why."""
-
-    name: str
-    errors: list[dict[str, Any]]
-    absent: Mapping[str, str] = {}
-    path: str | None = None
-    dialect: str | None = None
-    options: Mapping[str, Any] = {}
-
-
-@lru_cache(maxsize=1)
-def services() -> dict[str, Service]:
-    read = {path.stem: tomllib.loads(path.read_text("utf-8")) for path in SERVICES.glob("*.toml")}
-    return {
-        name: Service(name, errors=table.pop("error"), **table)
-        for name, table in sorted(read.items())
-    }
-
-
-@lru_cache(maxsize=1)
-def http_providers() -> dict[str, type[Provider]]:
-    registered = load_plugins(found=(), disabled=()).providers
-    return {
-        name: item.provider
-        for name, item in registered.items()
-        if item.provider.build_request is not Provider.build_request
-    }
 
 
 def documented() -> Iterator[Any]:
@@ -120,9 +80,9 @@ class Scene:
 
         self.service = service
         self.events: list[Event] = []
-        dialect = service.dialect
-        self.first = stack.enter_context(SimulatedServer(dialect=dialect, respond=refuse))
-        self.second = stack.enter_context(SimulatedServer(dialect=dialect))
+        usual, dialect = service.simulated(key=KEY), service.dialect
+        self.first = stack.enter_context(SimulatedServer(usual, dialect=dialect, respond=refuse))
+        self.second = stack.enter_context(SimulatedServer(usual, dialect=dialect))
         self.third = stack.enter_context(SimulatedServer())
 
     def embedder(self, *use: str) -> Embedder:

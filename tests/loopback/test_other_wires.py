@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
 
-from qwen_embed_plugins import Embedder, Settings
+from qwen_embed_plugins import Embedder, NoOfferLeft, Settings
 from qwen_embed_plugins.models import qwen3_query
 from qwen_embed_plugins.plugins import load_plugins
-from qwen_embed_plugins.testing import Behaviour, SimulatedServer, reference_vector
+from qwen_embed_plugins.testing import SimulatedServer, reference_vector
+from tests.services import services
 
 MODEL, NATIVE = "qwen3-embedding-0.6b", 1024
 WIRE_NAME = "qwen3-0.6b"
+KEY = "a-key"
 TASK = "Find the paragraph of the law"
 QUERY, DOCUMENT = "Кто платит?", "  a document\nwith two lines "
 
@@ -26,9 +29,8 @@ class Wire(NamedTuple):
     kind: str
     query: Callable[[str], Any]
     document: Callable[[str], Any]
-    dialect: str | None = None
     embedded_query: str = QUERY
-    headers: Mapping[str, str] = {"authorization": "Bearer a-key"}
+    headers: Mapping[str, str] = {"authorization": f"Bearer {KEY}"}
     settings: Mapping[str, Any] = {}
 
 
@@ -81,11 +83,6 @@ WIRES = {
         dashscope(text_type="query", instruct=TASK),
         dashscope(text_type="document"),
     ),
-    "dashscope-beijing": Wire(
-        "dashscope-beijing",
-        dashscope(text_type="query", instruct=TASK),
-        dashscope(text_type="document"),
-    ),
     "cloudflare": Wire(
         "cloudflare",
         lambda text: {"queries": [text], "instruction": TASK},
@@ -95,13 +92,13 @@ WIRES = {
             "wire_name": "@cf/qwen/qwen3-embedding-0.6b",
         },
     ),
-    "voyage": Wire("voyage", voyage("query"), voyage("document"), "voyage"),
-    "jina": Wire("jina", jina("retrieval.query"), jina("retrieval.passage"), "jina"),
+    "voyage": Wire("voyage", voyage("query"), voyage("document")),
+    "jina": Wire("jina", jina("retrieval.query"), jina("retrieval.passage")),
     "gemini": Wire(
         "gemini",
         gemini("RETRIEVAL_QUERY"),
         gemini("RETRIEVAL_DOCUMENT"),
-        headers={"x-goog-api-key": "a-key"},
+        headers={"x-goog-api-key": KEY},
     ),
     "tei": Wire(
         "tei",
@@ -109,8 +106,8 @@ WIRES = {
         tei,
         embedded_query=qwen3_query(QUERY, TASK),
     ),
-    "dashscope-compatible": Wire(
-        "dashscope-singapore", openai, openai, settings={"route": "compatible"}
+    "dashscope-beijing": Wire(
+        "dashscope-beijing", openai, openai, settings={"route": "compatible"}
     ),
 }
 
@@ -122,17 +119,18 @@ def wire(request: pytest.FixtureRequest) -> Wire:
 
 @pytest.fixture
 def server(wire: Wire) -> Iterator[SimulatedServer]:
-    with SimulatedServer(dialect=wire.dialect) as running:
+    service = services()[wire.kind]
+    with SimulatedServer(service.simulated(key=KEY), dialect=service.dialect) as running:
         yield running
 
 
-def embedder(wire: Wire, server: SimulatedServer, **more: Any) -> Embedder:
+def embedder(wire: Wire, server: SimulatedServer, key: str = KEY, **more: Any) -> Embedder:
     table = {"kind": wire.kind, "base_url": server.url, "wire_name": WIRE_NAME}
     settings = Settings.load(
         model=MODEL,
         providers={"one": {**table, **wire.settings, **more}},
         use=["one"],
-        api_keys={"one": "a-key"},
+        api_keys={"one": key},
         instruction=TASK,
     )
     return Embedder(settings)
@@ -161,7 +159,7 @@ def test_role_and_instruction_are_sent_once_and_the_right_vectors_come(
 def test_no_request_holds_more_texts_than_its_offer_allows(
     wire: Wire, server: SimulatedServer, order: Any
 ) -> None:
-    server.behaviour = Behaviour(max_inputs=10, order=order)
+    server.behave(max_inputs=10, order=order)
     texts = [f"text {number}" for number in range(25)]
     with embedder(wire, server, max_inputs=10) as embedding:
         result = embedding.embed(texts)
@@ -172,7 +170,7 @@ def test_no_request_holds_more_texts_than_its_offer_allows(
 
 
 def test_a_limit_that_no_offer_names_is_learnt(wire: Wire, server: SimulatedServer) -> None:
-    server.behaviour = Behaviour(max_inputs=10)
+    server.behave(max_inputs=10)
     texts = [f"text {number}" for number in range(25)]
     with embedder(wire, server) as embedding:
         result = embedding.embed(texts)
@@ -182,8 +180,17 @@ def test_a_limit_that_no_offer_names_is_learnt(wire: Wire, server: SimulatedServ
     )
 
 
+def test_a_wrong_key_is_told_and_shown_nowhere(wire: Wire, server: SimulatedServer) -> None:
+    with embedder(wire, server, key="wrong-key") as embedding, pytest.raises(NoOfferLeft) as caught:
+        embedding.embed([DOCUMENT])
+    assert [request.texts for request in server.requests] == [(DOCUMENT,)]
+    (reason,) = caught.value.reasons.values()
+    assert re.search(r"HTTP 40[013]", reason), reason
+    assert "wrong-key" not in str(caught.value)
+
+
 def test_one_refused_text_costs_no_other(wire: Wire, server: SimulatedServer) -> None:
-    server.behaviour = Behaviour(refuse_texts_with="forbidden")
+    server.behave(refuse_texts_with="forbidden")
     texts = ["one", "two", "a forbidden text", "four"]
     with embedder(wire, server) as embedding:
         result = embedding.embed(texts)
@@ -195,7 +202,7 @@ def test_what_promises_never_to_cut_refuses_a_text_over_the_context(
     wire: Wire, server: SimulatedServer
 ) -> None:
     assert load_plugins(found=(), disabled=()).providers[wire.kind].provider.never_cuts
-    server.behaviour = Behaviour(context_tokens=100, too_long="cut")
+    server.behave(context_tokens=100, too_long="cut")
     with embedder(wire, server) as embedding:
         result = embedding.embed(["short", "a word too many " * 100])
     assert [(error.position, error.kind) for error in result.errors] == [(1, "too_large")]

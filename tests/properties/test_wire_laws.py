@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from typing import Any, get_args
+from urllib.parse import urlsplit
 
 import numpy as np
 import orjson
@@ -14,18 +15,36 @@ from hypothesis import strategies as st
 from qwen_embed_plugins.errors import ProviderError
 from qwen_embed_plugins.models import Model
 from qwen_embed_plugins.provider import Provider, ProviderConfig
+from qwen_embed_plugins.providers.cloudflare import Cloudflare
+from qwen_embed_plugins.providers.dashscope import DashScopeSingapore
+from qwen_embed_plugins.providers.gemini import Gemini
+from qwen_embed_plugins.providers.jina import Jina
 from qwen_embed_plugins.providers.lexical import lexical_vectors
 from qwen_embed_plugins.providers.ollama import Ollama, ollama_url
 from qwen_embed_plugins.providers.openai_compatible import OpenAICompatible
+from qwen_embed_plugins.providers.tei import TEI
+from qwen_embed_plugins.providers.voyage import Voyage
 from qwen_embed_plugins.testing import Behaviour, ProviderContract, reference_vector
-from qwen_embed_plugins.types import Batch, Fault, FaultKind, WireResponse
+from qwen_embed_plugins.testing.dialects import recorded
+from qwen_embed_plugins.types import Batch, Fault, FaultKind, Role, WireResponse
 
 KEY = "planted-Key.without+a known/shape"
 MODEL = Model("small", 12, 1000)
 TEXTS = st.text(st.characters(exclude_categories=["Cs"]), min_size=1)
+CLASSES: list[type[Provider]] = [
+    OpenAICompatible,
+    Ollama,
+    DashScopeSingapore,
+    Cloudflare,
+    Gemini,
+    Voyage,
+    Jina,
+    TEI,
+]
+OPTIONS = {"cloudflare": {"account_id": "0" * 32}}
 PROVIDERS = [
-    OpenAICompatible(ProviderConfig("mine", "http://127.0.0.1:1/v1", api_key=KEY)),
-    Ollama(ProviderConfig("ollama", "http://127.0.0.1:1", api_key=KEY)),
+    kind(ProviderConfig(kind.name, "http://127.0.0.1:1", KEY, OPTIONS.get(kind.name, {})))
+    for kind in CLASSES
 ]
 
 
@@ -62,7 +81,8 @@ def test_any_order_of_rows_is_put_right(rows: list[int]) -> None:
 
 
 NAMES = ["error", "message", "type", "code", "detail", "data", "embedding", "embeddings", "index"]
-NAMES += ["usage", "loc", "msg"]
+NAMES += ["usage", "loc", "msg", "output", "text_index", "result", "success", "errors", "values"]
+NAMES += ["details", "violations", "quotaId", "retryDelay", "reason", "usageMetadata"]
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=20) | st.just(KEY),
     lambda inner: (
@@ -108,10 +128,11 @@ def _check(fault: Fault) -> None:
 @pytest.mark.parametrize("provider", PROVIDERS, ids=lambda provider: str(provider.name))
 @given(texts=st.lists(TEXTS, min_size=1, max_size=5))
 def test_requests_carry_texts_as_they_are(provider: Provider, texts: list[str]) -> None:
-    request = provider.build_request(Batch(tuple(texts), "document", MODEL, "m"))
-    body = orjson.loads(request.content)
-    assert body["input"] == texts
-    assert "dimensions" not in body
+    dialect = provider.name if provider.name in ("voyage", "jina") else None
+    for role in get_args(Role):
+        request = provider.build_request(Batch(tuple(texts), role, MODEL, "m"))
+        path, body = urlsplit(request.url).path, orjson.loads(request.content)
+        assert recorded(path, {}, body, dialect=dialect).texts == tuple(texts)
 
 
 @given(value=st.text(max_size=40))

@@ -67,7 +67,14 @@ class GeminiDialect(Dialect):
 
     def error(self, reply: Reply) -> bytes:
         status = _STATUSES.get(reply.status, "UNKNOWN")
-        error = {"code": reply.status, "message": reply.message, "status": status}
+        error: dict[str, Any] = {
+            "code": reply.status,
+            "message": reply.message,
+            "status": status,
+        }
+        if reply.code is not None:
+            kind = "type.googleapis.com/google.rpc.ErrorInfo"
+            error["details"] = [{"@type": kind, "reason": reply.code}]
         return orjson.dumps({"error": error})
 
 

@@ -24,7 +24,7 @@ class OllamaDialect(Dialect):
     has_indexes = False
 
     def belongs(self, path: str) -> bool:
-        return path.startswith("/api/")
+        return path.startswith("/api/") and not path.startswith("/api/v1/")  # OpenRouter's
 
     def embeds(self, path: str) -> bool:
         return path == "/api/embed"
