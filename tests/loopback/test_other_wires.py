@@ -11,9 +11,8 @@ import pytest
 
 from qwen_embed_plugins import Embedder, NoOfferLeft, Settings
 from qwen_embed_plugins.models import qwen3_query
-from qwen_embed_plugins.plugins import load_plugins
 from qwen_embed_plugins.testing import SimulatedServer, reference_vector
-from tests.services import services
+from tests.services import http_providers, services
 
 MODEL, NATIVE = "qwen3-embedding-0.6b", 1024
 WIRE_NAME = "qwen3-0.6b"
@@ -31,7 +30,7 @@ class Wire(NamedTuple):
     document: Callable[[str], Any]
     embedded_query: str = QUERY
     headers: Mapping[str, str] = {"authorization": f"Bearer {KEY}"}
-    settings: Mapping[str, Any] = {}
+    wire_name: str = WIRE_NAME
 
 
 def dashscope(**parameters: str) -> Callable[[str], Any]:
@@ -77,44 +76,41 @@ def tei(text: str) -> Any:
     return {"inputs": [text], "truncate": False, "normalize": True}
 
 
-WIRES = {
-    "dashscope-singapore": Wire(
+WIRES = (
+    Wire(
         "dashscope-singapore",
         dashscope(text_type="query", instruct=TASK),
         dashscope(text_type="document"),
     ),
-    "cloudflare": Wire(
+    Wire("dashscope-beijing", openai, openai),
+    Wire(
         "cloudflare",
         lambda text: {"queries": [text], "instruction": TASK},
         lambda text: {"documents": [text]},
-        settings={
-            "account_id": "0123456789abcdef0123456789abcdef",
-            "wire_name": "@cf/qwen/qwen3-embedding-0.6b",
-        },
+        wire_name="@cf/qwen/qwen3-embedding-0.6b",
     ),
-    "voyage": Wire("voyage", voyage("query"), voyage("document")),
-    "jina": Wire("jina", jina("retrieval.query"), jina("retrieval.passage")),
-    "gemini": Wire(
+    Wire("voyage", voyage("query"), voyage("document")),
+    Wire("jina", jina("retrieval.query"), jina("retrieval.passage")),
+    Wire(
         "gemini",
         gemini("RETRIEVAL_QUERY"),
         gemini("RETRIEVAL_DOCUMENT"),
         headers={"x-goog-api-key": KEY},
     ),
-    "tei": Wire(
+    Wire(
         "tei",
         lambda text: tei(qwen3_query(text, TASK)),
         tei,
         embedded_query=qwen3_query(QUERY, TASK),
     ),
-    "dashscope-beijing": Wire(
-        "dashscope-beijing", openai, openai, settings={"route": "compatible"}
-    ),
-}
+)
+NEVER_CUT = [wire for wire in WIRES if http_providers()[wire.kind].never_cuts]
 
 
-@pytest.fixture(params=WIRES)
+@pytest.fixture(params=WIRES, ids=lambda wire: str(wire.kind))
 def wire(request: pytest.FixtureRequest) -> Wire:
-    return WIRES[str(request.param)]
+    given: Wire = request.param
+    return given
 
 
 @pytest.fixture
@@ -125,10 +121,10 @@ def server(wire: Wire) -> Iterator[SimulatedServer]:
 
 
 def embedder(wire: Wire, server: SimulatedServer, key: str = KEY, **more: Any) -> Embedder:
-    table = {"kind": wire.kind, "base_url": server.url, "wire_name": WIRE_NAME}
+    table = {"kind": wire.kind, "base_url": server.url, "wire_name": wire.wire_name}
     settings = Settings.load(
         model=MODEL,
-        providers={"one": {**table, **wire.settings, **more}},
+        providers={"one": {**table, **services()[wire.kind].options, **more}},
         use=["one"],
         api_keys={"one": key},
         instruction=TASK,
@@ -197,11 +193,10 @@ def test_one_refused_text_costs_no_other(wire: Wire, server: SimulatedServer) ->
     assert [(error.position, error.kind) for error in result.errors] == [(2, "bad_input")]
 
 
-@pytest.mark.parametrize("wire", ["tei", "voyage", "jina"], indirect=True)
+@pytest.mark.parametrize("wire", NEVER_CUT, indirect=True, ids=lambda wire: str(wire.kind))
 def test_what_promises_never_to_cut_refuses_a_text_over_the_context(
     wire: Wire, server: SimulatedServer
 ) -> None:
-    assert load_plugins(found=(), disabled=()).providers[wire.kind].provider.never_cuts
     server.behave(context_tokens=100, too_long="cut")
     with embedder(wire, server) as embedding:
         result = embedding.embed(["short", "a word too many " * 100])
