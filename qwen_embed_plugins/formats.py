@@ -16,8 +16,8 @@ def formatted(
     model = offer.model
     if offer.provider.adds_instruction:
         return list(texts)
-    if role == "query" and instruction and model.format_query is not None:
-        return [model.format_query(text, instruction) for text in texts]
+    if role == "query" and model.format_query is not None:
+        return [model.format_query(text, instruction or "") for text in texts]
     if role == "document" and model.format_document is not None:
         return [model.format_document(text) for text in texts]
     return list(texts)
