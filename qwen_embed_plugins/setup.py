@@ -7,10 +7,11 @@ import os
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from random import Random
 from typing import Any, TypeAlias
 
-from qwen_embed_plugins.catalogue import Catalogue, build_catalogue
+from qwen_embed_plugins.catalogue import Catalogue, build_catalogue, ways_out
 from qwen_embed_plugins.errors import ConfigurationError
 from qwen_embed_plugins.health import Health
 from qwen_embed_plugins.ledger import Ledger, MemoryLedger
@@ -105,6 +106,7 @@ class Setup:
             health=Health(Random()),
             capabilities=self.state.capabilities(),
             parity=self._parity(),
+            ways_out=partial(ways_out, settings, self.registry),
             min_parity=settings.min_parity,
             now=time.time,
             emit=self.registry.emit,
