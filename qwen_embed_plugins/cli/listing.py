@@ -48,11 +48,6 @@ class ListedOffer:
             return price_text(self.terms.price_per_million, self.terms.currency)
         return price_text(self.usd_per_million)
 
-    def is_verified(self, fact: str) -> bool:
-        """Whether the provider itself says so, or the user: settings have no source."""
-        source = self.terms.sources.get(fact) if self.terms else None
-        return source is None or source.verified
-
     def as_dict(self) -> dict[str, Any]:
         """All that is known, fit for JSON; amounts of money are strings, as they are exact."""
         terms = {item.name: getattr(self.terms, item.name, None) for item in fields(Offer)}

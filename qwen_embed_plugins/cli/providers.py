@@ -126,7 +126,9 @@ def _block(offers: list[ListedOffer]) -> Block:
 
 
 def _row(offer: ListedOffer, terms: list[str], reason_said: str | None) -> tuple[str, ...]:
-    star = "" if offer.is_verified("price_per_million") else "*"
+    from qwen_embed_plugins.cli.terms import doubt
+
+    star = doubt(offer.terms, "price_per_million") if offer.terms else ""
     if offer.reason and not reason_said:
         terms = [offer.reason, *terms]
     here = offer.here if offer.configured else ""
@@ -134,13 +136,12 @@ def _row(offer: ListedOffer, terms: list[str], reason_said: str | None) -> tuple
 
 
 def _terms(offer: ListedOffer) -> list[str]:
-    from qwen_embed_plugins.cli.terms import grant_text, limit_texts
+    from qwen_embed_plugins.cli.terms import doubt, grant_text, limit_texts
 
     terms = offer.terms
     if terms is None:
         return []
     said = ["unproven"] if terms.membership == "unproven" else []
     if terms.grant:
-        star = "" if offer.is_verified("grant") else "*"
-        said.append(f"gives {grant_text(terms.grant, note=False)}{star}")
+        said.append(f"gives {grant_text(terms.grant, note=False)}{doubt(terms, 'grant')}")
     return [*said, *limit_texts(terms)]

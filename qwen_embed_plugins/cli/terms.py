@@ -67,13 +67,19 @@ def count_text(count: int) -> str:
     return f"{count:,}"
 
 
-def limit_texts(offer: Offer) -> list[str]:
-    """The limits that are known."""
+def limit_texts(offer: Offer, star: str = "*") -> list[str]:
+    """The limits that are known; a star marks those that nobody has verified."""
     return [
-        words.format(count_text(getattr(offer, name)))
+        words.format(count_text(getattr(offer, name))) + doubt(offer, name, star)
         for name, words in LIMITS.items()
         if getattr(offer, name) is not None
     ]
+
+
+def doubt(offer: Offer, fact: str, star: str = "*") -> str:
+    """The star of a fact that nobody has verified. What settings say has no source and no star."""
+    source = offer.sources.get(fact)
+    return "" if source is None or source.verified else star
 
 
 def grant_text(grant: Grant, *, note: bool = True) -> str:
@@ -93,7 +99,7 @@ def grant_text(grant: Grant, *, note: bool = True) -> str:
     if grant.days is not None:
         said += f" within {grant.days} days"
     if grant.reset is not None:
-        said += f" from {grant.reset}"
+        said += f", renewed at {grant.reset}"
     if grant.shared:
         said += ", all models together"
     return f"{said} ({grant.note})" if note and gifts and grant.note else said
