@@ -97,7 +97,7 @@ class DashScope(Provider):
     def parse_response(self, response: WireResponse) -> Answer:
         if self.route == "native":
             return parse_native(response, key=self.config.api_key)
-        return _openai_wire.parse_answer(response, key=self.config.api_key)
+        return _openai_wire.parse_answer(response, key=self.config.api_key, classify=self.classify)
 
     def classify(self, answer: WireResponse | TransportFailure) -> Fault:
         fault = fault_of(answer, key=self.config.api_key)
@@ -120,8 +120,7 @@ def native_body(batch: Batch) -> dict[str, Any]:
 
 def compatible_body(batch: Batch) -> dict[str, Any]:
     """OpenAI's body; `float` is the only encoding that the route knows."""
-    body = {**_openai_wire.request_body(batch), "encoding_format": "float"}
-    return body if batch.dimensions is None else {**body, "dimensions": batch.dimensions}
+    return {**_openai_wire.request_body(batch), "encoding_format": "float"}
 
 
 def parse_native(response: WireResponse, *, key: str | None = None) -> Answer:
