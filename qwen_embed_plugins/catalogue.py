@@ -18,6 +18,7 @@ from qwen_embed_plugins.plugins import Registry, unknown_name
 from qwen_embed_plugins.provider import Provider, ProviderConfig
 from qwen_embed_plugins.proxies import proxy_address
 from qwen_embed_plugins.settings import (
+    MODEL_OVERRIDES,
     PROVIDER,
     ProviderSettings,
     Settings,
@@ -285,21 +286,23 @@ def _offer_for(
         offer = Offer(model=model.name, wire_name=model.hub_name or model.name)
     if offer is None and table.wire_name:
         offer = Offer(model=model.name, wire_name=table.wire_name)
-    if offer is None:
-        return None
-    own: dict[str, Any] = {
-        name: value
-        for name in (
-            "wire_name",
-            "price_per_million",
-            "currency",
-            "max_concurrency",
-            "max_inputs",
-            "max_input_tokens",
-        )
-        if (value := getattr(table, name)) is not None
+    return None if offer is None else overridden(offer, table)
+
+
+def overridden(offer: Offer, table: ProviderSettings) -> Offer:
+    """The offer with what a table states of it. That is in dollars unless said otherwise, and was
+    read nowhere."""
+    stated: dict[str, Any] = {
+        name: value for name in MODEL_OVERRIDES if (value := getattr(table, name)) is not None
     }
-    return replace(offer, **{**own, **table.models.get(model.name, {})})
+    stated.update(table.models.get(offer.model, {}))
+    if "price_per_million" in stated:
+        stated.setdefault("currency", "USD")
+    if stated.get("currency", offer.currency) != offer.currency:
+        # The offer's other price is in its own currency, and shown only.
+        stated["batch_price_per_million"] = None
+    sources = {name: source for name, source in offer.sources.items() if name not in stated}
+    return replace(offer, **stated, sources=sources)
 
 
 def _unknown_kind(table: ProviderSettings, registry: Registry) -> ConfigurationError:

@@ -8,7 +8,7 @@ from decimal import Decimal
 from typing import Any
 
 from qwen_embed_plugins.cards import cards
-from qwen_embed_plugins.catalogue import ConfiguredOffer, configure, in_usd
+from qwen_embed_plugins.catalogue import ConfiguredOffer, configure, in_usd, overridden
 from qwen_embed_plugins.cli.sources import source_as_dict
 from qwen_embed_plugins.cli.terms import price_text
 from qwen_embed_plugins.errors import ConfigurationError
@@ -90,7 +90,8 @@ def _listed(
     table: ProviderSettings, model: str, settings: Settings, registry: Registry
 ) -> ListedOffer:
     declared = registry.providers.get(table.kind or table.name)
-    terms = next((o for o in declared.offers if o.model == model), None) if declared else None
+    offers = declared.offers if declared else ()
+    terms = next((overridden(item, table) for item in offers if item.model == model), None)
     configured, reason = None, None
     try:
         if model not in registry.models:

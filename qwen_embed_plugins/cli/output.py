@@ -92,7 +92,7 @@ def print_blocks(columns: Sequence[Column], blocks: Sequence[Block]) -> None:
         for row in block.rows:
             grid.add_row(*map(_cell, row, columns))
         for part in filter(None, (_cell(block.shared, Column("")), grid if block.rows else None)):
-            out.print(Padding(part, (0, 0, 0, 2)))
+            out.print(Padding(part, (0, 0, 0, 2), expand=False))
 
 
 def _grid(columns: Sequence[Column]) -> Any:

@@ -45,13 +45,16 @@ def providers(name: str | None, check: bool, as_json: bool) -> None:
     listed = list(list_offers(settings, load_plugins(), name))
     checks = _check(listed, settings, say=not as_json) if check else {}
     if as_json:
-        print_json(_as_json(listed, checks))
+        found = _as_json(listed, checks)
+        print_json(found[0] if name else found)
     elif name and not check:
         from qwen_embed_plugins.cli.provider_facts import print_provider
 
         print_provider(listed)
     elif not check:
-        _print_list(listed)
+        from qwen_embed_plugins.cli.provider_list import print_list
+
+        print_list(listed)
     failed = [check.offer for check in checks.values() if check.problem]
     if failed:
         raise Unfinished(f"{len(failed)} of {len(checks)} offers failed: {', '.join(failed)}")
@@ -91,57 +94,3 @@ def _as_json(listed: list[ListedOffer], checks: dict[str, Check]) -> list[dict[s
 def _offer_as_json(offer: ListedOffer, checks: dict[str, Check]) -> dict[str, Any]:
     check = checks.get(offer.configured.key) if offer.configured else None
     return {**offer.as_dict(), **({"check": check.as_dict()} if check else {})}
-
-
-def _print_list(listed: list[ListedOffer]) -> None:
-    from qwen_embed_plugins.cli.listing import by_provider
-
-    columns = [
-        Column("Model", long="fits"),
-        Column("Price for a million tokens", long="fits"),
-        Column("Terms"),
-        Column("Here", long="fits"),
-    ]
-    print_blocks(columns, [_block(offers) for offers in by_provider(listed).values()])
-    click.echo(
-        "\nPrices are for a million tokens. *: nobody has verified it. unproven: serves\n"
-        "only once measured, or trusted. `qwen-embed providers NAME` names the sources."
-    )
-
-
-def _block(offers: list[ListedOffer]) -> Block:
-    """A provider with its offers. What holds for all of them is said once."""
-    first = offers[0]
-    terms = [_terms(offer) for offer in offers]
-    shared = [said for said in terms[0] if len(terms) > 1 and all(said in own for own in terms)]
-    reason = first.reason if len({offer.reason for offer in offers}) == 1 else None
-    place = first.terms.country if first.terms else None
-    title = ", ".join(filter(None, (first.provider, place)))
-    rows = [
-        _row(offer, [said for said in own if said not in shared], reason)
-        for offer, own in zip(offers, terms, strict=True)
-        if offer.terms
-    ]
-    return Block(f"{title}: {reason}" if reason else title, rows, "; ".join(shared))
-
-
-def _row(offer: ListedOffer, terms: list[str], reason_said: str | None) -> tuple[str, ...]:
-    from qwen_embed_plugins.cli.terms import doubt
-
-    star = doubt(offer.terms, "price_per_million") if offer.terms else ""
-    if offer.reason and not reason_said:
-        terms = [offer.reason, *terms]
-    here = offer.here if offer.configured else ""
-    return (offer.model, offer.price + star, "; ".join(terms), here)
-
-
-def _terms(offer: ListedOffer) -> list[str]:
-    from qwen_embed_plugins.cli.terms import doubt, grant_text, limit_texts
-
-    terms = offer.terms
-    if terms is None:
-        return []
-    said = ["unproven"] if terms.membership == "unproven" else []
-    if terms.grant:
-        said.append(f"gives {grant_text(terms.grant, note=False)}{doubt(terms, 'grant')}")
-    return [*said, *limit_texts(terms)]

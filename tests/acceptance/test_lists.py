@@ -192,8 +192,8 @@ def test_one_provider_is_shown_with_all_its_facts(run: Run, sellers: str) -> Non
     assert "name there BAAI/bge-m3 2026-11 [1]" in facts
     assert "price 0.05 USD for a million tokens 2026-11 [3] unverified" in facts
     assert any(fact.startswith("[1] https://api-docs.siliconflow.cn/") for fact in facts)
-    [entry] = run("providers", "cloud-one", "--json", PYTHONPATH=sellers).json
-    assert entry["provider"] == "cloud-one"
+    entry = run("providers", "cloud-one", "--json", PYTHONPATH=sellers).json
+    assert (entry["provider"], len(entry["offers"])) == ("cloud-one", 4)
     done = run("providers", "cloud-on", PYTHONPATH=sellers)
     assert (done.code, "did you mean 'cloud-one'" in done.complaint) == (2, True)
 
@@ -218,10 +218,23 @@ def test_the_json_of_providers_holds_every_fact_with_its_source(run: Run, seller
     assert doubtful["usd_per_million"] == "0.075"
 
 
+def test_what_settings_state_has_no_source_and_is_in_dollars(run: Run, sellers: str) -> None:
+    run.settings({"cloud-doubtful": {"price_per_million": "0.1", "max_inputs": 5}})
+    offer = run("providers", "cloud-doubtful", "--json", PYTHONPATH=sellers).json["offers"][0]
+    assert (offer["price_per_million"], offer["currency"], offer["max_inputs"]) == ("0.1", "USD", 5)
+    assert offer["sources"].keys().isdisjoint({"price_per_million", "currency", "max_inputs"})
+    assert offer["batch_price_per_million"] is None  # it was in yuan
+    page = run("providers", "cloud-doubtful", PYTHONPATH=sellers).out
+    facts = [" ".join(line.split()) for line in page.splitlines()]
+    assert "price 0.1 USD for a million tokens as set here" in facts
+    assert "texts a request 5 as set here" in facts
+    assert "tokens a text 8,192 2026-11 [1]" in facts
+
+
 def test_lists_reach_no_network(run: Run, mine: SimulatedServer) -> None:
     for command in ("providers", "models"):
         assert run(command).code == 0
-    assert run("providers", "mine", "--json").json[0]["offers"][0]["serves"] is True
+    assert run("providers", "mine", "--json").json["offers"][0]["serves"] is True
     assert not mine.requests
 
 
@@ -261,7 +274,7 @@ def test_a_failed_check_says_what_to_do(
     assert done.complaint == "1 of 1 offers failed: mine/qwen3-embedding-8b"
     failed = run("providers", "mine", "--check", "--json")
     assert failed.code == 1
-    assert failed.json[0]["offers"][0]["check"]["ok"] is False
+    assert failed.json["offers"][0]["check"]["ok"] is False
 
 
 def test_one_failed_offer_does_not_stop_the_check_of_another(
