@@ -20,7 +20,6 @@ _TASKS = {"query": "retrieval.query", "document": "retrieval.passage"}
 # openapi.json, read 2026-11).
 _MEANINGS = (
     Meaning("AUTHZ_(INSUFFICIENT_BALANCE|RESOURCE_LIMIT_EXCEEDED)", "quota_spent", "account"),
-    Meaning("INPUT_MODEL_NOT_FOUND", "bad_offer"),
     Meaning("INPUT_TOKEN_LIMIT_EXCEEDED", "too_large"),
 )
 _TOO_MANY = re.compile(r"(?i)larger than the largest allowed size (\d{1,6})")
