@@ -14,7 +14,7 @@ from qwen_embed_plugins import Embedder, NoOfferLeft, Settings
 from qwen_embed_plugins.models import QWEN3_MODELS, qwen3_query
 from qwen_embed_plugins.provider import Provider, ProviderConfig
 from qwen_embed_plugins.providers.ollama import Ollama
-from qwen_embed_plugins.testing import Behaviour, SimulatedServer, reference_vector
+from qwen_embed_plugins.testing import Behaviour, Reply, SimulatedServer, reference_vector
 from qwen_embed_plugins.types import WireRequest, WireResponse
 from tests.services import http_providers, services
 
@@ -206,6 +206,19 @@ def test_what_promises_never_to_cut_refuses_a_text_over_the_context(
         result = embedding.embed(["short", "a word too many " * 100])
     assert [(error.position, error.kind) for error in result.errors] == [(1, "too_large")]
     assert np.allclose(result.vectors[0], reference_vector("short", NATIVE), atol=1e-6)
+
+
+def test_neurons_of_a_day_that_are_spent_come_back_at_midnight() -> None:
+    wire = next(wire for wire in WIRES if wire.kind == "cloudflare")
+    spent = Reply(429, "you have used up your daily free allocation", code=4006)
+    with (
+        SimulatedServer(Behaviour(always=spent)) as running,
+        embedder(wire, running) as embedding,
+        pytest.raises(NoOfferLeft) as caught,
+    ):
+        embedding.embed([DOCUMENT])
+    assert caught.value.retry_at is not None
+    assert caught.value.retry_at % 86_400 == 0
 
 
 def test_ollama_tells_of_its_model_over_http() -> None:
