@@ -16,7 +16,7 @@ def answer(request: RecordedRequest, behaviour: Behaviour, models: Models) -> tu
     """The reply to one request and the tokens it served."""
     refusal = behaviour.always or _refused_key(request, behaviour)
     if refusal is None and not request.embeds:
-        known = request.dialect.about(request, models)
+        known = request.dialect.about(request, behaviour, models)
         refusal = known or Reply(404, f"no such route: {request.path}", "not_found_error")
     refusal = refusal or _refused(request, behaviour, models)
     if refusal is not None:
