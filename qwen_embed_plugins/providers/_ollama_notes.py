@@ -11,6 +11,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from qwen_embed_plugins.models import Model
+from qwen_embed_plugins.providers._notes import on_context, on_precision
 
 # `<|endoftext|>`, which the tokenizer of Qwen3-Embedding puts at the end of every text
 # (QwenLM/Qwen3-Embedding#54, ggml-org/llama.cpp#14314).
@@ -35,12 +36,7 @@ def notes_on(
 
 def _file_notes(model: Model, quantization: Any, loaded: Mapping[str, Any] | None) -> Iterator[str]:
     if isinstance(quantization, str):
-        yield f"weights are {quantization}"
-        if quantization == "F16" and model.name == "qwen3-embedding-8b":
-            yield (
-                'F16 gives NaN for some texts that begin with "import" '
-                "(QwenLM/Qwen3-Embedding#164): pull another tag"
-            )
+        yield from on_precision(model, quantization, "pull another tag")
     digest = (loaded or {}).get("digest")
     if isinstance(digest, str):
         yield f"digest {digest.removeprefix('sha256:')[:12]}"
@@ -62,13 +58,8 @@ def _context_notes(model: Model, context: int | None) -> Iterator[str]:
             "the model is not loaded, so its context is unknown; Ollama's own choice may be 4096 "
             f"of {model.context_tokens} tokens: {remedy}"
         )
-    elif context < model.context_tokens:
-        yield (
-            f"context {context} of {model.context_tokens} tokens; longer texts are refused: "
-            f"{remedy}"
-        )
     else:
-        yield f"context {context} tokens"
+        yield from on_context(model, context, remedy)
 
 
 def _eos_notes(info: Mapping[str, Any]) -> Iterator[str]:

@@ -16,14 +16,11 @@ from qwen_embed_plugins.types import Batch, Fault
 
 _TASKS = {"query": "retrieval.query", "document": "retrieval.passage"}
 
-# The codes of its OpenAPI description (tryAGI/Jina:src/libs/Jina/openapi.json, read 2026-11).
+# What codes mean beyond their status (its OpenAPI description, tryAGI/Jina:src/libs/Jina/
+# openapi.json, read 2026-11).
 _MEANINGS = (
-    Meaning("AUTHZ_INSUFFICIENT_BALANCE|AUTHZ_RESOURCE_LIMIT_EXCEEDED", "quota_spent", "account"),
-    Meaning("AUTH_.+", "bad_key", "account"),
-    Meaning("INPUT_MODEL_NOT_FOUND", "bad_offer"),
+    Meaning("AUTHZ_(INSUFFICIENT_BALANCE|RESOURCE_LIMIT_EXCEEDED)", "quota_spent", "account"),
     Meaning("INPUT_TOKEN_LIMIT_EXCEEDED", "too_large"),
-    # Requests, tokens and requests at a time are counted by account, addresses by address.
-    Meaning("RATE_.+", "rate_limited"),
 )
 _TOO_MANY = re.compile(r"(?i)larger than the largest allowed size (\d{1,6})")
 

@@ -6,12 +6,16 @@ import re
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
 
+import httpx
 import numpy as np
 import pytest
 
 from qwen_embed_plugins import Embedder, NoOfferLeft, Settings
-from qwen_embed_plugins.models import qwen3_query
-from qwen_embed_plugins.testing import SimulatedServer, reference_vector
+from qwen_embed_plugins.models import QWEN3_MODELS, qwen3_query
+from qwen_embed_plugins.provider import Provider, ProviderConfig
+from qwen_embed_plugins.providers.ollama import Ollama
+from qwen_embed_plugins.testing import Behaviour, Reply, SimulatedServer, reference_vector
+from qwen_embed_plugins.types import WireRequest, WireResponse
 from tests.services import http_providers, services
 
 MODEL, NATIVE = "qwen3-embedding-0.6b", 1024
@@ -202,3 +206,44 @@ def test_what_promises_never_to_cut_refuses_a_text_over_the_context(
         result = embedding.embed(["short", "a word too many " * 100])
     assert [(error.position, error.kind) for error in result.errors] == [(1, "too_large")]
     assert np.allclose(result.vectors[0], reference_vector("short", NATIVE), atol=1e-6)
+
+
+def test_neurons_of_a_day_that_are_spent_come_back_at_midnight() -> None:
+    wire = next(wire for wire in WIRES if wire.kind == "cloudflare")
+    spent = Reply(429, "you have used up your daily free allocation", code=4006)
+    with (
+        SimulatedServer(Behaviour(always=spent)) as running,
+        embedder(wire, running) as embedding,
+        pytest.raises(NoOfferLeft) as caught,
+    ):
+        embedding.embed([DOCUMENT])
+    assert caught.value.retry_at is not None
+    assert caught.value.retry_at % 86_400 == 0
+
+
+def test_ollama_tells_of_its_model_over_http() -> None:
+    with SimulatedServer(Behaviour(context_tokens=4096)) as running, httpx.Client() as client:
+        ollama = Ollama(ProviderConfig("ollama", running.url))
+        held = _inspected(ollama, "qwen3-embedding:8b", client)
+        assert held[:2] == ("weights are Q4_K_M", "digest 64b933495768")
+        assert "4096 of 32768" in held[2]
+    with SimulatedServer(models={"other:1b": 8}) as running, httpx.Client() as client:
+        ollama = Ollama(ProviderConfig("ollama", running.url))
+        (missing,) = _inspected(ollama, "qwen3-embedding:8b", client)
+        assert "`ollama pull qwen3-embedding:8b`" in missing
+
+
+def _inspected(provider: Provider, wire_name: str, client: httpx.Client) -> tuple[str, ...]:
+    inspection = provider.inspect(wire_name, QWEN3_MODELS[0])
+    reply: WireResponse | None = None
+    while True:
+        try:
+            request = inspection.send(reply)
+        except StopIteration as done:
+            notes: tuple[str, ...] = done.value
+            return notes
+        assert isinstance(request, WireRequest)
+        got = client.request(
+            request.method, request.url, content=request.content, headers=dict(request.headers)
+        )
+        reply = WireResponse(got.status_code, got.content, dict(got.headers))

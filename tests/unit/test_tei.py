@@ -12,7 +12,7 @@ from qwen_embed_plugins.errors import ProviderError
 from qwen_embed_plugins.models import QWEN3_MODELS
 from qwen_embed_plugins.provider import ProviderConfig
 from qwen_embed_plugins.providers.tei import TEI
-from qwen_embed_plugins.types import Answer, Batch, WireResponse
+from qwen_embed_plugins.types import Answer, Batch, WireRequest, WireResponse
 
 BATCH = Batch(("a", "b"), "document", QWEN3_MODELS[-1], "Qwen/Qwen3-Embedding-0.6B")
 
@@ -57,3 +57,54 @@ def test_a_200_without_rows(body: Any, kind: str) -> None:
     with pytest.raises(ProviderError) as caught:
         parsed(body)
     assert caught.value.kind == kind
+
+
+INFO = {
+    "model_id": "Qwen/Qwen3-Embedding-8B",
+    "model_dtype": "float32",
+    "max_input_length": 32768,
+    "max_batch_tokens": 16384,
+    "max_client_batch_size": 32,
+    "auto_truncate": True,
+    "version": "1.9.3",
+}
+
+
+def inspected(info: Any, status: int = 200) -> tuple[str, ...]:
+    inspection = tei("secret").inspect("any", QWEN3_MODELS[0])
+    request = next(inspection)
+    assert isinstance(request, WireRequest)
+    assert (request.method, request.url) == ("GET", "http://127.0.0.1:3000/info")
+    with pytest.raises(StopIteration) as done:
+        inspection.send(WireResponse(status, orjson.dumps(info)))
+    notes: tuple[str, ...] = done.value.value
+    return notes
+
+
+def test_a_server_that_fits_its_model() -> None:
+    assert inspected(INFO) == (
+        "weights are float32",
+        "context 32768 tokens",
+        "32 texts a request (--max-client-batch-size)",
+    )
+
+
+def test_what_does_not_fit_is_told() -> None:
+    odd = {"model_id": "/data/bge-m3", "model_dtype": "float16", "max_input_length": 8192}
+    notes = inspected({**INFO, **odd})
+    assert "'/data/bge-m3'" in notes[0]
+    assert "Qwen/Qwen3-Embedding-8B" in notes[0]
+    assert any("NaN" in note and "--dtype float32" in note for note in notes)
+    assert any("8192 of 32768" in note and "refused" in note for note in notes)
+    assert not any("--max-batch-tokens" in note for note in notes)
+
+
+def test_a_context_that_an_option_limits_is_told_with_the_option() -> None:
+    notes = inspected({**INFO, "max_input_length": 16384})
+    assert any("16384 of" in note and "--max-batch-tokens 32768" in note for note in notes)
+
+
+def test_an_info_of_another_shape_gives_a_note_and_no_traceback() -> None:
+    assert inspected({}) == ()
+    assert "no object" in inspected([1])[0]
+    assert "HTTP 404" in inspected({"error": "no"}, 404)[0]

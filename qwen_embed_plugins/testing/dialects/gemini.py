@@ -57,7 +57,8 @@ class GeminiDialect(Dialect):
         return behaviour.too_long == "cut"
 
     def too_long(self, context_tokens: int) -> Reply:
-        return Reply(400, f"the input token count exceeds the maximum of {context_tokens}")
+        said = f"exceeds the maximum number of tokens allowed ({context_tokens})."
+        return Reply(400, f"The input token count {said}")
 
     def answer(self, request: RecordedRequest, rows: Rows, tokens: int | None, model: str) -> Reply:
         body: dict[str, Any] = {"embeddings": [{"values": orjson.Fragment(row)} for _, row in rows]}
