@@ -63,16 +63,16 @@ def _context_notes(model: Model, context: int | None) -> Iterator[str]:
 
 
 def _eos_notes(info: Mapping[str, Any]) -> Iterator[str]:
-    eos = info.get("tokenizer.ggml.eos_token_id")
-    if eos is None:  # nothing is told of the tokenizer
+    eos, added = info.get("tokenizer.ggml.eos_token_id"), info.get("tokenizer.ggml.add_eos_token")
+    if eos is None or (eos == QWEN3_EOS_TOKEN_ID and added is True):
         return
-    # Conversions older than June 2025 lack the flag, which means no.
-    if eos != QWEN3_EOS_TOKEN_ID or info.get("tokenizer.ggml.add_eos_token") is not True:
-        yield (
-            "vectors will be wrong: the file does not end texts with <|endoftext|> "
-            f"(eos_token_id {eos}, add_eos_token {info.get('tokenizer.ggml.add_eos_token')}); "
-            f"expected {QWEN3_EOS_TOKEN_ID} and True: pull the model again or take a newer GGUF"
-        )
+    # Conversions older than June 2025 lack the flag, which then means no.
+    certain = "will" if added is not None else "may"
+    yield (
+        f"vectors {certain} be wrong: texts should end with <|endoftext|> (eos_token_id "
+        f"{QWEN3_EOS_TOKEN_ID}, add_eos_token True), the file says eos_token_id {eos}, "
+        f"add_eos_token {added}: pull the model again or take a newer GGUF"
+    )
 
 
 def _object(value: Mapping[str, Any], name: str) -> Mapping[str, Any]:
