@@ -1,16 +1,19 @@
 """Writes `docs/providers.md` from what the package knows (`make docs`).
 
-Terms come from `data/offers.toml`, keys and addresses from the provider classes, and what follows
-from an answer from their `classify`. A test fails when the page is stale.
+Terms come from `data/offers.toml`, keys and addresses from the provider classes, and refusals from
+`tests/services`, where each is held to what the code makes of it. A test fails when the page is
+stale.
 """
 
 from __future__ import annotations
 
+import json
+import sys
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import fields
 from pathlib import Path
+from typing import Any
 
-from docs.known_answers import KNOWN_ANSWERS, KnownAnswer
 from qwen_embed_plugins.cli.terms import (
     LABELS,
     doubt,
@@ -21,13 +24,22 @@ from qwen_embed_plugins.cli.terms import (
 )
 from qwen_embed_plugins.offers import Offer, Source
 from qwen_embed_plugins.plugins import RegisteredProvider, load_plugins
-from qwen_embed_plugins.provider import ProviderConfig
 from qwen_embed_plugins.providers import _catalogue
-from qwen_embed_plugins.types import WireResponse
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
 
 STAR = "\\*"
 
 PAGE = Path(__file__).parent / "providers.md"
+
+ANSWERS = Path(__file__).parent.parent / "tests" / "services"
+"""One TOML file for each service; an `[[error]]` is an answer that it was read or seen to give."""
+
+LONGEST_ANSWER = 160
+"""Characters of an answer that are shown: enough to know it again."""
 
 HEAD = """\
 # Providers
@@ -116,8 +128,8 @@ def page() -> str:
         parts += _provider(name, registered.get(name))
     parts += [OWN_SERVERS, *_table(("Kind", "Usual address", "Good to know"), _kinds())]
     for kind, *_ in KINDS:
-        if kind in KNOWN_ANSWERS:
-            parts += [f"Answers of `{kind}`:\n", *_answers(kind, registered.get(kind))]
+        told = list(answers(kind))
+        parts += [f"### {kind}\n", *told] if told else []
     return "\n".join(parts)
 
 
@@ -164,9 +176,7 @@ def _provider(name: str, declared: RegisteredProvider | None) -> Iterator[str]:
         for offer in offers
     ]
     yield from _table(("Model", "Name there", "Numbers", "Limits", "Precision"), rows)
-    if name in KNOWN_ANSWERS:
-        yield "What its refusals mean:\n"
-        yield from _answers(name, declared)
+    yield from answers(name)
     yield from _unverified(offers)
     yield from _sources(offers)
 
@@ -189,28 +199,32 @@ def _account(offer: Offer, declared: RegisteredProvider | None) -> Iterator[str]
             yield f"{LABELS[fact]}: {said}{_star(offer, fact)}"
 
 
-def _answers(name: str, declared: RegisteredProvider | None) -> Iterator[str]:
-    rows = [
-        (f"`{_shown(answer)}`", answer.means, _kind(answer, name, declared))
-        for answer in KNOWN_ANSWERS[name]
-    ]
-    yield from _table(("Answer", "Meaning", "Fault"), rows)
+def answers(name: str, folder: Path = ANSWERS) -> Iterator[str]:
+    """The error answers that somebody has read of a service, and what the package makes of each."""
+    stated = _stated_answers(name, folder)
+    if stated:
+        yield "Refusals that were read, and what the package makes of them:\n"
+        rows = [(item["name"], _shown(item), item["kind"], item["source"]) for item in stated]
+        yield from _table(("Refusal", "Answer", "Fault", "Read in"), rows)
 
 
-def _shown(answer: KnownAnswer) -> str:
-    body = answer.content.decode().replace('"message":"",', "").replace(',"message":""', "")
-    return f"{answer.status} {body}".strip()
+def _stated_answers(name: str, folder: Path) -> list[dict[str, Any]]:
+    """The answers in a service's file, and those of the service that it is like."""
+    file = folder / f"{name}.toml"
+    if not file.is_file():
+        return []
+    table = tomllib.loads(file.read_text("utf-8"))
+    own: list[dict[str, Any]] = table.get("error", [])
+    return own + (_stated_answers(table["like"], folder) if "like" in table else [])
 
 
-def _kind(answer: KnownAnswer, name: str, declared: RegisteredProvider | None) -> str:
-    """The fault kind that the provider's own code gives the answer."""
-    if declared is None:
-        return ""
-    options = dict.fromkeys(declared.provider.required_options, "0" * 32)
-    config = ProviderConfig(name, base_url="http://127.0.0.1", options=options)
-    provider = declared.provider(config)
-    headers = {"content-type": "application/json"}
-    return provider.classify(WireResponse(answer.status, answer.content, headers)).kind
+def _shown(answer: dict[str, Any]) -> str:
+    if "json" in answer:
+        body = json.dumps(answer["json"], ensure_ascii=False)
+    else:
+        body = " ".join(answer.get("body", "").split())
+    short = body if len(body) <= LONGEST_ANSWER else body[: LONGEST_ANSWER - 1] + "…"
+    return f"`{answer['status']} {short}`".replace(" `", "`")
 
 
 def _unverified(offers: Sequence[Offer]) -> Iterator[str]:

@@ -6,8 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from docs.generate import KINDS, PAGE, page
-from docs.known_answers import KNOWN_ANSWERS
+from docs.generate import PAGE, answers, page
 from qwen_embed_plugins.offers import Offer
 from qwen_embed_plugins.providers import _catalogue
 
@@ -39,14 +38,20 @@ def test_a_limit_that_nobody_verified_has_a_star() -> None:
     assert "32k tokens a text; 20 requests a minute\\*; 50 requests a day\\*" in section
 
 
-def test_answers_are_known_of_providers_and_kinds_alone() -> None:
-    assert KNOWN_ANSWERS.keys() <= {*_catalogue.providers(), *(kind for kind, *_ in KINDS)}
-
-
-def test_an_answer_of_ollama_has_the_fault_that_its_code_gives() -> None:
-    section = MADE.split("\n## ollama\n")[1].split("\n## ")[0]
-    assert "| the model is not pulled | bad_offer |" in section
-    assert "| a text does not fit the context | too_large |" in section
+def test_refusals_are_shown_with_the_fault_and_their_source(tmp_path: Path) -> None:
+    (tmp_path / "one.toml").write_text(
+        '[[error]]\nname = "wrong key"\nstatus = 401\nkind = "bad_key"\nsource = "its docs"\n'
+        'json = { error = { code = "no|key" } }\n'
+        '[[error]]\nname = "overload"\nstatus = 503\nkind = "unavailable"\nsource = "an issue"\n'
+        f'body = "<html>\\n{"x" * 500}"\n',
+        "utf-8",
+    )
+    (tmp_path / "two.toml").write_text('like = "one"\n', "utf-8")
+    told = list(answers("one", tmp_path))
+    assert '| wrong key | `401 {"error": {"code": "no\\|key"}}` | bad_key | its docs |' in told
+    assert any("| `503 <html> xxx" in row and "x…` | unavailable |" in row for row in told)
+    assert list(answers("two", tmp_path)) == told
+    assert list(answers("nobody", tmp_path)) == []
 
 
 def test_the_readme_leads_to_the_page() -> None:
