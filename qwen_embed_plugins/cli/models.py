@@ -6,7 +6,14 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from qwen_embed_plugins.cli.output import Column, json_option, print_json, print_pairs, print_table
+from qwen_embed_plugins.cli.output import (
+    Column,
+    json_option,
+    print_json,
+    print_pairs,
+    print_table,
+    print_text,
+)
 from qwen_embed_plugins.cli.session import common_options, current
 
 if TYPE_CHECKING:
@@ -116,18 +123,18 @@ def _print_list(chosen: list[Model], listed: list[ListedOffer]) -> None:
     print_table(
         [
             Column("Model", long="fits"),
-            Column("Length", right=True, long="fits"),
-            Column("Tokens", right=True, long="fits"),
-            Column("Licence"),
-            Column("GB at\nQ4/FP16", right=True, long="fits"),
-            Column("Offers", right=True, long="fits"),
+            Column("Length", right=True),
+            Column("Tokens", right=True),
+            "Licence",
+            Column("GB at\nQ4/FP16", right=True),
+            Column("Offers", right=True),
         ],
         [_row(model, listed) for model in chosen],
     )
     click.echo()
     if any(card and card.licence_is_non_commercial for card in map(_card, chosen)):
-        click.echo("! for non-commercial use only")
-    click.echo("`qwen-embed models NAME` says when to choose a model, and who serves it.")
+        print_text("! for non-commercial use only")
+    print_text("`qwen-embed models NAME` says when to choose a model, and who serves it.")
 
 
 def _row(model: Model, listed: list[ListedOffer]) -> tuple[object, ...]:

@@ -58,6 +58,11 @@ def print_table(
     console(sys.stdout).print(table)
 
 
+def print_text(text: str) -> None:
+    """A paragraph, wrapped to the terminal's width."""
+    console(sys.stdout).print(_cell(text, Column("")))
+
+
 def print_pairs(pairs: Sequence[tuple[str, object]]) -> None:
     """Names with their values, which go on below each other; a pair without a value is left out."""
     grid = _grid([Column("", long="fits"), Column("")])

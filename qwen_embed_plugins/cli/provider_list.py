@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 
 from qwen_embed_plugins.cli.listing import ListedOffer, by_provider
-from qwen_embed_plugins.cli.output import Block, Column, print_blocks
+from qwen_embed_plugins.cli.output import Block, Column, print_blocks, print_text
 from qwen_embed_plugins.cli.terms import doubt, grant_text, limit_texts
 
 COLUMNS = (
@@ -15,15 +15,17 @@ COLUMNS = (
     Column("Here", long="fits"),
 )
 
-LEGEND = """
-Prices are for a million tokens. *: nobody has verified it. unproven: serves
-only once measured, or trusted. `qwen-embed providers NAME` names the sources."""
+LEGEND = (
+    "Prices are for a million tokens. *: nobody has verified it. unproven: serves only once "
+    "measured, or trusted. `qwen-embed providers NAME` names the sources."
+)
 
 
 def print_list(listed: list[ListedOffer]) -> None:
     """All providers, whole model names, and what the signs mean."""
     print_blocks(COLUMNS, [_block(offers) for offers in by_provider(listed).values()])
-    click.echo(LEGEND)
+    click.echo()
+    print_text(LEGEND)
 
 
 def _block(offers: list[ListedOffer]) -> Block:
