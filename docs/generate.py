@@ -224,7 +224,8 @@ def _shown(answer: dict[str, Any]) -> str:
     else:
         body = " ".join(answer.get("body", "").split())
     short = body if len(body) <= LONGEST_ANSWER else body[: LONGEST_ANSWER - 1] + "…"
-    return f"`{answer['status']} {short}`".replace(" `", "`")
+    said = f"{answer['status']} {short}".rstrip().replace("`", "'")
+    return f"`{said}`"
 
 
 def _unverified(offers: Sequence[Offer]) -> Iterator[str]:
