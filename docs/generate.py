@@ -68,7 +68,7 @@ only once `qwen-embed verify` has measured it, or with `trust = true`;
 of two offers compares their vectors;
 - what an account without money is answered by DeepInfra, SiliconFlow, Fireworks and Novita;
 - the limits of DashScope and Scaleway for a new account, which only their consoles show;
-- the gifts and the routes from Russia that have a star.
+- the grants and the routes from Russia that have a star.
 
 `qwen-embed providers --check` tries those that are set up, with one short text each.
 """
@@ -134,7 +134,7 @@ def page() -> str:
 
 
 def _glance(names: Sequence[str]) -> Iterator[str]:
-    yield "## Prices and gifts\n"
+    yield "## Prices and grants\n"
     rows = []
     for name in names:
         for offer in _catalogue.offers_of(name):
@@ -149,7 +149,7 @@ def _glance(names: Sequence[str]) -> Iterator[str]:
                     grant + _star(offer, "grant") if grant else "",
                 )
             )
-    yield from _table(("Provider", "Model", "Price", "Deferred batches", "Gives"), rows)
+    yield from _table(("Provider", "Model", "Price", "Deferred batches", "Grant"), rows)
 
 
 def _price(name: str, offer: Offer) -> str:
@@ -224,7 +224,8 @@ def _shown(answer: dict[str, Any]) -> str:
     else:
         body = " ".join(answer.get("body", "").split())
     short = body if len(body) <= LONGEST_ANSWER else body[: LONGEST_ANSWER - 1] + "…"
-    return f"`{answer['status']} {short}`".replace(" `", "`")
+    said = f"{answer['status']} {short}".rstrip().replace("`", "'")
+    return f"`{said}`"
 
 
 def _unverified(offers: Sequence[Offer]) -> Iterator[str]:

@@ -41,14 +41,15 @@ def test_a_limit_that_nobody_verified_has_a_star() -> None:
 def test_refusals_are_shown_with_the_fault_and_their_source(tmp_path: Path) -> None:
     (tmp_path / "one.toml").write_text(
         '[[error]]\nname = "wrong key"\nstatus = 401\nkind = "bad_key"\nsource = "its docs"\n'
-        'json = { error = { code = "no|key" } }\n'
+        'json = { error = { code = "no|key, `x`" } }\n'
         '[[error]]\nname = "overload"\nstatus = 503\nkind = "unavailable"\nsource = "an issue"\n'
         f'body = "<html>\\n{"x" * 500}"\n',
         "utf-8",
     )
     (tmp_path / "two.toml").write_text('like = "one"\n', "utf-8")
     told = list(answers("one", tmp_path))
-    assert '| wrong key | `401 {"error": {"code": "no\\|key"}}` | bad_key | its docs |' in told
+    refused = """`401 {"error": {"code": "no\\|key, 'x'"}}`"""
+    assert f"| wrong key | {refused} | bad_key | its docs |" in told
     assert any("| `503 <html> xxx" in row and "x…` | unavailable |" in row for row in told)
     assert list(answers("two", tmp_path)) == told
     assert list(answers("nobody", tmp_path)) == []

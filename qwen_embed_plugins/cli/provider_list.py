@@ -53,11 +53,11 @@ def _row(offer: ListedOffer, terms: list[str], *, reason_is_said: bool) -> tuple
 
 
 def _terms(offer: ListedOffer) -> list[str]:
-    """Membership, gift and limits, each in words."""
+    """Membership, grant and limits, each in words."""
     terms = offer.terms
     if terms is None:
         return []
     said = ["unproven"] if terms.membership == "unproven" else []
     if terms.grant:
-        said.append(f"gives {grant_text(terms.grant, note=False)}{doubt(terms, 'grant')}")
+        said.append(f"grant: {grant_text(terms.grant, note=False)}{doubt(terms, 'grant')}")
     return [*said, *limit_texts(terms)]

@@ -36,7 +36,7 @@ LABELS: Mapping[str, str] = {
     "membership": "membership",
     "precision": "precision",
     "country": "country",
-    "grant": "given away",
+    "grant": "grant",
     "registration": "registration",
     "route_from_russia": "route from Russia",
 }
@@ -88,21 +88,21 @@ def grant_text(grant: Grant, *, note: bool = True) -> str:
     >>> grant_text(Grant(tokens=1_000_000, days=90))
     '1M tokens within 90 days'
     """
-    gifts = []
+    given = []
     if grant.tokens is not None:
-        gifts.append(f"{count_text(grant.tokens)} tokens")
+        given.append(f"{count_text(grant.tokens)} tokens")
     if grant.usd is not None:
-        gifts.append(f"{grant.usd} USD")
+        given.append(f"{grant.usd} USD")
     if grant.tokens_per_day is not None:
-        gifts.append(f"{count_text(grant.tokens_per_day)} tokens a day")
-    said = " and ".join(gifts) or grant.note or "some"
+        given.append(f"{count_text(grant.tokens_per_day)} tokens a day")
+    said = " and ".join(given) or grant.note or "some"
     if grant.days is not None:
         said += f" within {grant.days} days"
     if grant.reset is not None:
         said += f", renewed at {grant.reset}"
     if grant.shared:
         said += ", all models together"
-    return f"{said} ({grant.note})" if note and gifts and grant.note else said
+    return f"{said} ({grant.note})" if note and given and grant.note else said
 
 
 def fact_texts(offer: Offer) -> dict[str, str]:

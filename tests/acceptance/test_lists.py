@@ -172,7 +172,7 @@ def test_the_list_of_providers_says_the_terms(run: Run, sellers: str) -> None:
     assert one.startswith(", CN: no key: set CLOUD_KEY\n")
     # What holds for all four offers is said once, and what nobody verified has a star.
     assert one.count("32 texts a request") == 1
-    assert one.count("gives 1.00 USD, all models together*") == 1
+    assert one.count("grant: 1.00 USD, all models together*") == 1
     assert "qwen3-embedding-8b           0.05 USD*" in one
     assert "free*" in one
     two = table.split("cloud-doubtful")[1].split("\n\n")[0]

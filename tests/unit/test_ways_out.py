@@ -80,7 +80,7 @@ def test_the_model_that_most_providers_give_away_comes_first(registry: Registry)
         ({"environ": KEYS, "use": ["cloud-a"]}, (), [("bge-m3", ("cloud-a",))]),
         ({"environ": KEYS}, ("ollama", "cloud-a"), [("bge-m3", ("cloud-b",))]),
         ({"environ": KEYS, "model": "bge-m3", "use": ["cloud-b"]}, (), []),
-        # A price of the user's own is no gift.
+        # A price of the user's own is not free.
         (
             {"environ": KEYS, "providers": {"cloud-b": {"price_per_million": "0.01"}}},
             ("ollama", "cloud-a"),
