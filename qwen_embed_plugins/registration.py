@@ -31,7 +31,13 @@ REGISTER_HOOKS = (
 
 HOOKS = (*REGISTER_HOOKS, "observe")
 
-LIMITS = ("max_inputs", "max_input_tokens", "max_batch_tokens", "max_concurrency")
+LIMITS = (
+    "max_inputs",
+    "max_input_tokens",
+    "max_batch_tokens",
+    "max_batch_bytes",
+    "max_concurrency",
+)
 
 _PROVIDER_NAME = re.compile(r"[a-z0-9]+(-[a-z0-9]+)*")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import Callable, Iterator
 from importlib.metadata import EntryPoint
@@ -37,6 +38,81 @@ def register_providers(register):
     register(Acme, offers=[Offer("qwen3-embedding-8b", "acme/8b", Decimal("0.04"))])
 """
 
+ENTRY_POINTS = [
+    (
+        "acme_modul",
+        "names a module that is not installed: correct the name in [project.entry-points",
+    ),
+    ("acme_modul.deeper", "a module that is not installed"),
+    ("acme-module", "is no module's name: name it as you would import it"),
+    ("acme_module:Acmee", 'name the module alone, acme = "acme_module"'),
+    (
+        "acme_module:Acme",
+        'names Acme, which holds no hooks: name the module alone, acme = "acme_module"',
+    ),
+    ("acme_module:register_providers", 'name the module alone, acme = "acme_module"'),
+    ("acme_module:Decimal", "names Decimal, which holds no hooks"),
+]
+
+MODULES = [
+    (
+        "@hookimpl\n",
+        "",
+        "registers nothing; is @hookimpl missing above register_providers?",
+    ),
+    (
+        "@hookimpl\ndef register_providers",
+        "@hookimpl\ndef observe(event): pass\n\n\ndef register_providers",
+        "registers nothing; is @hookimpl missing above register_providers?",
+    ),
+    (
+        "@hookimpl\ndef register_providers",
+        "def setup",
+        "registers nothing: this module has no hook, such as register_providers",
+    ),
+    (
+        "def register_providers",
+        "def register_provider",
+        "unknown hook 'register_provider': did you mean 'register_providers'?",
+    ),
+    (
+        "register(Acme,",
+        "register(Acme(None),",
+        "register() takes the class Acme itself, not an instance: settings make the instances",
+    ),
+    (
+        'Decimal("0.04")',
+        "0.04",
+        "offer 'qwen3-embedding-8b': price_per_million = 0.04: expected a Decimal of 0 or "
+        'more, for example Decimal("0.04")',
+    ),
+    (
+        'name = "acme"',
+        'name = "Acme_Cloud"',
+        "Acme.name = 'Acme_Cloud': expected lower-case letters, digits and single dashes, for "
+        "example 'acme-cloud'",
+    ),
+    ('name = "acme"', "name = None", "Acme.name = None: expected lower-case letters"),
+    (
+        '    name = "acme"\n',
+        "",
+        "the name 'openai-compatible' (providers) is already taken: give it a name of its own",
+    ),
+    ("[Offer(", "(Offer(", "SyntaxError: "),
+    (
+        'Decimal("0.04")',
+        'Decimal("0.04"), max_batch_bytes="1 MB"',
+        "max_batch_bytes = '1 MB': expected a whole number of at least 1",
+    ),
+    (
+        'offers=[Offer("qwen3-embedding-8b", "acme/8b", Decimal("0.04"))]',
+        'offers=Offer("qwen3-embedding-8b", "acme/8b")',
+        "offers= takes a list, [Offer(...)], got Offer(model='qwen3-embedding-8b'",
+    ),
+]
+
+WITHOUT_PRICE = "give price_per_million in [providers.acme] or in its plugin, or set usd_per_day"
+
 Load = Callable[..., Registry]
 
 
@@ -69,21 +145,7 @@ def test_without_a_mistake_it_is_taken(load: Load) -> None:
     assert "acme" in registry.providers
 
 
-@pytest.mark.parametrize(
-    ("point", "said"),
-    [
-        ("acme_modul", "a module that is not installed: correct the name in [project.entry-points"),
-        ("acme_modul.deeper", "a module that is not installed"),
-        ("acme-module", "is no module's name: name it as you would import it"),
-        ("acme_module:Acmee", 'name the module alone, acme = "acme_module"'),
-        (
-            "acme_module:Acme",
-            'names Acme, which holds no hooks: name the module alone, acme = "acme_module"',
-        ),
-        ("acme_module:register_providers", 'name the module alone, acme = "acme_module"'),
-        ("acme_module:Decimal", "names Decimal, which holds no hooks"),
-    ],
-)
+@pytest.mark.parametrize(("point", "said"), ENTRY_POINTS)
 def test_a_wrong_entry_point(load: Load, point: str, said: str) -> None:
     assert said in complaint(load(point=point))
 
@@ -101,60 +163,7 @@ def test_an_attribute_missing_inside_the_module_is_not_taken_for_a_wrong_entry_p
     assert "nothing" in said
 
 
-@pytest.mark.parametrize(
-    ("old", "new", "said"),
-    [
-        (
-            "@hookimpl\n",
-            "",
-            "registers nothing; is @hookimpl missing above register_providers?",
-        ),
-        (
-            "@hookimpl\ndef register_providers",
-            "@hookimpl\ndef observe(event): pass\n\n\ndef register_providers",
-            "registers nothing; is @hookimpl missing above register_providers?",
-        ),
-        (
-            "@hookimpl\ndef register_providers",
-            "def setup",
-            "registers nothing: this module has no hook, such as register_providers",
-        ),
-        (
-            "def register_providers",
-            "def register_provider",
-            "unknown hook 'register_provider': did you mean 'register_providers'?",
-        ),
-        (
-            "register(Acme,",
-            "register(Acme(None),",
-            "register() takes the class Acme itself, not an instance: settings make the instances",
-        ),
-        (
-            'Decimal("0.04")',
-            "0.04",
-            "offer 'qwen3-embedding-8b': price_per_million = 0.04: expected a Decimal of 0 or "
-            'more, for example Decimal("0.04")',
-        ),
-        (
-            'name = "acme"',
-            'name = "Acme_Cloud"',
-            "Acme.name = 'Acme_Cloud': expected lower-case letters, digits and single dashes, for "
-            "example 'acme-cloud'",
-        ),
-        ('name = "acme"', "name = None", "Acme.name = None: expected lower-case letters"),
-        (
-            '    name = "acme"\n',
-            "",
-            "the name 'openai-compatible' (providers) is already taken: give it a name of its own",
-        ),
-        ("[Offer(", "(Offer(", "SyntaxError: "),
-        (
-            'offers=[Offer("qwen3-embedding-8b", "acme/8b", Decimal("0.04"))]',
-            'offers=Offer("qwen3-embedding-8b", "acme/8b")',
-            "offers= takes a list, [Offer(...)], got Offer(model='qwen3-embedding-8b'",
-        ),
-    ],
-)
+@pytest.mark.parametrize(("old", "new", "said"), MODULES)
 def test_a_mistake_in_the_module(load: Load, old: str, new: str, said: str) -> None:
     assert said in complaint(load(old, new))
 
@@ -162,8 +171,7 @@ def test_a_mistake_in_the_module(load: Load, old: str, new: str, said: str) -> N
 def test_an_offer_without_a_price_at_a_public_address(load: Load) -> None:
     registry = load(', Decimal("0.04")')
     catalogue = build_catalogue(Settings.load(environ={"ACME_API_KEY": "k"}), registry)
-    said = "give price_per_million in [providers.acme] or in its plugin, or set usd_per_day"
-    assert said in catalogue.left_out["acme"]
+    assert WITHOUT_PRICE in catalogue.left_out["acme"]
 
 
 class ByPosition(OpenAICompatible):
@@ -193,6 +201,25 @@ class KeyForgotten(OpenAICompatible):
         return WireRequest(request.url, request.content)
 
 
+PROVIDERS = [
+    (
+        ByPosition,
+        "test_rows_in_another_order_are_put_right",
+        "a text got another one's vector: return the rows by their index",
+    ),
+    (
+        KeyInURL,
+        "test_key_is_in_headers_only",
+        "the key is in the URL, which logs show: use a header",
+    ),
+    (
+        KeyForgotten,
+        "test_key_is_in_headers_only",
+        "no header holds the key: send self.config.api_key",
+    ),
+]
+
+
 def contract_of(given: object) -> ProviderContract:
     contract = ProviderContract()
     contract.provider = cast("type[Provider]", given)  # type: ignore[misc]  # as a subclass sets it
@@ -205,26 +232,7 @@ def check(contract: ProviderContract, name: str) -> str:
     return str(caught.value)
 
 
-@pytest.mark.parametrize(
-    ("provider", "test", "said"),
-    [
-        (
-            ByPosition,
-            "test_rows_in_another_order_are_put_right",
-            "a text got another one's vector: return the rows by their index",
-        ),
-        (
-            KeyInURL,
-            "test_key_is_in_headers_only",
-            "the key is in the URL, which logs show: use a header",
-        ),
-        (
-            KeyForgotten,
-            "test_key_is_in_headers_only",
-            "no header holds the key: send self.config.api_key",
-        ),
-    ],
-)
+@pytest.mark.parametrize(("provider", "test", "said"), PROVIDERS)
 def test_the_contract_tells_the_cure(provider: type[Provider], test: str, said: str) -> None:
     assert said in check(contract_of(provider), test)
 
@@ -239,3 +247,14 @@ def test_the_contract_refuses_the_name_that_registration_refuses() -> None:
     capital = type("Acme", (OpenAICompatible,), {"name": "Acme"})
     said = check(contract_of(capital), "test_name_can_stand_in_settings")
     assert "Acme.name = 'Acme': expected lower-case letters" in said
+
+
+def test_the_page_quotes_what_is_said() -> None:
+    page = (Path(__file__).parent.parent.parent / "docs" / "plugins.md").read_text("utf-8")
+    quoted = re.findall(
+        r"^\| `(.+?)`[^|]* \|", page.partition("## When something is wrong")[2], re.M
+    )
+    tested = [str(said) for *_, said in (*ENTRY_POINTS, *MODULES, *PROVIDERS)]
+    assert len(quoted) > 8
+    for phrase in quoted:
+        assert any(phrase in said for said in (*tested, WITHOUT_PRICE)), phrase
