@@ -83,6 +83,7 @@ class InProcessContract:
 
     def make(self) -> Provider:
         """The configured provider, with the planted key."""
+        __tracebackhide__ = True
         made = not isinstance(self.provider, type)
         assert not made, f"provider = {self.provider!r}: set it to your class, not to an instance"
         url = self.provider.base_url or self.base_url
@@ -162,6 +163,7 @@ class InProcessContract:
     def _check(
         self, answered: Answer, texts: Sequence[str], cure: str = "in the order of the texts"
     ) -> None:
+        __tracebackhide__ = True  # the report shows the test and the message, not these lines
         with np.errstate(all="raise"):
             matrix = np.asarray(answered.vectors, dtype=np.float32)
         shape = (len(texts), self.model.dimensions)
@@ -211,6 +213,13 @@ class ProviderContract(InProcessContract):
             if isinstance(effect, WireRequest):
                 sent.append(effect)
                 reply = self.serve(effect, Behaviour())
+
+    def test_request_goes_to_a_whole_address(self) -> None:
+        url = self.request().url
+        whole = re.match(r"https?://[^/]", url)
+        assert whole, (
+            f"the request goes to {url!r}: base_url begins with https://, and self.url holds it"
+        )
 
     def test_request_is_the_same_each_time_and_leaves_the_batch_alone(self) -> None:
         batch = self.batch()
@@ -311,6 +320,7 @@ def _answer(value: Any) -> Answer:
 
 
 def _check_fault(fault: Fault) -> None:
+    __tracebackhide__ = True
     assert isinstance(fault, Fault), f"classify returned {type(fault).__name__}"
     assert fault.kind in get_args(FaultKind), f"unknown kind {fault.kind!r}"
     assert fault.message, "a fault without a message"

@@ -12,17 +12,19 @@ import threading
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import fields
 from pathlib import Path
 from types import ModuleType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
 import numpy as np
 import orjson
 import pytest
 
-from qwen_embed_plugins import AsyncEmbedder, Embedder, NoOfferLeft
+from qwen_embed_plugins import AsyncEmbedder, Embedder, NoOfferLeft, Offer, Provider
 from qwen_embed_plugins.plugins import load_plugins
 from qwen_embed_plugins.testing import RecordedRequest, Reply, SimulatedServer, reference_vector
+from qwen_embed_plugins.types import FaultKind
 from tests.documents import blocks_of
 
 if TYPE_CHECKING:
@@ -81,6 +83,23 @@ def test_the_commands_are_these() -> None:
         "python -m pytest -q",
         "python -m qwen_embed_plugins.testing.simulator --port 8700",
     ]
+
+
+def documented() -> set[str]:
+    """The names in the first columns of the page's tables."""
+    cells = re.findall(r"^\| (`[^|]+?) \|", PAGE, re.M)
+    return {name for cell in cells for name in re.findall(r"`(\w+)`", cell)}
+
+
+def test_every_kind_of_fault_field_of_an_offer_and_attribute_is_explained() -> None:
+    attributes = {
+        name
+        for name, value in vars(Provider).items()
+        if not name.startswith("_") and not callable(value) and not isinstance(value, classmethod)
+    }
+    needed = {*get_args(FaultKind), *(item.name for item in fields(Offer)), *attributes}
+    assert needed - documented() == {"url"}  # shown by use
+    assert "self.url" in PAGE
 
 
 # The first plugin, as its author meets it

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from importlib.metadata import EntryPoint
 from pathlib import Path
 from typing import Any, cast
@@ -17,7 +17,7 @@ from qwen_embed_plugins.catalogue import build_catalogue
 from qwen_embed_plugins.plugins import Registry, load_plugins
 from qwen_embed_plugins.provider import Provider
 from qwen_embed_plugins.providers.openai_compatible import OpenAICompatible
-from qwen_embed_plugins.testing import ProviderContract
+from qwen_embed_plugins.testing import FakeProvider, InProcessContract, ProviderContract
 from qwen_embed_plugins.types import Answer, Batch, WireRequest, WireResponse
 
 PLUGIN = """\
@@ -192,6 +192,11 @@ class KeyInURL(OpenAICompatible):
         return WireRequest(f"{request.url}?key={self.config.api_key}", request.content)
 
 
+class WithoutScheme(OpenAICompatible):
+    name = "without-scheme"
+    base_url = "api.acme.example/v1"
+
+
 class KeyForgotten(OpenAICompatible):
     name = "key-forgotten"
     api_key_env = "ACME_API_KEY"
@@ -213,6 +218,11 @@ PROVIDERS = [
         "the key is in the URL, which logs show: use a header",
     ),
     (
+        WithoutScheme,
+        "test_request_goes_to_a_whole_address",
+        "the request goes to 'api.acme.example/v1/embeddings': base_url begins with https://",
+    ),
+    (
         KeyForgotten,
         "test_key_is_in_headers_only",
         "no header holds the key: send self.config.api_key",
@@ -226,7 +236,7 @@ def contract_of(given: object) -> ProviderContract:
     return contract
 
 
-def check(contract: ProviderContract, name: str) -> str:
+def check(contract: InProcessContract, name: str) -> str:
     with pytest.raises((AssertionError, ConfigurationError)) as caught:
         getattr(contract, name)()
     return str(caught.value)
@@ -235,6 +245,30 @@ def check(contract: ProviderContract, name: str) -> str:
 @pytest.mark.parametrize(("provider", "test", "said"), PROVIDERS)
 def test_the_contract_tells_the_cure(provider: type[Provider], test: str, said: str) -> None:
     assert said in check(contract_of(provider), test)
+
+
+class Backwards(FakeProvider):
+    """Gives the rows in another order than the texts, which their shape does not show."""
+
+    def _serve(self, texts: tuple[str, ...], dimensions: int) -> Any:
+        return super()._serve(texts, dimensions)[::-1]
+
+
+class TestOfUnknownVectors(InProcessContract):
+    """The contract of an author who does not say which vectors are right."""
+
+    provider = FakeProvider
+
+    def expected(self, texts: Sequence[str]) -> None:
+        return None
+
+
+def test_the_contract_sees_rows_in_another_order_without_knowing_the_right_ones() -> None:
+    contract = TestOfUnknownVectors()
+    contract.provider = Backwards  # type: ignore[misc]  # as a subclass sets it
+    contract.test_faithful_answer_gives_each_text_its_vector()
+    said = check(contract, "test_a_text_has_the_same_vector_in_any_company")
+    assert "rows must stand in the order of the texts" in said
 
 
 def test_the_contract_tells_an_instance_from_a_class() -> None:
