@@ -12,7 +12,7 @@ import queue
 import threading
 import time
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from dataclasses import dataclass, replace
 from typing import Any, Protocol, TypeVar
 
@@ -35,6 +35,7 @@ from qwen_embed_plugins.ledger import Ledger, Reservation
 from qwen_embed_plugins.state import State
 from qwen_embed_plugins.types import (
     Answer,
+    Batch,
     Call,
     Exchange,
     Fault,
@@ -47,6 +48,9 @@ from qwen_embed_plugins.types import (
 log = logging.getLogger("qwen_embed_plugins")
 
 T = TypeVar("T")
+
+INSPECTION_BYTES = 1 << 22
+"""Room for a list of all models that a service has."""
 
 
 class Transport(Protocol):
@@ -178,9 +182,22 @@ def run_exchange(job: Job, transport: Transport) -> Finished:
     return Finished(job, answer, time.monotonic() - started)
 
 
+def run_inspection(
+    offer: ConfiguredOffer, transport: Transport, timeout_seconds: float
+) -> tuple[str, ...]:
+    """What a server says of itself (`Provider.inspect`), blocking. Raises what goes wrong."""
+    inspection = offer.provider.inspect(offer.offer.wire_name, offer.model)
+    nothing = Batch((), "document", offer.model, offer.offer.wire_name)
+    job = Job(0, offer, nothing, timeout_seconds, INSPECTION_BYTES)
+    return tuple(_drive_exchange(inspection, job, transport, _Progress()))
+
+
 def _drive_exchange(
-    exchange: Exchange, job: Job, transport: Transport, progress: _Progress
-) -> Answer:
+    exchange: Generator[WireRequest | Pause | Call, Any, T],
+    job: Job,
+    transport: Transport,
+    progress: _Progress,
+) -> T:
     deadline = exchange_deadline(job)
     try:
         step = next(exchange)
@@ -196,8 +213,8 @@ def _drive_exchange(
             else:
                 step = exchange.send(reply)
     except StopIteration as stop:
-        answer: Answer = stop.value
-        return answer
+        result: T = stop.value
+        return result
 
 
 def _take_step(

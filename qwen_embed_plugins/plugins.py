@@ -55,6 +55,9 @@ BUILT_INS = (
     "qwen_embed_plugins.providers.lm_studio",
     "qwen_embed_plugins.providers.tei",
     "qwen_embed_plugins.providers.cloudflare",
+    "qwen_embed_plugins.providers.voyage",
+    "qwen_embed_plugins.providers.jina",
+    "qwen_embed_plugins.providers.gemini",
     "qwen_embed_plugins.providers.lexical",
 )
 

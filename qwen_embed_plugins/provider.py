@@ -157,8 +157,8 @@ class Provider:
 
 def prefixed(texts: Sequence[str], role: Role, instruction: str | None, model: Model) -> list[str]:
     """The texts with what the model's card puts before a text of that role, and nothing else."""
-    if role == "query" and instruction and model.format_query is not None:
-        return [model.format_query(text, instruction) for text in texts]
+    if role == "query" and model.format_query is not None:
+        return [model.format_query(text, instruction or "") for text in texts]
     if role == "document" and model.format_document is not None:
         return [model.format_document(text) for text in texts]
     return list(texts)

@@ -18,7 +18,7 @@ PACKAGE = "qwen_embed_plugins"
 
 # From the bottom up. A module that is not named here is one of the core's parts.
 LAYERS = {
-    "values": {"_version", "errors", "types", "models", "spaces", "offers", "events"},
+    "values": {"_version", "errors", "types", "models", "spaces", "offers", "events", "facts"},
     "contract": {"provider", "hookspecs"},
     "parts": set[str](),
     "router": {"router", "call", "verification"},

@@ -11,6 +11,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from qwen_embed_plugins.models import Model
+from qwen_embed_plugins.providers._notes import on_context, on_precision
 
 # `<|endoftext|>`, which the tokenizer of Qwen3-Embedding puts at the end of every text
 # (QwenLM/Qwen3-Embedding#54, ggml-org/llama.cpp#14314).
@@ -35,12 +36,7 @@ def notes_on(
 
 def _file_notes(model: Model, quantization: Any, loaded: Mapping[str, Any] | None) -> Iterator[str]:
     if isinstance(quantization, str):
-        yield f"weights are {quantization}"
-        if quantization == "F16" and model.name == "qwen3-embedding-8b":
-            yield (
-                'F16 gives NaN for some texts that begin with "import" '
-                "(QwenLM/Qwen3-Embedding#164): pull another tag"
-            )
+        yield from on_precision(model, quantization, "pull another tag")
     digest = (loaded or {}).get("digest")
     if isinstance(digest, str):
         yield f"digest {digest.removeprefix('sha256:')[:12]}"
@@ -62,26 +58,21 @@ def _context_notes(model: Model, context: int | None) -> Iterator[str]:
             "the model is not loaded, so its context is unknown; Ollama's own choice may be 4096 "
             f"of {model.context_tokens} tokens: {remedy}"
         )
-    elif context < model.context_tokens:
-        yield (
-            f"context {context} of {model.context_tokens} tokens; longer texts are refused: "
-            f"{remedy}"
-        )
     else:
-        yield f"context {context} tokens"
+        yield from on_context(model, context, remedy)
 
 
 def _eos_notes(info: Mapping[str, Any]) -> Iterator[str]:
-    eos = info.get("tokenizer.ggml.eos_token_id")
-    if eos is None:  # nothing is told of the tokenizer
+    eos, added = info.get("tokenizer.ggml.eos_token_id"), info.get("tokenizer.ggml.add_eos_token")
+    if eos is None or (eos == QWEN3_EOS_TOKEN_ID and added is True):
         return
-    # Conversions older than June 2025 lack the flag, which means no.
-    if eos != QWEN3_EOS_TOKEN_ID or info.get("tokenizer.ggml.add_eos_token") is not True:
-        yield (
-            "vectors will be wrong: the file does not end texts with <|endoftext|> "
-            f"(eos_token_id {eos}, add_eos_token {info.get('tokenizer.ggml.add_eos_token')}); "
-            f"expected {QWEN3_EOS_TOKEN_ID} and True: pull the model again or take a newer GGUF"
-        )
+    # Conversions older than June 2025 lack the flag, which then means no.
+    certain = "will" if added is not None else "may"
+    yield (
+        f"vectors {certain} be wrong: texts should end with <|endoftext|> (eos_token_id "
+        f"{QWEN3_EOS_TOKEN_ID}, add_eos_token True), the file says eos_token_id {eos}, "
+        f"add_eos_token {added}: pull the model again or take a newer GGUF"
+    )
 
 
 def _object(value: Mapping[str, Any], name: str) -> Mapping[str, Any]:

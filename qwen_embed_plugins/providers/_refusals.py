@@ -111,8 +111,8 @@ def _in_object(body: Mapping[str, Any]) -> Refusal:
     if isinstance(body.get("message", body.get("reason")), str):
         return _flat(body)
     detail = body.get("detail")
-    if isinstance(detail, str):  # FastAPI
-        return Refusal(detail)
+    if isinstance(detail, str):  # FastAPI; Jina names a code beside it
+        return Refusal(detail, "", _word(body.get("code")))
     if isinstance(detail, dict):
         return _in_object(detail)
     if isinstance(detail, list) and detail and isinstance(detail[0], dict):  # pydantic

@@ -45,10 +45,8 @@ _MEANINGS = (
     # 5016, 5018, 3041 and 5035: this model is not for this account.
     Meaning("5007|3042|5016|5018|3041|5035", "bad_offer"),
     Meaning("3006", "too_large"),
-    Meaning("3007|3008", "unavailable"),
-    Meaning("10000|10001|9109|3023", "bad_key", "account"),
-    # "Could not route to …, perhaps your object identifier is invalid?"
-    Meaning("7003", "bad_key", "account"),
+    # 7003: "Could not route to …, perhaps your object identifier is invalid?"
+    Meaning("10000|7003", "bad_key", "account"),
 )
 
 

@@ -32,20 +32,20 @@ from qwen_embed_plugins.types import (
 NATIVE_PATH = "/api/v1/services/embeddings/text-embedding/text-embedding"
 COMPATIBLE_PATH = "/compatible-mode/v1/embeddings"
 
-# Codes of both routes, which spell some of them differently (alibabacloud.com/help/en/model-studio
-# /error-code, read 2026-11).
+# What codes mean beyond their status (alibabacloud.com/help/en/model-studio/error-code, read
+# 2026-11).
 _MEANINGS = (
-    Meaning("Arrearage|(Pre|Post)paidBillOverdue|CommodityNotPurchased", "quota_spent", "account"),
+    Meaning("(Pre|Post)paidBillOverdue|CommodityNotPurchased", "quota_spent", "account"),
     # "The free tier of the model": each model has its own.
     Meaning(r"AllocationQuota\.FreeTierOnly", "quota_spent"),
-    Meaning(r"invalid_?api_?key|AccessDenied\.Unpurchased", "bad_key", "account"),
-    Meaning(r"Workspace\.AccessDenied|WorkSpaceNotFound", "bad_key", "account"),
+    Meaning(
+        r"AccessDenied\.Unpurchased|Workspace\.AccessDenied|WorkSpaceNotFound", "bad_key", "account"
+    ),
     # The key is good, this model is not for it.
-    Meaning(r"access_?denied|(Model|Endpoint)\.AccessDenied|model_?not_?found", "bad_offer"),
-    Meaning("data_?inspection_?failed", "bad_input"),
-    # `insufficient_quota` is here the limit of tokens a minute, in OpenAI's words for an empty
-    # purse; it passes within that minute.
-    Meaning(r"Throttling(\..+)?|insufficient_quota|limit_(requests|burst_rate)", "rate_limited"),
+    Meaning(r"access_?denied|(Model|Endpoint)\.AccessDenied", "bad_offer"),
+    # Here this is the limit of tokens a minute, in OpenAI's words for an empty purse; it passes
+    # within that minute.
+    Meaning(r"Throttling\.AllocationQuota|insufficient_quota", "rate_limited"),
 )
 _FREE_QUOTA_SPENT = re.compile(r"(?i)^free allocated quota exceeded")
 _TOO_LONG = re.compile(r"(?i)range of input length should be")
@@ -97,7 +97,7 @@ class DashScope(Provider):
     def parse_response(self, response: WireResponse) -> Answer:
         if self.route == "native":
             return parse_native(response, key=self.config.api_key)
-        return _openai_wire.parse_answer(response, key=self.config.api_key)
+        return _openai_wire.parse_answer(response, key=self.config.api_key, classify=self.classify)
 
     def classify(self, answer: WireResponse | TransportFailure) -> Fault:
         fault = fault_of(answer, key=self.config.api_key)
@@ -120,8 +120,7 @@ def native_body(batch: Batch) -> dict[str, Any]:
 
 def compatible_body(batch: Batch) -> dict[str, Any]:
     """OpenAI's body; `float` is the only encoding that the route knows."""
-    body = {**_openai_wire.request_body(batch), "encoding_format": "float"}
-    return body if batch.dimensions is None else {**body, "dimensions": batch.dimensions}
+    return {**_openai_wire.request_body(batch), "encoding_format": "float"}
 
 
 def parse_native(response: WireResponse, *, key: str | None = None) -> Answer:

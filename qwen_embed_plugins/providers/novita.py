@@ -27,7 +27,7 @@ class Novita(OpenAIService):
     api_key_env = "NOVITA_API_KEY"
 
     def refine(self, fault: Fault, status: int, refusal: Refusal) -> Fault:
-        if status == 403:
+        if status == 403 and fault.kind == "bad_key":
             # A right key without right to this model, or to none before an identity is verified
             # (novita.ai/docs/guides/error, read 2026-11).
             fault = replace(fault, kind="bad_offer", scope="offer")

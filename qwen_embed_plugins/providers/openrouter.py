@@ -41,7 +41,8 @@ class OpenRouter(OpenAIService):
     they are (openrouter.ai/docs, "Provider selection").
 
     Floats are asked for, and nothing that the upstream does not know: with `require_parameters` an
-    upstream that lacks one would not be found, and without it the parameter would be dropped.
+    upstream that lacks one would not be found, and without it the parameter would be dropped. The
+    price that it really took (`usage.cost`, in US dollars) is not read.
     """
 
     name = "openrouter"
@@ -86,7 +87,7 @@ class OpenRouter(OpenAIService):
     def refine(self, fault: Fault, status: int, refusal: Refusal) -> Fault:
         if status == 403 and _KEY_SPENT.search(refusal.message):
             return replace(fault, kind="quota_spent", scope="account")
-        if status == 403:
+        if status == 403 and fault.kind == "bad_key":
             # A filter's objection to a text, or a right that the key lacks: where the known-good
             # text is refused too, the router blames the offer.
             return replace(fault, kind="bad_input", scope="offer")

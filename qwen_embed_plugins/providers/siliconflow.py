@@ -37,7 +37,7 @@ class SiliconFlow(OpenAIService):
         meant = meant_by((refusal.code,), _MEANINGS, fault)
         if meant is not fault:
             return meant
-        if status == 403:
+        if status == 403 and fault.kind == "bad_key":
             # A right key without right to this model, most often for want of a verified name
             # (docs.siliconflow.cn, error codes, read 2026-11).
             return replace(fault, kind="bad_offer", scope="offer")

@@ -10,6 +10,7 @@ import logging
 import traceback
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, get_args
 from urllib.parse import urlsplit
@@ -119,7 +120,11 @@ class Scene:
             def observe(self, event: Event) -> None:
                 events.append(event)
 
-        return load_plugins(extra={"observer": Observer()}, found=(), disabled=())
+        registry = load_plugins(extra={"observer": Observer()}, found=(), disabled=())
+        # Its own terms may say that a model is unproven; here only its answers count.
+        name, own = self.service.name, registry.declared.providers
+        own[name] = replace(own[name], offers=())
+        return registry
 
     @property
     def paused(self) -> dict[str, FaultKind]:

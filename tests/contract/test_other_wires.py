@@ -6,7 +6,10 @@ from typing import ClassVar
 
 from qwen_embed_plugins.providers.cloudflare import Cloudflare
 from qwen_embed_plugins.providers.dashscope import DashScopeBeijing, DashScopeSingapore
+from qwen_embed_plugins.providers.gemini import Gemini
+from qwen_embed_plugins.providers.jina import Jina
 from qwen_embed_plugins.providers.tei import TEI
+from qwen_embed_plugins.providers.voyage import Voyage
 from qwen_embed_plugins.testing import ProviderContract
 
 
@@ -36,3 +39,17 @@ class TestCloudflare(ProviderContract):
 
 class TestCloudflareText(TestCloudflare):
     wire_name = "@cf/baai/bge-m3"
+
+
+class TestGemini(ProviderContract):
+    provider = Gemini
+
+
+class TestVoyage(ProviderContract):
+    provider = Voyage
+    dialect = "voyage"
+
+
+class TestJina(ProviderContract):
+    provider = Jina
+    dialect = "jina"

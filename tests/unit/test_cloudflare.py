@@ -96,7 +96,16 @@ def test_rows_are_read_from_the_result() -> None:
 @pytest.mark.parametrize(
     ("body", "kind"),
     [
-        ({"success": False, "errors": [{"code": 3040, "message": "full"}]}, "rate_limited"),
+        *(
+            ({"success": False, "errors": [{"code": code, "message": "no"}]}, kind)
+            for code, kind in (
+                (3040, "rate_limited"),
+                (3006, "too_large"),
+                (3007, "unavailable"),
+                (5016, "bad_offer"),
+                (10000, "bad_key"),
+            )
+        ),
         ({"success": False, "errors": []}, "unavailable"),
         ({"success": True, "result": {"response": [[1, 2]]}}, "unavailable"),
         ({"success": True, "result": None}, "unavailable"),

@@ -306,7 +306,7 @@ def test_a_named_dialect_holds_for_every_path(client: httpx.Client) -> None:
         answered = client.post(f"{server.url}/api/embeddings", json={"model": "m", "input": TEXTS})
         assert "data" in answered.json()
         assert ollama(client, server).status_code == 404
-    with pytest.raises(ValueError, match="no dialect 'opneai'; there are ollama, openai"):
+    with pytest.raises(ValueError, match=r"no dialect 'opneai'; there are .*ollama, .*openai"):
         SimulatedServer(dialect="opneai")
 
 

@@ -9,9 +9,12 @@ from qwen_embed_plugins.testing.dialects._dialect import Dialect, Models, Record
 from qwen_embed_plugins.testing.dialects.answering import answer, shaped
 from qwen_embed_plugins.testing.dialects.cloudflare import CloudflareDialect
 from qwen_embed_plugins.testing.dialects.dashscope import DashScopeDialect
+from qwen_embed_plugins.testing.dialects.gemini import GeminiDialect
+from qwen_embed_plugins.testing.dialects.jina import JinaDialect
 from qwen_embed_plugins.testing.dialects.ollama import OllamaDialect
 from qwen_embed_plugins.testing.dialects.openai import OpenAIDialect
 from qwen_embed_plugins.testing.dialects.tei import TEIDialect
+from qwen_embed_plugins.testing.dialects.voyage import VoyageDialect
 
 __all__ = [
     "DIALECTS",
@@ -29,6 +32,9 @@ DIALECTS: tuple[Dialect, ...] = (
     OllamaDialect(),
     TEIDialect(),
     CloudflareDialect(),
+    GeminiDialect(),
+    VoyageDialect(),
+    JinaDialect(),
     OpenAIDialect(),  # the last: every path that no other format claims is its own
 )
 

@@ -116,7 +116,7 @@ class Dialect(Protocol):
         """The body of a refusal whose parts are given."""
         ...
 
-    def about(self, request: RecordedRequest, models: Models) -> Reply | None:
+    def about(self, request: RecordedRequest, behaviour: Behaviour, models: Models) -> Reply | None:
         """The answer to a request for something else than vectors; None: no such route."""
         return None
 

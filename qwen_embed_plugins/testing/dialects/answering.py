@@ -16,8 +16,7 @@ def answer(request: RecordedRequest, behaviour: Behaviour, models: Models) -> tu
     """The reply to one request and the tokens it served."""
     refusal = behaviour.always or _refused_key(request, behaviour)
     if refusal is None and not request.embeds:
-        known = request.dialect.about(request, models)
-        refusal = known or Reply(404, f"no such route: {request.path}", "not_found_error")
+        return shaped(_about(request, behaviour, models), request), 0
     refusal = refusal or _refused(request, behaviour, models)
     if refusal is not None:
         return shaped(refusal, request), 0
@@ -39,6 +38,11 @@ def _vectors(request: RecordedRequest, behaviour: Behaviour, models: Models) -> 
     told = tokens if behaviour.reported_tokens is None else behaviour.reported_tokens
     counted = told if behaviour.reports_tokens else None
     return request.dialect.answer(request, rows, counted, model), tokens
+
+
+def _about(request: RecordedRequest, behaviour: Behaviour, models: Models) -> Reply:
+    known = request.dialect.about(request, behaviour, models)
+    return known or Reply(404, f"no such route: {request.path}", "not_found_error")
 
 
 def _refused_key(request: RecordedRequest, behaviour: Behaviour) -> Reply | None:

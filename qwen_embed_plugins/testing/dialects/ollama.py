@@ -16,6 +16,9 @@ from qwen_embed_plugins.testing.dialects._dialect import (
     member,
 )
 
+_DIGEST = "64b933495768a1b2c3d4e5f60718293a4b5c6d7e8f90a1b2c3d4e5f60718293a"
+_DETAILS = {"format": "gguf", "family": "qwen3", "quantization_level": "Q4_K_M"}
+
 
 class OllamaDialect(Dialect):
     """A bare list of rows in the order of the texts; the request decides about long ones."""
@@ -52,9 +55,12 @@ class OllamaDialect(Dialect):
     def error(self, reply: Reply) -> bytes:
         return orjson.dumps({"error": reply.message})
 
-    def about(self, request: RecordedRequest, models: Models) -> Reply | None:
+    def about(self, request: RecordedRequest, behaviour: Behaviour, models: Models) -> Reply | None:
         if request.path == "/api/tags":
-            listed: Any = {"models": [{"name": name, "model": name} for name in models.names()]}
+            listed: Any = {"models": [_entry(name) for name in models.names()]}
+        elif request.path == "/api/ps":
+            loaded = {"context_length": behaviour.context_tokens}
+            listed = {"models": [{**_entry(name), **loaded} for name in models.names()]}
         elif request.path == "/api/version":
             listed = {"version": "0.33.0"}
         elif request.path == "/api/show":
@@ -69,5 +75,16 @@ def _shown(request: RecordedRequest, models: Models) -> Reply:
     length = models.native_length(name)
     if length is None:
         return Reply(404, f"model '{name}' not found")
-    known = {"general.architecture": "qwen3", "qwen3.embedding_length": length}
-    return Reply(body=orjson.dumps({"model_info": known, "capabilities": ["embedding"]}))
+    known = {
+        "general.architecture": "qwen3",
+        "qwen3.context_length": 40960,
+        "qwen3.embedding_length": length,
+        "tokenizer.ggml.eos_token_id": 151643,
+        "tokenizer.ggml.add_eos_token": True,
+    }
+    shown = {"details": _DETAILS, "model_info": known, "capabilities": ["embedding"]}
+    return Reply(body=orjson.dumps(shown))
+
+
+def _entry(name: str) -> dict[str, Any]:
+    return {"name": name, "model": name, "digest": _DIGEST, "details": _DETAILS}

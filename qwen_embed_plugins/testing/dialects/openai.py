@@ -6,7 +6,7 @@ from typing import Any
 
 import orjson
 
-from qwen_embed_plugins.testing.behaviour import Reply
+from qwen_embed_plugins.testing.behaviour import Behaviour, Reply
 from qwen_embed_plugins.testing.dialects._dialect import Dialect, Models, RecordedRequest, Rows
 
 
@@ -31,7 +31,7 @@ class OpenAIDialect(Dialect):
         error = {"message": reply.message, "type": reply.type, "param": None, "code": reply.code}
         return orjson.dumps({"error": error})
 
-    def about(self, request: RecordedRequest, models: Models) -> Reply | None:
+    def about(self, request: RecordedRequest, behaviour: Behaviour, models: Models) -> Reply | None:
         if not request.path.endswith("/models"):
             return None
         data = [{"id": name, "object": "model"} for name in models.names()]

@@ -27,7 +27,7 @@ class TEIDialect(Dialect):
     has_indexes = False
 
     def belongs(self, path: str) -> bool:
-        return path == "/embed"
+        return path.endswith("/embed")
 
     def embeds(self, path: str) -> bool:
         return self.belongs(path)
