@@ -205,8 +205,8 @@ def configure(
         return _not_set_up(table, error, named)
     if configured.price is None and settings.budget.limited:
         return (
-            "no price is known and a budget is set: give price_per_million, or set "
-            'usd_per_day = "unlimited" under [budget]'
+            f"no price is known and a budget is set: give price_per_million in [providers."
+            f'{table.name}] or in its plugin, or set usd_per_day = "unlimited" under [budget]'
         )
     return configured
 

@@ -12,7 +12,6 @@ import os
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from decimal import Decimal
 from importlib.metadata import EntryPoint, entry_points
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -20,11 +19,20 @@ import pluggy
 
 from qwen_embed_plugins import hookspecs
 from qwen_embed_plugins.errors import ConfigurationError, shown, without_secrets
-from qwen_embed_plugins.offers import Offer
+from qwen_embed_plugins.registration import (
+    REGISTER_HOOKS,
+    check_hooks,
+    check_is_plugin,
+    check_offers,
+    check_provider,
+    claim,
+    why_not_loaded,
+)
 
 if TYPE_CHECKING:
     from qwen_embed_plugins.events import Event
     from qwen_embed_plugins.models import Model
+    from qwen_embed_plugins.offers import Offer
     from qwen_embed_plugins.provider import Provider
     from qwen_embed_plugins.routing import Policy
 
@@ -51,14 +59,6 @@ BUILT_INS = (
     "qwen_embed_plugins.providers.jina",
     "qwen_embed_plugins.providers.gemini",
     "qwen_embed_plugins.providers.lexical",
-)
-
-REGISTER_HOOKS = (
-    "register_models",
-    "register_providers",
-    "register_policies",
-    "register_chunkers",
-    "register_commands",
 )
 
 
@@ -136,8 +136,9 @@ class Registry:
     def add(self, plugin: object, name: str, *, source: str, version: str | None = None) -> None:
         """Register one plugin and take in what it declares; a failure is kept, not raised."""
         try:
+            check_is_plugin(plugin, name)
             self.manager.register(plugin, name)
-            self.manager.check_pending()
+            check_hooks(plugin, self.manager)
             declared = self._ask(plugin, name)
             self._merge(declared)
         except (Exception, SystemExit) as error:
@@ -145,18 +146,22 @@ class Registry:
                 self.manager.unregister(plugin)
             self.fail(name, source, error, version)
             return
-        self.plugins.append(PluginInfo(name, source, version, provides=declared.names()))
-        self._observers.extend(
+        observers = [
             (name, implementation.function, tuple(implementation.argnames))
             for implementation in self.manager.hook.observe.get_hookimpls()
             if implementation.plugin is plugin
-        )
+        ]
+        self._observers.extend(observers)
+        provides = (*declared.names(), *(["observer"] if observers else []))
+        self.plugins.append(PluginInfo(name, source, version, provides=provides))
 
     def fail(
         self, name: str, source: str, error: BaseException, version: str | None = None
     ) -> None:
         """Keep a plugin's failure, on one line and without secrets."""
-        message = " ".join(f"{type(error).__name__}: {error}".split())
+        ours = isinstance(error, ConfigurationError)
+        said = str(error) if ours else f"{type(error).__name__}: {error}"
+        message = " ".join(said.split())
         self.plugins.append(PluginInfo(name, source, version, error=without_secrets(message)[:300]))
 
     def emit(self, event: Event) -> None:
@@ -171,11 +176,11 @@ class Registry:
         declared = Declarations()
         others = [other for other in self.manager.get_plugins() if other is not plugin]
         registrars: dict[str, Callable[..., None]] = {
-            "register_models": lambda model: _claim(declared.models, model.name, model),
+            "register_models": lambda model: claim(declared.models, model.name, model),
             "register_providers": _provider_registrar(declared.providers, name),
-            "register_policies": lambda key, policy: _claim(declared.policies, key, policy),
-            "register_chunkers": lambda key, chunker: _claim(declared.chunkers, key, chunker),
-            "register_commands": lambda command: _claim(declared.commands, command.name, command),
+            "register_policies": lambda key, policy: claim(declared.policies, key, policy),
+            "register_chunkers": lambda key, chunker: claim(declared.chunkers, key, chunker),
+            "register_commands": lambda command: claim(declared.commands, command.name, command),
         }
         for hook in REGISTER_HOOKS:
             self.manager.subset_hook_caller(hook, remove_plugins=others)(register=registrars[hook])
@@ -185,56 +190,21 @@ class Registry:
         kinds = ("models", "providers", "policies", "chunkers", "commands")
         for kind in kinds:
             for taken in getattr(new, kind).keys() & getattr(self.declared, kind).keys():
-                raise ConfigurationError(f"the name {taken!r} ({kind}) is already taken")
+                raise ConfigurationError(
+                    f"the name {taken!r} ({kind}) is already taken: give it a name of its own"
+                )
         for kind in kinds:
             getattr(self.declared, kind).update(getattr(new, kind))
-
-
-def _claim(names: dict[str, Any], name: object, value: object) -> None:
-    if not isinstance(name, str) or not name:
-        raise ConfigurationError(f"a name must be a non-empty string, got {shown(name)}")
-    if name in names:
-        raise ConfigurationError(f"{name!r} is registered twice")
-    names[name] = value
-
-
-def _check_offer(offer: Any) -> None:
-    """Refuse an offer whose terms would break the ranking or the budget of everyone's calls."""
-    if not isinstance(offer, Offer):
-        raise ConfigurationError(f"offers= takes Offer objects, got {shown(offer)}")
-    price: Any = offer.price_per_million
-    if price is not None and not (isinstance(price, Decimal) and price.is_finite() and price >= 0):
-        raise ConfigurationError(
-            f"offer {shown(offer.model)}: price_per_million = {shown(price)}: expected a "
-            'Decimal of 0 or more, for example Decimal("0.04")'
-        )
-    limits = ("max_inputs", "max_input_tokens", "max_batch_tokens", "max_concurrency")
-    for name in limits:
-        limit: Any = getattr(offer, name)
-        if limit is not None and (type(limit) is not int or limit < 1):
-            raise ConfigurationError(
-                f"offer {shown(offer.model)}: {name} = {shown(limit)}: expected a whole number "
-                "of at least 1"
-            )
 
 
 def _provider_registrar(
     providers: dict[str, RegisteredProvider], plugin: str
 ) -> Callable[..., None]:
-    from qwen_embed_plugins.provider import Provider
-
     # Typed as what a stranger's plugin may pass, not as what it should.
-    def register(provider: Any, offers: Sequence[Any] = ()) -> None:
-        if not (isinstance(provider, type) and issubclass(provider, Provider)):
-            raise ConfigurationError(
-                f"register() takes a subclass of Provider, got {shown(provider)}; "
-                "pass the class itself, settings make the instances"
-            )
-        offers = tuple(offers)  # once: it may be a generator
-        for offer in offers:
-            _check_offer(offer)
-        name = getattr(provider, "name", None)
-        _claim(providers, name, RegisteredProvider(provider, offers, plugin))
+    def register(provider: Any, offers: Any = ()) -> None:
+        check_provider(provider)
+        declared = RegisteredProvider(provider, check_offers(offers), plugin)
+        claim(providers, provider.name, declared)
 
     return register
 
@@ -270,7 +240,7 @@ def _add_entry_point(registry: Registry, point: EntryPoint) -> None:
     try:
         plugin = point.load()
     except (Exception, SystemExit) as error:
-        registry.fail(point.name, source, error, version)
+        registry.fail(point.name, source, why_not_loaded(point, error), version)
         return
     registry.add(plugin, point.name, source=source, version=version)
 

@@ -28,7 +28,9 @@ def plugins(as_json: bool) -> None:
         (
             plugin.name.removeprefix("qwen_embed_plugins."),
             f"{plugin.source} {plugin.version or ''}".strip(),
-            f"left out: {plugin.error}" if plugin.error else ", ".join(plugin.provides) or "hooks",
+            f"left out: {plugin.error}"
+            if plugin.error
+            else ", ".join(plugin.provides) or "registers nothing",
         )
         for plugin in found
     ]

@@ -26,6 +26,7 @@ import pytest
 from qwen_embed_plugins.errors import ProviderError
 from qwen_embed_plugins.models import QWEN3_MODELS, Model
 from qwen_embed_plugins.provider import Provider, ProviderConfig
+from qwen_embed_plugins.registration import check_provider
 from qwen_embed_plugins.testing.behaviour import Behaviour
 from qwen_embed_plugins.testing.dialects import Models, answer, recorded
 from qwen_embed_plugins.testing.vectors import reference_vector
@@ -49,6 +50,9 @@ TEXTS = (
     "  spaces at both ends  ",
     "emoji 🙂 and \u200b a zero-width space",
 )
+
+SAME = 0.98
+"""Cosine of one text's vectors: the settings' default for two offers of one space."""
 
 _ERROR_BODIES = (
     b"",
@@ -79,6 +83,9 @@ class InProcessContract:
 
     def make(self) -> Provider:
         """The configured provider, with the planted key."""
+        __tracebackhide__ = True
+        made = not isinstance(self.provider, type)
+        assert not made, f"provider = {self.provider!r}: set it to your class, not to an instance"
         url = self.provider.base_url or self.base_url
         name = self.provider.name
         return self.provider(ProviderConfig(name, base_url=url, api_key=KEY, options=self.options))
@@ -113,13 +120,14 @@ class InProcessContract:
         raise AssertionError(f"{request!r} needs a server: take ProviderContract")
 
     def test_name_can_stand_in_settings(self) -> None:
-        name = self.provider.name
-        assert re.fullmatch(r"[a-z0-9]+(-[a-z0-9]+)*", name), f"lower case and dashes: {name!r}"
+        check_provider(self.provider)
 
     def test_attributes_have_their_documented_types(self) -> None:
         for attribute in ("base_url", "base_url_env", "api_key_env"):
             value = getattr(self.provider, attribute)
-            assert value is None or isinstance(value, str), f"{attribute} = {value!r}"
+            assert value is None or isinstance(value, str), (
+                f"{attribute} = {value!r}: expected a string or None"
+            )
         longest = self.provider.exchange_seconds
         assert longest is None or longest > 0, f"exchange_seconds = {longest!r}"
         assert all(isinstance(kind, type) for kind in self.provider.options.values()), (
@@ -143,15 +151,32 @@ class InProcessContract:
     def test_one_text_gives_one_vector(self) -> None:
         self._check(self.run(self.batch(TEXTS[:1])), TEXTS[:1])
 
-    def _check(self, answered: Answer, texts: Sequence[str]) -> None:
+    def test_a_text_has_the_same_vector_in_any_company(self) -> None:
+        together = _unit(self.run(self.batch()))
+        alone = np.concatenate([_unit(self.run(self.batch([text]))) for text in TEXTS])
+        cosines = (together * alone).sum(axis=1)
+        assert cosines.min() > SAME, (
+            "a text alone has another vector than in a batch: rows must stand in the order of the "
+            "texts, and padding must not be read"
+        )
+
+    def _check(
+        self, answered: Answer, texts: Sequence[str], cure: str = "in the order of the texts"
+    ) -> None:
+        __tracebackhide__ = True  # the report shows the test and the message, not these lines
         with np.errstate(all="raise"):
             matrix = np.asarray(answered.vectors, dtype=np.float32)
         shape = (len(texts), self.model.dimensions)
-        assert matrix.shape == shape, f"shape {matrix.shape}, expected {shape}"
+        assert matrix.shape == shape, (
+            f"shape {matrix.shape}, expected {shape}: a row for each text, of the native length of "
+            f"{self.model.name} (set `model` in the test if it serves another one)"
+        )
         assert np.isfinite(matrix).all(), "numbers that are not finite"
         expected = self.expected(texts)
         if expected is not None:
-            assert np.allclose(matrix, expected, atol=1e-6), "a text got another one's vector"
+            assert np.allclose(matrix, expected, atol=1e-6), (
+                f"a text got another one's vector: return the rows {cure}"
+            )
 
 
 class ProviderContract(InProcessContract):
@@ -189,6 +214,13 @@ class ProviderContract(InProcessContract):
                 sent.append(effect)
                 reply = self.serve(effect, Behaviour())
 
+    def test_request_goes_to_a_whole_address(self) -> None:
+        url = self.request().url
+        whole = re.match(r"https?://[^/]", url)
+        assert whole, (
+            f"the request goes to {url!r}: base_url begins with https://, and self.url holds it"
+        )
+
     def test_request_is_the_same_each_time_and_leaves_the_batch_alone(self) -> None:
         batch = self.batch()
         provider = self.make()
@@ -206,20 +238,25 @@ class ProviderContract(InProcessContract):
             for key, value in _members(orjson.loads(self.request().content))
             if re.fullmatch(r"(?i)(output_?)?dimension(s|ality)?", key)
         }
-        assert asked <= {self.model.dimensions, None}, f"asks for {asked}: the core shortens"
+        assert asked <= {self.model.dimensions, None}, (
+            f"asks for {asked}: send a length only where batch.dimensions is one; the core shortens"
+        )
 
     def test_key_is_in_headers_only(self) -> None:
         requests = self.requests()
         for request in requests:
-            assert KEY not in request.url, "the key is in the URL"
-            assert KEY.encode() not in request.content, "the key is in the body"
+            assert KEY not in request.url, "the key is in the URL, which logs show: use a header"
+            assert KEY.encode() not in request.content, "the key is in the body: use a header"
             assert KEY not in repr(request), "the key shows in the repr of the request"
         if self.provider.api_key_env:
             headers = [value for request in requests for value in request.headers.values()]
-            assert any(KEY in value for value in headers), "the key is not sent"
+            assert any(KEY in value for value in headers), (
+                "no header holds the key: send self.config.api_key, or set api_key_env = None"
+            )
 
     def test_rows_in_another_order_are_put_right(self) -> None:
-        self._check(self.run(self.batch(), Behaviour(order="shuffled")), TEXTS)
+        answered = self.run(self.batch(), Behaviour(order="shuffled"))
+        self._check(answered, TEXTS, "by their index, since services shuffle them")
 
     def test_floats_are_read_where_base64_was_asked_for(self) -> None:
         self._check(self.run(self.batch(), Behaviour(encodings="floats_only")), TEXTS)
@@ -272,12 +309,18 @@ def _raised_by(provider: Provider, content: bytes) -> Exception | None:
     return None
 
 
+def _unit(answered: Answer) -> Any:
+    matrix = np.asarray(answered.vectors, dtype=np.float64)
+    return matrix / np.linalg.norm(matrix, axis=1, keepdims=True)
+
+
 def _answer(value: Any) -> Answer:
     assert isinstance(value, Answer), f"exchange returned {type(value).__name__}, not Answer"
     return value
 
 
 def _check_fault(fault: Fault) -> None:
+    __tracebackhide__ = True
     assert isinstance(fault, Fault), f"classify returned {type(fault).__name__}"
     assert fault.kind in get_args(FaultKind), f"unknown kind {fault.kind!r}"
     assert fault.message, "a fault without a message"

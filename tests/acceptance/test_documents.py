@@ -8,13 +8,14 @@ import subprocess
 import sys
 from pathlib import Path
 from types import ModuleType
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from qwen_embed_plugins import Settings
 from qwen_embed_plugins.catalogue import build_catalogue
 from qwen_embed_plugins.plugins import load_plugins
+from tests.documents import blocks_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -23,30 +24,6 @@ if TYPE_CHECKING:
 
 ROOT = Path(__file__).parent.parent.parent
 README = (ROOT / "README.md").read_text("utf-8")
-
-
-class Block(NamedTuple):
-    """A fenced block and the heading that it stands under."""
-
-    heading: str
-    language: str
-    text: str
-
-
-def blocks_of(document: str) -> list[Block]:
-    heading = ""
-    found = []
-    pattern = re.compile(
-        r"^## (?P<heading>[^\n]+)$|^```(?P<lang>\w+)\n(?P<text>.*?)^```$", re.M | re.S
-    )
-    for match in pattern.finditer(document):
-        if match["heading"]:
-            heading = match["heading"]
-        else:
-            found.append(Block(heading, match["lang"], match["text"]))
-    return found
-
-
 BLOCKS = blocks_of(README)
 
 

@@ -41,12 +41,17 @@ def dashscope(**parameters: str) -> Callable[[str], Any]:
     return lambda text: {
         "model": WIRE_NAME,
         "input": {"texts": [text]},
-        "parameters": {**parameters, "output_type": "dense"},
+        # The length is said, since the offer gives one of its own.
+        "parameters": {**parameters, "dimension": NATIVE, "output_type": "dense"},
     }
 
 
 def openai(text: str) -> Any:
     return {"model": WIRE_NAME, "input": [text], "encoding_format": "float"}
+
+
+def compatible(text: str) -> Any:
+    return {**openai(text), "dimensions": NATIVE}
 
 
 def voyage(role: str) -> Callable[[str], Any]:
@@ -86,7 +91,7 @@ WIRES = (
         dashscope(text_type="query", instruct=TASK),
         dashscope(text_type="document"),
     ),
-    Wire("dashscope-beijing", openai, openai),
+    Wire("dashscope-beijing", compatible, compatible),
     Wire(
         "cloudflare",
         lambda text: {"queries": [text], "instruction": TASK},
@@ -125,7 +130,8 @@ def server(wire: Wire) -> Iterator[SimulatedServer]:
 
 
 def embedder(wire: Wire, server: SimulatedServer, key: str = KEY, **more: Any) -> Embedder:
-    table = {"kind": wire.kind, "base_url": server.url, "wire_name": wire.wire_name}
+    trust = wire.kind.startswith("dashscope")  # what it sells is of no known size
+    table = {"kind": wire.kind, "base_url": server.url, "wire_name": wire.wire_name, "trust": trust}
     settings = Settings.load(
         model=MODEL,
         providers={"one": {**table, **services()[wire.kind].options, **more}},
