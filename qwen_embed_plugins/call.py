@@ -299,13 +299,11 @@ class EmbedCall:
             yield from self.vetting.learn(offer, "encoding", "float")
         if item.piece.inquiry is not None:
             yield from self._inquired(item.piece, item.piece.inquiry, checked)
-        elif item.piece.probe:
-            pass
         elif self.router.parity.refuses(offer) is not None:
             # Another flow found out meanwhile that these are not the space's vectors.
-            self.pool.appendleft(item.piece.freed())
+            self._release(item.piece)
             return
-        else:
+        elif not item.piece.probe:
             self._keep(item, offer, checked)
         self._answered(item.piece)
 
@@ -395,10 +393,8 @@ class EmbedCall:
                 self.chooser.limited.add(offer.key)
         if piece.inquiry is not None:
             self.vetting.inquiries.close(offer)
-        elif piece.split is not None and not piece.split.dissolved:
-            self._dissolve(piece.split, piece)
-        elif not piece.probe:
-            self.pool.appendleft(piece.freed())
+        else:
+            self._release(piece)
 
     def _failures_allowed(self, fault: Fault) -> int:
         return RATE_LIMITS_IN_A_ROW if fault.kind == "rate_limited" else FAILURES_IN_A_ROW
@@ -470,6 +466,13 @@ class EmbedCall:
         self._pause(offer, Fault("bad_offer", message), self.router.now())
         if split is not None:
             self._dissolve(split)
+
+    def _release(self, piece: Piece) -> None:
+        """Let a piece go elsewhere, and with it all that its split holds."""
+        if piece.split is not None and not piece.split.dissolved:
+            self._dissolve(piece.split, piece)
+        elif not piece.probe:
+            self.pool.appendleft(piece.freed())
 
     def _dissolve(self, split: Split, piece: Piece | None = None) -> None:
         """Give the texts of a split free for other offers."""
