@@ -94,7 +94,8 @@ class Learn:
 
 @dataclass(frozen=True, slots=True)
 class KeepProbes:
-    """Remember the vectors that an endpoint gave for the parity probes."""
+    """Remember the vectors that an endpoint gave for the parity probes. Gives all that are kept, by
+    endpoint, those of other processes among them; None where the state cannot be had."""
 
     endpoint: str
     vectors: Matrix

@@ -122,8 +122,13 @@ class Parity:
         cosine = least_cosine(self.met[offer.endpoint], self.met[first.endpoint])
         return Comparison(offer.key, first.key, cosine)
 
-    def meet(self, offer: ConfiguredOffer, vectors: Matrix) -> Comparison | None:
-        """Take in an offer's probes; gives how it compares, None for the first one."""
+    def meet(
+        self, offer: ConfiguredOffer, vectors: Matrix, stored: Mapping[str, Met]
+    ) -> Comparison | None:
+        """Take in an offer's probes; gives how it compares, None for the first one. `stored` are
+        all that the state holds: where nobody gave the measure here, another process may have."""
+        if self._first_met() is None:
+            self.met |= known_probes(stored, self.offers)
         self.met[offer.endpoint] = vectors
         return self.comparison(offer)
 

@@ -54,7 +54,7 @@ class State(Protocol):
         """Remember one capability; blocks for one small transaction."""
 
     def probes(self) -> dict[str, Met]:
-        """The probes' vectors of each endpoint that was met, the oldest first."""
+        """The probes' vectors of each endpoint, in the order in which they were first met."""
 
     def keep_probes(self, endpoint: str, vectors: bytes) -> None:
         """Remember the probes' vectors of an endpoint."""
@@ -122,7 +122,9 @@ class SQLiteState:
         if not self.path.exists():
             return {}
         with self._opened() as database:
-            rows = database.execute("select endpoint, vectors, met_at from probe order by met_at")
+            # In the order of the first meetings: who is met again, by a process that knew nothing
+            # of it or under a clock that was set back, keeps its place.
+            rows = database.execute("select endpoint, vectors, met_at from probe order by rowid")
             return {endpoint: Met(bytes(vectors), at) for endpoint, vectors, at in rows}
 
     def keep_probes(self, endpoint: str, vectors: bytes) -> None:

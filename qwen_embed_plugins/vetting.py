@@ -110,9 +110,9 @@ class Vetting:
         yield from self.learn(inquiry.offer, REFUSES, "yes")
 
     def _met(self, offer: ConfiguredOffer, vectors: Matrix) -> Flow[None]:
-        yield KeepProbes(offer.endpoint, vectors)
+        stored = yield KeepProbes(offer.endpoint, vectors)
         yield from self.learn(offer, SEEN, str(self.router.now()))
-        compared = self.router.parity.meet(offer, vectors)
+        compared = self.router.parity.meet(offer, vectors, stored or {})
         if compared is None or compared.cosine >= self.router.min_parity:
             return
         serves = compared.same_space

@@ -324,3 +324,33 @@ def test_runs_of_one_character_are_not_taken_for_a_cut(row: Callable[[Behaviours
     one = row({"good": Behaviour(reported_tokens=300)})
     with Embedder(one.settings()) as embedder:
         assert not embedder.embed(["-" * 4000 + "\n" + " " * 4000 + "the end"]).errors
+
+
+def test_the_measure_stays_whoever_meets_it_again(row: Callable[[Behaviours], Row]) -> None:
+    """Two processes know nothing of each other's meetings until they have met the same offer."""
+    two = row({"good": Behaviour(), "other": Behaviour(seed=5)})
+    with Embedder(two.settings()) as first, Embedder(two.settings()) as second:
+        assert served_by(first.embed(["a text"])) == {"good"}
+        two.servers["good"].close()
+        with pytest.raises(NoOfferLeft, match="are not those of good"):
+            first.embed(["a text"])
+        two.servers["good"].start()
+        assert served_by(second.embed(["a text"])) == {"good"}
+    two.servers["good"].close()
+    with (
+        Embedder(two.settings("other", "good")) as third,
+        pytest.raises(NoOfferLeft, match="are not those of good"),
+    ):
+        third.embed(["a text"])
+
+
+def test_what_another_process_met_meanwhile_is_the_measure(
+    row: Callable[[Behaviours], Row],
+) -> None:
+    two = row({"good": Behaviour(), "other": Behaviour(seed=5)})
+    with (
+        Embedder(two.settings("good", "other")) as first,
+        Embedder(two.settings("other", "good")) as second,
+    ):
+        assert served_by(first.embed(["a text"])) == {"good"}
+        assert served_by(second.embed(["a text"])) == {"good"}
