@@ -134,7 +134,8 @@ class Parity:
 
     def _first_met(self) -> ConfiguredOffer | None:
         by_endpoint = {offer.endpoint: offer for offer in reversed(self.offers)}
-        known = (by_endpoint[place] for place in self.met if place in by_endpoint)
+        # A list: another thread may meet someone meanwhile.
+        known = (by_endpoint[place] for place in list(self.met) if place in by_endpoint)
         return next(filter(self._gave_the_measure, known), None)
 
     def _gave_the_measure(self, offer: ConfiguredOffer) -> bool:
