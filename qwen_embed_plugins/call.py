@@ -419,7 +419,8 @@ class EmbedCall:
 
     def _refused(self, piece: Piece, offer: ConfiguredOffer, fault: Fault) -> None:
         split = piece.split
-        if piece.inquiry is not None and fault.kind == "too_large" and len(piece.places) > 1:
+        apart = piece.inquiry is not None and piece.inquiry.goes_apart(fault)
+        if apart and len(piece.places) > 1:
             self.pool.extendleft(replace(piece, places=(place,)) for place in piece.places)
         elif piece.is_ours:
             self.vetting.inquiries.close(offer)

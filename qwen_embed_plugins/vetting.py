@@ -31,8 +31,9 @@ READS = "reads_tokens"
 CUTS = "cuts_at_tokens"
 """Capability: the shortest pair whose ends were not read."""
 
-REFUSES = "refuses_long_texts"
-"""Capability: a pair that was too long was refused, so nothing is cut in silence."""
+REFUSES = "refuses_at_tokens"
+"""Capability: the shortest pair that was refused. So long a text is not cut; of shorter ones that
+says nothing, since the model may read less than a gateway before it lets pass."""
 
 SEEN = "seen_at"
 """Capability: when its vectors were last seen to be the known ones, in seconds since the epoch."""
@@ -62,27 +63,30 @@ class Vetting:
         if self.router.parity.is_unmet(offer) or unknown:
             return Inquiry(offer)
         shared = self._unproven_length(offer, texts)
-        return Inquiry(offer, shared) if shared else None
+        if not shared:
+            return None
+        # What takes no plain text says nothing by refusing a long one.
+        return Inquiry(offer, shared if offer.endpoint in self.router.parity.met else 0)
 
     def _unproven_length(self, offer: ConfiguredOffer, texts: Sequence[str]) -> int:
         """The length up to which the offer has yet to show that it reads; 0 if it has."""
-        if self._needs_no_reading(offer):
+        if offer.provider.never_cuts or offer.trusted:
             return 0
-        limit = _limit(offer)
-        needed = reading.length_to_prove(texts, limit)
+        longest = reading.length_to_prove(texts, _limit(offer))
         if len(self.router.parity.members()) > 1:
             # Where another may serve instead, one that cuts is left out before any long text comes.
-            needed = max(needed, reading.first_proof(limit))
+            longest = max(longest, reading.first_proof(_limit(offer)))
+        needed = self._unrefused(offer, longest)
         cuts_at = self._tokens(offer, CUTS)
         known = needed <= self._tokens(offer, READS) or 0 < cuts_at <= needed
         return 0 if known else needed
 
-    def _needs_no_reading(self, offer: ConfiguredOffer) -> bool:
-        return (
-            offer.provider.never_cuts
-            or offer.trusted
-            or (offer.endpoint, REFUSES) in self.router.capabilities
-        )
+    def _unrefused(self, offer: ConfiguredOffer, shared_tokens: int) -> int:
+        """The proof of this length, or the next shorter one where the offer refuses it."""
+        refused = self._tokens(offer, REFUSES)
+        if 0 < refused <= shared_tokens:
+            return reading.shorter_proof(refused, _limit(offer))
+        return shared_tokens
 
     def is_cut(self, offer: ConfiguredOffer, text: str) -> bool:
         """Whether the offer is known to cut texts as long as this one."""
@@ -107,7 +111,7 @@ class Vetting:
     def refused_length(self, inquiry: Inquiry) -> Flow[None]:
         """A reading was refused as too long: who refuses does not cut."""
         self.inquiries.close(inquiry.offer)
-        yield from self.learn(inquiry.offer, REFUSES, "yes")
+        yield from self.learn(inquiry.offer, REFUSES, str(inquiry.shared_tokens))
 
     def _met(self, offer: ConfiguredOffer, vectors: Matrix) -> Flow[None]:
         stored = yield KeepProbes(offer.endpoint, vectors)
@@ -155,7 +159,8 @@ class Vetting:
         """Counts that would be a cap met: none where the offer has shown that it reads so far."""
         if offer.provider.never_cuts:
             return frozenset()
-        if reading.length_to_prove(texts, _limit(offer)) <= self._tokens(offer, READS):
+        needed = self._unrefused(offer, reading.length_to_prove(texts, _limit(offer)))
+        if needed <= self._tokens(offer, READS):
             return frozenset()
         return reading.COMMON_CAPS | {_limit(offer)}
 

@@ -354,3 +354,44 @@ def test_what_another_process_met_meanwhile_is_the_measure(
     ):
         assert served_by(first.embed(["a text"])) == {"good"}
         assert served_by(second.embed(["a text"])) == {"good"}
+
+
+@pytest.mark.parametrize("status", [400, 422])
+def test_a_refusal_in_unknown_words_takes_out_long_texts_alone(
+    row: Callable[[Behaviours], Row], status: int
+) -> None:
+    def refuse(request: Any) -> Reply | None:
+        long = any(len(text) > 2_000 for text in request.texts)
+        return Reply(status, "no, thank you") if long else None
+
+    one = row({"strict": Behaviour()})
+    one.servers["strict"].respond = refuse
+    with Embedder(one.settings()) as embedder:
+        result = embedder.embed(["short", WEEK * 140, "as short"])
+        assert [error.position for error in result.errors] == [1]
+        assert not embedder.embed(["another short text"]).errors
+
+
+def test_a_count_that_happens_to_be_a_cap_says_nothing_of_one_that_refuses(
+    row: Callable[[Behaviours], Row],
+) -> None:
+    one = row({"strict": Behaviour(context_tokens=1024, too_long="refuse")})
+    with Embedder(one.settings()) as embedder:
+        embedder.embed(["short", WEEK * 140])
+        one.servers["strict"].behave(reported_tokens=512)
+        assert not embedder.embed([WEEK * 36]).errors  # an estimate of 577
+
+
+def test_one_that_refuses_the_longest_and_cuts_the_long_is_found(
+    row: Callable[[Behaviours], Row],
+) -> None:
+    """A gateway bounds what comes in; the model behind it reads less and says nothing of it."""
+
+    def gateway(request: Any) -> Reply | None:
+        return Reply(413, "too large") if any(len(t) > 20_000 for t in request.texts) else None
+
+    cutter = Behaviour(context_tokens=1024, too_long="cut", reports_tokens=False)
+    one = row({"cutter": cutter})
+    one.servers["cutter"].respond = gateway
+    with Embedder(one.settings()) as embedder, pytest.raises(NoOfferLeft, match="cuts texts"):
+        embedder.embed([WEEK * 200])
