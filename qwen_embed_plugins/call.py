@@ -169,13 +169,14 @@ class EmbedCall:
             return rest
         texts, canary = self._texts(batch_piece), None
         if not piece.is_ours:
-            inquiry = self.vetting.question(offer, texts, canary_due=due)
-            if inquiry is not None:
-                self.pool.append(piece)
-                piece = Piece(self.vetting.inquiries.begin(inquiry), inquiry=inquiry)
-                batch_piece, rest = self._cut(piece, offer)
-            elif due and len(texts) < self._max_inputs(offer):
+            if due and len(texts) < self._max_inputs(offer):
                 canary = self.vetting.canary(offer, texts)
+            inquiry = self.vetting.question(offer, texts, look_due=due and canary is None)
+            if inquiry is not None:
+                # Bare: what is due is seen by the inquiry, and must not be due again after it.
+                self.pool.append(replace(piece, bare=piece.bare or due))
+                piece = Piece(self.vetting.inquiries.begin(inquiry), inquiry=inquiry)
+                canary, (batch_piece, rest) = None, self._cut(piece, offer)
         sent = yield from self._send(batch_piece, offer, canary)
         return rest if sent else piece
 

@@ -16,6 +16,7 @@ from qwen_embed_plugins.catalogue import ConfiguredOffer
 from qwen_embed_plugins.effects import Flow, KeepProbes, KeepVerdict, Learn
 from qwen_embed_plugins.events import VerdictChanged
 from qwen_embed_plugins.inquiries import Inquiries, Inquiry
+from qwen_embed_plugins.parity import SAME_SPACE, least_cosine
 from qwen_embed_plugins.types import Fault
 from qwen_embed_plugins.verdicts import Measure, Verdict
 
@@ -56,11 +57,11 @@ class Vetting:
     # Before an offer serves
 
     def question(
-        self, offer: ConfiguredOffer, texts: Sequence[str], *, canary_due: bool
+        self, offer: ConfiguredOffer, texts: Sequence[str], *, look_due: bool
     ) -> Inquiry | None:
-        """What the offer must be asked before it gets these texts."""
-        unknown = canary_due and offer.endpoint not in self.router.parity.met
-        if self.router.parity.is_unmet(offer) or unknown:
+        """What the offer must be asked before it gets these texts. `look_due` says that it is time
+        for a look at its vectors, and that no canary can go along."""
+        if look_due or self.router.parity.is_unmet(offer):
             return Inquiry(offer)
         shared = self._unproven_length(offer, texts)
         if not shared:
@@ -114,6 +115,10 @@ class Vetting:
         yield from self.learn(inquiry.offer, REFUSES, str(inquiry.shared_tokens))
 
     def _met(self, offer: ConfiguredOffer, vectors: Matrix) -> Flow[None]:
+        known = self.router.parity.met.get(offer.endpoint)
+        if known is not None:
+            yield from self._looked_at(offer, least_cosine(vectors, known))
+            return
         stored = yield KeepProbes(offer.endpoint, vectors)
         yield from self.learn(offer, SEEN, str(self.router.now()))
         compared = self.router.parity.meet(offer, vectors, stored or {})
@@ -169,7 +174,10 @@ class Vetting:
         return isinstance(fault, Doubt) and offer.key in self.router.miscounting
 
     def canary(self, offer: ConfiguredOffer, texts: Sequence[str]) -> int | None:
-        """The probe that a batch of these texts may carry, if one fits."""
+        """The probe that a batch of these texts may carry, if one fits and something is known to
+        compare it with."""
+        if offer.endpoint not in self.router.parity.met:
+            return None
         if self.role == "query" and offer.provider.adds_instruction:
             return None  # the server would take it for a query
         return canary.choose(frozenset(texts))
@@ -189,9 +197,19 @@ class Vetting:
         met = self.router.parity.met.get(offer.endpoint)
         if met is None or row is None:
             return False
-        near = canary.cosine(row, met, probe)
-        if near >= self.router.min_parity:
+        return (yield from self._looked_at(offer, canary.cosine(row, met, probe)))
+
+    def _looked_at(self, offer: ConfiguredOffer, near: float) -> Flow[bool]:
+        """Judge an offer that was met before by how near its vectors still are to those."""
+        if near >= SAME_SPACE:
             yield from self.learn(offer, SEEN, str(self.router.now()))
+            if near < self.router.min_parity and offer.key not in self.router.parity.drifted:
+                self.router.parity.drifted.add(offer.key)
+                log.warning(
+                    "%s: its vectors differ a little from those it gave when it was met: cosine "
+                    "%.3f for a known text; it serves all the same", offer.key, near,
+                )  # fmt: skip
+                self.router.emit(VerdictChanged(offer.key, str(self.space), True, near))
             return False
         reason = (
             f"its vectors have changed since it was met: cosine {near:.3f} for a known text; what "

@@ -395,3 +395,32 @@ def test_one_that_refuses_the_longest_and_cuts_the_long_is_found(
     one.servers["cutter"].respond = gateway
     with Embedder(one.settings()) as embedder, pytest.raises(NoOfferLeft, match="cuts texts"):
         embedder.embed([WEEK * 200])
+
+
+def test_one_that_takes_a_single_text_at_once_is_watched_too(
+    row: Callable[[Behaviours], Row],
+) -> None:
+    two = row({"single": Behaviour(), "second": Behaviour()})
+    settings = two.settings(canary_every=5, tables={"single": {"max_inputs": 1}})
+    with Embedder(settings) as embedder:
+        early = [embedder.embed([f"early text {number}"]) for number in range(8)]
+        assert {"single"} in map(served_by, early)
+        two.servers["single"].behave(seed=3)
+        for number in range(12):
+            last = embedder.embed([f"text {number}"])
+    assert served_by(last) == {"second"}
+    assert right(last, ["text 11"])
+
+
+def test_a_server_that_went_to_coarser_weights_serves_with_a_warning(
+    row: Callable[[Behaviours], Row], caplog: pytest.LogCaptureFixture
+) -> None:
+    """As it would if it were met so: 4-bit weights keep 0.97."""
+    one = row({"only": Behaviour()})
+    with Embedder(one.settings(canary_every=2)) as embedder:
+        for number in range(20):
+            assert not embedder.embed([f"text {number}"]).errors
+            if number == 6:
+                one.servers["only"].behave(noise=0.25)
+    said = [record.getMessage() for record in caplog.records if "only" in record.getMessage()]
+    assert len([line for line in said if "serves all the same" in line]) == 1, said
