@@ -23,6 +23,8 @@ from qwen_embed_plugins.effects import (
     KeepProbes,
     Learn,
     MakeFlow,
+    Recall,
+    Recalled,
     Remember,
     Reserve,
     Settle,
@@ -79,10 +81,12 @@ def keep_books(effect: Reserve | Settle, ledger: Ledger, held: dict[int, Reserva
 
 
 def remember(effect: Remember, state: State) -> Any:
-    """Carry out an effect on the state: write down what was learnt. What cannot be written costs a
-    request next time, no more, so a state file that is not writable must not fail a call whose
-    vectors are paid."""
+    """Carry out an effect on the state: write down what was learnt, or look up what others did.
+    What cannot be written costs a request next time, no more, so a state file that is not writable
+    must not fail a call whose vectors are paid."""
     try:
+        if isinstance(effect, Recall):
+            return Recalled(state.verdicts(effect.model), state.probes())
         if isinstance(effect, Learn):
             state.learn(effect.endpoint, effect.name, effect.value)
         elif isinstance(effect, KeepProbes):
@@ -91,7 +95,8 @@ def remember(effect: Remember, state: State) -> Any:
         else:
             state.keep_verdict(effect.endpoint, effect.verdict)
     except ConfigurationError as error:
-        log.warning("could not remember what was learnt of %s: %s", effect.endpoint, error)
+        about = effect.model if isinstance(effect, Recall) else effect.endpoint
+        log.warning("could not remember what was learnt of %s: %s", about, error)
     return None
 
 

@@ -134,6 +134,16 @@ class Parity:
         self.met[offer.endpoint] = vectors
         return self.comparison(offer)
 
+    def heed(self, verdicts: Mapping[str, Verdict], stored: Mapping[str, Met]) -> None:
+        """Take in what the state holds by now: newer verdicts, and newer vectors of those that are
+        known here, by which a mended server is known from then on."""
+        for endpoint, verdict in verdicts.items():
+            own = self.verdicts.get(endpoint)
+            if own is None or own.at < verdict.at:
+                self.verdicts[endpoint] = verdict
+        known = known_probes(stored, self.offers)
+        self.met |= {place: rows for place, rows in known.items() if place in self.met}
+
     def _first_met(self) -> ConfiguredOffer | None:
         by_endpoint = {offer.endpoint: offer for offer in reversed(self.offers)}
         # A list: another thread may meet someone meanwhile.
@@ -181,7 +191,7 @@ def known_probes(stored: Mapping[str, Met], offers: Iterable[ConfiguredOffer]) -
     lengths = {offer.endpoint: offer.dimensions for offer in offers}
     met: dict[str, Matrix] = {}
     for endpoint, (content, _) in stored.items():
-        numbers = np.frombuffer(content, np.float32)
-        if numbers.size == len(PROBES) * lengths.get(endpoint, 0):
-            met[endpoint] = numbers.reshape(len(PROBES), lengths[endpoint])
+        length = lengths.get(endpoint, 0)
+        if length and len(content) == len(PROBES) * length * np.float32().nbytes:
+            met[endpoint] = np.frombuffer(content, np.float32).reshape(len(PROBES), length)
     return met

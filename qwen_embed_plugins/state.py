@@ -140,7 +140,8 @@ class SQLiteState:
         with self._opened() as database:
             statement = "select endpoint, content from verdict where model = ?"
             rows = database.execute(statement, (model,)).fetchall()
-        return {endpoint: from_json(content) for endpoint, content in rows}
+        verdicts = {endpoint: _readable(content) for endpoint, content in rows}
+        return {endpoint: verdict for endpoint, verdict in verdicts.items() if verdict is not None}
 
     def keep_verdict(self, endpoint: str, verdict: Verdict) -> None:
         self._write(
@@ -177,3 +178,11 @@ class SQLiteState:
             database.execute("pragma journal_mode = wal")
             database.executescript(SCHEMA + f"pragma user_version = {VERSION};")
         database.execute("pragma synchronous = normal")
+
+
+def _readable(content: str) -> Verdict | None:
+    """A stored verdict; None if it is damaged, or has a form that this version does not know."""
+    try:
+        return from_json(content)
+    except (ValueError, TypeError, KeyError):
+        return None

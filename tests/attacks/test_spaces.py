@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from qwen_embed_plugins import AsyncEmbedder, Embedder, EmbedResult, NoOfferLeft, Settings
+from qwen_embed_plugins import router as router_module
 from qwen_embed_plugins.errors import PartialFailure
 from qwen_embed_plugins.state import SQLiteState
 from qwen_embed_plugins.testing import Behaviour, Reply, SimulatedServer, reference_vector
@@ -397,6 +398,24 @@ def test_one_that_refuses_the_longest_and_cuts_the_long_is_found(
         embedder.embed([WEEK * 200])
 
 
+def test_a_running_process_heeds_what_verify_finds_in_another(
+    row: Callable[[Behaviours], Row], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(router_module, "RECALL_SECONDS", 0.0)
+    two = row({"first": Behaviour(), "second": Behaviour()})
+    with Embedder(two.settings(canary_every=1)) as worker, Embedder(two.settings()) as person:
+        assert served_by(worker.embed(["a text"])) == {"first"}
+        two.servers["first"].behave(seed=9)
+        person.verify(against="second", longest=600)
+        asked = two.servers["first"].request_count
+        assert served_by(worker.embed(["another text"])) == {"second"}
+        assert two.servers["first"].request_count == asked
+        two.servers["second"].behave(seed=9)  # both have the new model now: a new space
+        assert person.verify(longest=600).all_serve
+        for number in range(4):
+            assert served_by(worker.embed([f"text {number}"])) == {"first"}
+
+
 def test_one_that_takes_a_single_text_at_once_is_watched_too(
     row: Callable[[Behaviours], Row],
 ) -> None:
@@ -406,10 +425,9 @@ def test_one_that_takes_a_single_text_at_once_is_watched_too(
         early = [embedder.embed([f"early text {number}"]) for number in range(8)]
         assert {"single"} in map(served_by, early)
         two.servers["single"].behave(seed=3)
-        for number in range(12):
-            last = embedder.embed([f"text {number}"])
-    assert served_by(last) == {"second"}
-    assert right(last, ["text 11"])
+        later = [embedder.embed([f"text {number}"]) for number in range(12)]
+    assert served_by(later[-1]) == {"second"}
+    assert right(later[-1], ["text 11"])
 
 
 def test_a_server_that_went_to_coarser_weights_serves_with_a_warning(

@@ -13,7 +13,7 @@ import pytest
 from qwen_embed_plugins.catalogue import ConfiguredOffer
 from qwen_embed_plugins.models import Model
 from qwen_embed_plugins.offers import Offer
-from qwen_embed_plugins.parity import PROBES, Parity
+from qwen_embed_plugins.parity import PROBES, Met, Parity, known_probes
 from qwen_embed_plugins.provider import Provider, ProviderConfig
 from qwen_embed_plugins.testing import reference_vector
 from qwen_embed_plugins.verdicts import Verdict
@@ -54,3 +54,8 @@ def test_offers_are_met_in_one_thread_while_another_asks_who_serves() -> None:
             parity.is_unmet(offers[0])
             assert parity.refuses(offers[0]) is None
         other.join()
+
+
+@pytest.mark.parametrize("size", [0, 1, 3, 4, 4 * 64 * 4 - 1])
+def test_stored_vectors_of_an_odd_size_are_none(size: int) -> None:
+    assert known_probes({"a toy": Met(b"x" * size, 0.0)}, [offer("a")]) == {}
