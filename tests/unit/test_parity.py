@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 import threading
 from collections.abc import Iterator
+from dataclasses import replace
 from decimal import Decimal
 
 import numpy as np
@@ -59,3 +60,11 @@ def test_offers_are_met_in_one_thread_while_another_asks_who_serves() -> None:
 @pytest.mark.parametrize("size", [0, 1, 3, 4, 4 * 64 * 4 - 1])
 def test_stored_vectors_of_an_odd_size_are_none(size: int) -> None:
     assert known_probes({"a toy": Met(b"x" * size, 0.0)}, [offer("a")]) == {}
+
+
+def test_what_is_known_of_one_model_says_nothing_of_another_under_the_same_name() -> None:
+    one, other = offer("a"), replace(offer("a"), model=replace(MODEL, name="gadget"))
+    assert one.endpoint != other.endpoint
+    terms = replace(one.offer, wire_name="default")
+    assert replace(one, offer=terms).endpoint != replace(other, offer=terms).endpoint
+    assert offer("a").endpoint == one.endpoint
