@@ -129,8 +129,10 @@ class Vetting:
             return
         stored = yield KeepProbes(offer.endpoint, vectors)
         yield from self.learn(offer, SEEN, str(self.router.now()))
+        # Other flows may have asked at the same time: it is said once.
+        said = offer.endpoint in self.router.parity.met
         compared = self.router.parity.meet(offer, vectors, stored or {})
-        if compared is None or compared.cosine >= self.router.min_parity:
+        if said or compared is None or compared.cosine >= self.router.min_parity:
             return
         serves = compared.same_space
         consequence = "it serves all the same" if serves else "it is left out"

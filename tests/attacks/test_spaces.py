@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -442,3 +443,21 @@ def test_a_server_that_went_to_coarser_weights_serves_with_a_warning(
                 one.servers["only"].behave(noise=0.25)
     said = [record.getMessage() for record in caplog.records if "only" in record.getMessage()]
     assert len([line for line in said if "serves all the same" in line]) == 1, said
+
+
+def test_many_threads_that_meet_an_offer_at_once_say_it_once(
+    row: Callable[[Behaviours], Row], caplog: pytest.LogCaptureFixture
+) -> None:
+    two = row({"good": Behaviour(), "other": Behaviour(seed=5, latency_seconds=0.1)})
+    with Embedder(two.settings()) as embedder:
+        embedder.embed(["the first"])
+        two.servers["good"].script(*[Reply(500, "down")] * 400)
+
+        def embed(number: int) -> None:
+            with pytest.raises(NoOfferLeft, match="are not those of good"):
+                embedder.embed([f"text {number}"])
+
+        with ThreadPoolExecutor(8) as pool:
+            assert len(list(pool.map(embed, range(8)))) == 8
+    assert two.servers["other"].request_count > 1
+    assert sum("left out" in record.message for record in caplog.records) == 1
