@@ -311,9 +311,11 @@ class EmbedCall:
 
     def _inquired(self, piece: Piece, inquiry: Inquiry, checked: Checked) -> Flow[None]:
         """Vectors of an inquiry's texts are here."""
-        if checked.bad_rows:
+        message = next(iter(checked.bad_rows.values()), None)
+        if checked.doubtful_rows and not inquiry.is_reading:
+            message = "two different texts got the same vector"
+        if message is not None:
             self.vetting.inquiries.close(inquiry.offer)
-            message = next(iter(checked.bad_rows.values()))
             self._pause(inquiry.offer, Fault("bad_vector", message), self.router.now())
             return
         yield from self.vetting.answered(inquiry, piece.places, checked.matrix)

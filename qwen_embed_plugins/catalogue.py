@@ -5,18 +5,20 @@ Pure: it reads settings and what plugins declared, and reaches no network.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from decimal import Decimal
 from ipaddress import ip_address
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 from urllib.parse import urlsplit
 
 from qwen_embed_plugins.errors import ConfigurationError, shown, without_secrets
 from qwen_embed_plugins.offers import USD_PER_UNIT, Offer
 from qwen_embed_plugins.plugins import Registry, unknown_name
 from qwen_embed_plugins.provider import Provider, ProviderConfig
+from qwen_embed_plugins.proxies import proxy_address
 from qwen_embed_plugins.settings import (
+    MODEL_OVERRIDES,
     PROVIDER,
     ProviderSettings,
     Settings,
@@ -120,6 +122,48 @@ def provider_tables(settings: Settings, registry: Registry) -> Iterator[Provider
         yield settings.providers.get(name) or ProviderSettings(name=name)
 
 
+class WayOut(NamedTuple):
+    """Another model, and the providers that would serve it for nothing."""
+
+    model: str
+    providers: tuple[str, ...]
+
+
+def ways_out(settings: Settings, registry: Registry, without: Collection[str] = ()) -> list[WayOut]:
+    """The other models that cost nothing with what is set up here, those of most providers first.
+
+    `without` names providers that are known to be out. A server that may hold any model counts for
+    none: nobody knows which one it holds.
+    """
+    found = [
+        WayOut(model.name, tuple(_serving_free(model, settings, registry, without)))
+        for model in registry.models.values()
+        if model.name != settings.model
+    ]
+    return sorted((way for way in found if way.providers), key=lambda way: -len(way.providers))
+
+
+def _serving_free(
+    model: Model, settings: Settings, registry: Registry, without: Collection[str]
+) -> Iterator[str]:
+    fits = model.takes_dimensions(settings.dimensions or model.dimensions)
+    chosen = replace(settings, model=model.name, dimensions=settings.dimensions if fits else None)
+    for table in provider_tables(settings, registry):
+        declared = registry.providers.get(table.kind or table.name)
+        if declared is None or declared.provider.needs_naming or table.name in without:
+            continue
+        if all(offer.model != model.name for offer in declared.offers):
+            continue
+        try:
+            outcome = configure(table, model, chosen, registry)
+        except ConfigurationError:
+            continue
+        if isinstance(outcome, str) or outcome.price != 0:
+            continue
+        if outcome.is_proven_by_name or outcome.trusted:
+            yield table.name
+
+
 def configure(
     table: ProviderSettings, model: Model, settings: Settings, registry: Registry
 ) -> ConfiguredOffer | str:
@@ -150,6 +194,7 @@ def configure(
                 'example base_url = "http://127.0.0.1:8000/v1"'
             )
         return "no base_url set"
+    table = replace(table, proxy=_proxy(table, settings))
     key = _api_key(table, provider_class, settings)
     if key is None and provider_class.api_key_env and not table.base_url:
         return f"no key: set {table.api_key_env or provider_class.api_key_env}"
@@ -218,7 +263,7 @@ def _configured(
         price=own_price if own_price is not None else Decimal(0) if private else in_usd(offer),
         private=private,
         trusted=table.trust,
-        proxy=_proxy(table, settings),
+        proxy=table.proxy,
     )
 
 
@@ -245,21 +290,23 @@ def _offer_for(
         offer = Offer(model=model.name, wire_name=model.hub_name or model.name)
     if offer is None and table.wire_name:
         offer = Offer(model=model.name, wire_name=table.wire_name)
-    if offer is None:
-        return None
-    own: dict[str, Any] = {
-        name: value
-        for name in (
-            "wire_name",
-            "price_per_million",
-            "currency",
-            "max_concurrency",
-            "max_inputs",
-            "max_input_tokens",
-        )
-        if (value := getattr(table, name)) is not None
+    return None if offer is None else overridden(offer, table)
+
+
+def overridden(offer: Offer, table: ProviderSettings) -> Offer:
+    """The offer with what a table states of it. That is in dollars unless said otherwise, and was
+    read nowhere."""
+    stated: dict[str, Any] = {
+        name: value for name in MODEL_OVERRIDES if (value := getattr(table, name)) is not None
     }
-    return replace(offer, **{**own, **table.models.get(model.name, {})})
+    stated.update(table.models.get(offer.model, {}))
+    if "price_per_million" in stated:
+        stated.setdefault("currency", "USD")
+    if stated.get("currency", offer.currency) != offer.currency:
+        # The offer's other price is in its own currency, and shown only.
+        stated["batch_price_per_million"] = None
+    sources = {name: source for name, source in offer.sources.items() if name not in stated}
+    return replace(offer, **stated, sources=sources)
 
 
 def _unknown_kind(table: ProviderSettings, registry: Registry) -> ConfigurationError:
@@ -310,9 +357,17 @@ def _api_key(
 
 
 def _proxy(table: ProviderSettings, settings: Settings) -> str | None:
-    if table.proxy_env:
-        return settings.environ.get(table.proxy_env)
-    return table.proxy
+    if table.proxy_env is None:
+        return table.proxy
+    variable = f"providers.{table.name}: the variable {table.proxy_env}"
+    address = settings.environ.get(table.proxy_env)
+    if not address:
+        # Without it requests would go out directly, which the user wants to avoid.
+        raise ConfigurationError(f"{variable} is not set; set it or remove proxy_env")
+    try:
+        return proxy_address(address)
+    except ValueError as error:
+        raise ConfigurationError(f"{variable}: {error}") from None
 
 
 def is_private(url: str) -> bool:

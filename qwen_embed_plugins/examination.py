@@ -130,9 +130,17 @@ def examination(offer: ConfiguredOffer, longest: int | None) -> Examination:
 Asking: TypeAlias = Generator[Question, Finished, Any]
 
 
-def _vectors(offer: ConfiguredOffer, texts: Sequence[str], role: Role, bad: dict[int, str]) -> Any:
+def _vectors(
+    offer: ConfiguredOffer,
+    texts: Sequence[str],
+    role: Role = "document",
+    *,
+    bad: dict[int, str] | None = None,
+    equal: set[int] | None = None,
+) -> Any:
     """The checked vectors of some texts, in as many requests as the offer's limits ask for, those
-    that it names on being asked among them."""
+    that it names on being asked among them. What is wrong with single rows goes into `bad`; which
+    ones equal others, into `equal`."""
     rows: list[Any] = []
     most = offer.max_inputs
     while len(rows) < len(texts):
@@ -145,13 +153,18 @@ def _vectors(offer: ConfiguredOffer, texts: Sequence[str], role: Role, bad: dict
                 raise _Ended(checked.fault)
             most = min(checked.fault.limit or size // 2, size - 1)
             continue
-        bad.update({len(rows) + row: said for row, said in checked.bad_rows.items()})
+        if bad is not None:
+            bad.update({len(rows) + row: said for row, said in checked.bad_rows.items()})
+        if equal is not None:
+            equal.update(len(rows) + row for row in checked.doubtful_rows)
         rows.extend(checked.matrix)
     return np.stack(rows)
 
 
 def _texts(offer: ConfiguredOffer, seen: Observed) -> Asking:
-    matrix = yield from _vectors(offer, TEXTS, "document", seen.bad)
+    equal: set[int] = set()
+    matrix = yield from _vectors(offer, TEXTS, bad=seen.bad, equal=equal)
+    seen.mixed_up = bool(equal - {TEXTS.index(SPACED), TEXTS.index(SPACED.strip())})
     good = [row for row in range(len(TEXTS)) if row not in seen.bad]
     if not good:
         raise _Ended(Fault("bad_vector", f"in all {len(TEXTS)} answers {seen.bad[0]}"))
@@ -164,7 +177,7 @@ def _card(offer: ConfiguredOffer, seen: Observed) -> Asking:
     """The cosines of the card's example."""
     assert seen.documents is not None  # noqa: S101 (asked before)
     bad: dict[int, str] = {}
-    queries = yield from _vectors(offer, CARD_QUERIES, "query", bad)
+    queries = yield from _vectors(offer, CARD_QUERIES, "query", bad=bad)
     if bad:
         raise _Ended(Fault("bad_vector", f"{next(iter(bad.values()))}, for a plain query"))
     documents = seen.documents[[TEXTS.index(text) for text in CARD_DOCUMENTS]]
@@ -178,13 +191,13 @@ def _one_alone(offer: ConfiguredOffer, seen: Observed) -> Asking:
     """Whether a text has the same vector alone as among others, or another text's."""
     assert seen.documents is not None  # noqa: S101 (asked before)
     bad: dict[int, str] = {}
-    row = yield from _vectors(offer, TEXTS[ALONE : ALONE + 1], "document", bad)
+    row = yield from _vectors(offer, TEXTS[ALONE : ALONE + 1], bad=bad)
     if bad:
         return
     near = cosines(np.repeat(row, len(TEXTS), axis=0), seen.documents)
     seen.same_alone = not near[ALONE] < SAME_ROW
     others = np.delete(near, ALONE)
-    seen.mixed_up = not seen.same_alone and bool((others >= SAME_ROW).any())
+    seen.mixed_up |= not seen.same_alone and bool((others >= SAME_ROW).any())
 
 
 def _shorter(offer: ConfiguredOffer, seen: Observed) -> Asking:
@@ -235,7 +248,7 @@ def _long_ones(offer: ConfiguredOffer, seen: Observed, longest: int | None) -> A
     lengths = (reading.first_proof(limit), min(near_limit, longest or near_limit))
     for shared in sorted(set(lengths)):
         try:
-            vectors = yield from _vectors(offer, reading.pair(shared), "document", {})
+            vectors = yield from _vectors(offer, reading.pair(shared))
         except _Ended as ended:
             if ended.fault.kind in ("too_large", "bad_input"):
                 seen.refused_at = shared

@@ -114,7 +114,7 @@ def _trouble(
             "got the same vector"
         )
     if observed.mixed_up:
-        return "it mixes texts up: one alone got the vector that another had among others"
+        return "it mixes texts up: one text got another one's vector"
     if near is None:
         return None if not name else "none of its vectors could be compared"
     if near.least < SAME_SPACE:

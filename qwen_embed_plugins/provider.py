@@ -6,7 +6,7 @@ checks what it parses, and decides by the fault kinds what happens next.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal
 
@@ -18,6 +18,7 @@ from qwen_embed_plugins.types import (
     Exchange,
     Fault,
     Inspection,
+    Role,
     TransportFailure,
     WireRequest,
     WireResponse,
@@ -88,6 +89,10 @@ class Provider:
     """A text is read whole or refused, as this plugin asks for it. Elsewhere an offer must prove,
     with two long texts that differ at their ends, that it reads so far (`reading.py`)."""
 
+    exchange_seconds: ClassVar[float | None] = None
+    """The longest that a whole exchange may take, where one needs longer than a single request:
+    submit and poll. None, or less than the user's `timeout_seconds`: that long."""
+
     options: ClassVar[Mapping[str, type]] = {}
     """Further settings of this provider, with their types (`{"account_id": str}`)."""
 
@@ -140,12 +145,23 @@ class Provider:
         """The requests that serve one batch: one, unless a provider needs more.
 
         Yield `WireRequest` (gives a `WireResponse`, or raises `TransportFailure` here),
-        `Pause(seconds)` or `Call(function)` (gives its result); return the `Answer`.
+        `Pause(seconds)` or `Call(function)` (gives its result); return the `Answer`. A step
+        that would outlast the exchange's time raises `TransportFailure` here; once that time is
+        over, an exchange that goes on all the same is ended.
         """
         response = yield self.build_request(batch)
         if response.status != 200:
             raise ProviderError(self.classify(response))
         return self.parse_response(response)
+
+
+def prefixed(texts: Sequence[str], role: Role, instruction: str | None, model: Model) -> list[str]:
+    """The texts with what the model's card puts before a text of that role, and nothing else."""
+    if role == "query" and model.format_query is not None:
+        return [model.format_query(text, instruction or "") for text in texts]
+    if role == "document" and model.format_document is not None:
+        return [model.format_document(text) for text in texts]
+    return list(texts)
 
 
 def classify_by_status(response: WireResponse, message: str | None = None) -> Fault:

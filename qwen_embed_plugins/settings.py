@@ -18,6 +18,7 @@ from typing import Any, Literal, get_args
 from qwen_embed_plugins.errors import ConfigurationError, shown, without_secrets
 from qwen_embed_plugins.models import DEFAULT_INSTRUCTION, DEFAULT_MODEL
 from qwen_embed_plugins.offers import Currency
+from qwen_embed_plugins.proxies import proxy_address
 
 ENVIRONMENT_PREFIX = "QWEN_EMBED_"
 
@@ -333,7 +334,7 @@ PROVIDER: Mapping[str, Check] = {
     "base_url": web_address,
     "api_key_env": variable_name,
     "account": text,
-    "proxy": text,
+    "proxy": proxy_address,
     "proxy_env": variable_name,
     "trust": truth,
 }

@@ -7,11 +7,12 @@ import os
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from random import Random
 from typing import Any, TypeAlias
 
 from qwen_embed_plugins.canary import Canaries
-from qwen_embed_plugins.catalogue import Catalogue, build_catalogue
+from qwen_embed_plugins.catalogue import Catalogue, build_catalogue, ways_out
 from qwen_embed_plugins.errors import ConfigurationError
 from qwen_embed_plugins.health import Health
 from qwen_embed_plugins.ledger import Ledger, MemoryLedger
@@ -107,6 +108,7 @@ class Setup:
             capabilities=self.state.capabilities(),
             parity=self._parity(),
             canaries=Canaries(settings.canary_every),
+            ways_out=partial(ways_out, settings, self.registry),
             min_parity=settings.min_parity,
             now=time.time,
             emit=self.registry.emit,

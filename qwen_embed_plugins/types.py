@@ -91,14 +91,21 @@ class TransportFailure(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Pause:
-    """An exchange asks to sleep, for example between two polls of a submitted job."""
+    """An exchange asks to sleep, for example between two polls of a submitted job.
+
+    Raises `TransportFailure` at once where the exchange would outlast its time asleep.
+    """
 
     seconds: float
 
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """An exchange asks to run a blocking function in a thread: in-process models, gRPC."""
+    """An exchange asks to run a blocking function in a thread: in-process models, gRPC.
+
+    The function cannot be interrupted: it has to end by itself, and what it gives is taken, however
+    late. Only no step comes after it once the exchange's time is over.
+    """
 
     function: Callable[[], Any]
 

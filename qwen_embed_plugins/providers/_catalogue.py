@@ -5,21 +5,16 @@ Every fact has a source: its own (`{ value = …, source = "id" }`) or that of i
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Mapping
 from dataclasses import fields
 from decimal import Decimal
-from functools import lru_cache
-from importlib.resources import files
 from typing import Any
 
 from qwen_embed_plugins.errors import ConfigurationError, shown
+from qwen_embed_plugins.facts import Facts, read_facts
 from qwen_embed_plugins.offers import Grant, Offer, Source
 
-if sys.version_info >= (3, 11):
-    import tomllib
-else:
-    import tomli as tomllib
+FILE = "offers.toml"
 
 ACCOUNT = "account"
 """The table of a provider whose terms hold for all its offers."""
@@ -28,13 +23,18 @@ _FACTS = {item.name for item in fields(Offer)} - {"model", "source", "checked", 
 _MONEY = {"price_per_million", "batch_price_per_million", "usd"}
 
 
+def providers() -> tuple[str, ...]:
+    """The providers that have offers, in the order of the file."""
+    return tuple(read_facts(FILE).tables)
+
+
 def offers_of(provider: str) -> tuple[Offer, ...]:
     """The offers of one provider, in the order of the file."""
-    tables, sources = _tables()
-    terms = tables.get(provider, {})
+    facts = read_facts(FILE)
+    terms = facts.tables.get(provider, {})
     shared = terms.get(ACCOUNT, {})
     return tuple(
-        offer_from(model, {**shared, **own}, sources, where=f"{provider}.{model}", shared=shared)
+        offer_from(model, {**shared, **own}, facts, where=f"{provider}.{model}", shared=shared)
         for model, own in terms.items()
         if model != ACCOUNT
     )
@@ -43,7 +43,7 @@ def offers_of(provider: str) -> tuple[Offer, ...]:
 def offer_from(
     model: str,
     terms: Mapping[str, Any],
-    sources: Mapping[str, Source],
+    facts: Facts,
     *,
     where: str,
     shared: Mapping[str, Any] | None = None,
@@ -53,8 +53,8 @@ def offer_from(
 
     Raises `ConfigurationError` if it says something unknown, or not where a fact was read.
     """
-    default = _source(terms.get("source"), sources, where)
-    account = _source((shared or {}).get("source"), sources, where) if shared else default
+    default = facts.source(terms.get("source"), where)
+    account = facts.source(shared.get("source"), where) if shared else default
     values: dict[str, Any] = {}
     read: dict[str, Source] = {}
     for name, stated in terms.items():
@@ -63,19 +63,17 @@ def offer_from(
         if name not in _FACTS:
             raise ConfigurationError(f"offers.toml: {where} has the unknown key {name!r}")
         base = account if shared and shared.get(name) is stated else default
-        value, read[name] = _fact(stated, base, sources, f"{where}.{name}")
+        value, read[name] = _fact(stated, base, facts, f"{where}.{name}")
         values[name] = _exact(name, value, where)
     if not isinstance(values.get("wire_name"), str):
         raise ConfigurationError(f"offers.toml: {where} lacks 'wire_name'")
     return Offer(model=model, **values, source=default.url, checked=default.read, sources=read)
 
 
-def _fact(
-    stated: Any, default: Source, sources: Mapping[str, Source], where: str
-) -> tuple[Any, Source]:
+def _fact(stated: Any, default: Source, facts: Facts, where: str) -> tuple[Any, Source]:
     if not isinstance(stated, Mapping):
         return stated, default
-    source = _source(stated["source"], sources, where) if "source" in stated else default
+    source = facts.source(stated["source"], where) if "source" in stated else default
     rest = {name: value for name, value in stated.items() if name != "source"}
     return (rest["value"] if rest.keys() == {"value"} else rest), source
 
@@ -90,17 +88,3 @@ def _exact(name: str, value: Any, where: str) -> Any:
             f"offers.toml: {where}: {name} = {shown(value)}: write it as a string"
         )
     return Decimal(value)
-
-
-def _source(name: Any, sources: Mapping[str, Source], where: str) -> Source:
-    if name not in sources:
-        raise ConfigurationError(f"offers.toml: {where}: no source {shown(name)} in [sources]")
-    return sources[name]
-
-
-@lru_cache(maxsize=1)
-def _tables() -> tuple[dict[str, dict[str, Any]], dict[str, Source]]:
-    text = files("qwen_embed_plugins").joinpath("data/offers.toml").read_text(encoding="utf-8")
-    tables = tomllib.loads(text)
-    sources = {name: Source(**stated) for name, stated in tables.pop("sources").items()}
-    return tables, sources

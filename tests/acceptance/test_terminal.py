@@ -89,8 +89,15 @@ def test_no_color_is_heeded(run: Run, ollama: SimulatedServer) -> None:
 
 def test_tables_fit_narrow_and_wide_terminals(run: Run, ollama: SimulatedServer) -> None:
     for columns in (60, 160):
-        for command in ("providers", "plugins", "settings"):
-            drawn = plain(on_terminal(run, command, columns=columns))
+        for command in (
+            "providers",
+            "providers ollama",
+            "models",
+            "models bge-m3",
+            "plugins",
+            "settings",
+        ):
+            drawn = plain(on_terminal(run, *command.split(), columns=columns))
             assert run.fits(drawn, columns), (command, columns)
 
 
