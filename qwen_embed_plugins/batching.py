@@ -23,7 +23,7 @@ def cut(
     rest = piece.places[size:]
     return (
         replace(piece, places=piece.places[:size]),
-        replace(piece, places=rest, failures=0) if rest else None,
+        replace(piece, places=rest, failures=0, bare=False) if rest else None,
     )
 
 

@@ -29,7 +29,7 @@ class Piece:
     whole; `suspicions` counts how often it failed at an offer that took the known-good text right
     after; a `probe` carries the known-good text alone. With an `inquiry`, the piece carries no text
     of the call but those of the inquiry; its places are theirs. A `bare` piece goes without a
-    canary, since it was refused with one.
+    canary, since it was refused with one, or the offer was looked at just before it.
     """
 
     places: tuple[int, ...]

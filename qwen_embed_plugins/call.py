@@ -96,6 +96,7 @@ class EmbedCall:
     def run(self) -> Flow[EmbedResult]:
         try:
             while self.pool or self.under_way:
+                yield from self.vetting.recall()
                 blocked = yield from self._dispatch()
                 if self.under_way or blocked.busy or blocked.until is not None:
                     finished = yield Wait(blocked.until, alone=not blocked.busy)
@@ -169,13 +170,14 @@ class EmbedCall:
             return rest
         texts, canary = self._texts(batch_piece), None
         if not piece.is_ours:
-            inquiry = self.vetting.question(offer, texts, canary_due=due)
-            if inquiry is not None:
-                self.pool.append(piece)
-                piece = Piece(self.vetting.inquiries.begin(inquiry), inquiry=inquiry)
-                batch_piece, rest = self._cut(piece, offer)
-            elif due and len(texts) < self._max_inputs(offer):
+            if due and len(texts) < self._max_inputs(offer):
                 canary = self.vetting.canary(offer, texts)
+            inquiry = self.vetting.question(offer, texts, look_due=due and canary is None)
+            if inquiry is not None:
+                # Bare: what is due is seen by the inquiry, and must not be due again after it.
+                self.pool.append(replace(piece, bare=piece.bare or due))
+                piece = Piece(self.vetting.inquiries.begin(inquiry), inquiry=inquiry)
+                canary, (batch_piece, rest) = None, self._cut(piece, offer)
         sent = yield from self._send(batch_piece, offer, canary)
         return rest if sent else piece
 
@@ -299,13 +301,11 @@ class EmbedCall:
             yield from self.vetting.learn(offer, "encoding", "float")
         if item.piece.inquiry is not None:
             yield from self._inquired(item.piece, item.piece.inquiry, checked)
-        elif item.piece.probe:
-            pass
         elif self.router.parity.refuses(offer) is not None:
             # Another flow found out meanwhile that these are not the space's vectors.
-            self.pool.appendleft(item.piece.freed())
+            self._release(item.piece)
             return
-        else:
+        elif not item.piece.probe:
             self._keep(item, offer, checked)
         self._answered(item.piece)
 
@@ -397,10 +397,8 @@ class EmbedCall:
                 self.chooser.limited.add(offer.key)
         if piece.inquiry is not None:
             self.vetting.inquiries.close(offer)
-        elif piece.split is not None and not piece.split.dissolved:
-            self._dissolve(piece.split, piece)
-        elif not piece.probe:
-            self.pool.appendleft(piece.freed())
+        else:
+            self._release(piece)
 
     def _failures_allowed(self, fault: Fault) -> int:
         return RATE_LIMITS_IN_A_ROW if fault.kind == "rate_limited" else FAILURES_IN_A_ROW
@@ -425,7 +423,8 @@ class EmbedCall:
 
     def _refused(self, piece: Piece, offer: ConfiguredOffer, fault: Fault) -> None:
         split = piece.split
-        if piece.inquiry is not None and fault.kind == "too_large" and len(piece.places) > 1:
+        apart = piece.inquiry is not None and piece.inquiry.goes_apart(fault)
+        if apart and len(piece.places) > 1:
             self.pool.extendleft(replace(piece, places=(place,)) for place in piece.places)
         elif piece.is_ours:
             self.vetting.inquiries.close(offer)
@@ -472,6 +471,13 @@ class EmbedCall:
         self._pause(offer, Fault("bad_offer", message), self.router.now())
         if split is not None:
             self._dissolve(split)
+
+    def _release(self, piece: Piece) -> None:
+        """Let a piece go elsewhere, and with it all that its split holds."""
+        if piece.split is not None and not piece.split.dissolved:
+            self._dissolve(piece.split, piece)
+        elif not piece.probe:
+            self.pool.appendleft(piece.freed())
 
     def _dissolve(self, split: Split, piece: Piece | None = None) -> None:
         """Give the texts of a split free for other offers."""

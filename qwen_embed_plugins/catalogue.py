@@ -58,7 +58,11 @@ class ConfiguredOffer:
     def endpoint(self) -> str:
         # Written to the state, where a password inside the address has no place.
         place = without_secrets(self.provider.url) or self.provider.config.name
-        return " ".join(filter(None, (place, self.offer.wire_name, self.provider.variant)))
+        wire_name, model = self.offer.wire_name, self.model
+        # A server of one's own may hold another model tomorrow under the same name ("default").
+        says_which = wire_name in (model.name, model.hub_name)
+        parts = (place, wire_name, None if says_which else model.name, self.provider.variant)
+        return " ".join(filter(None, parts))
 
     @property
     def dimensions(self) -> int:

@@ -24,6 +24,8 @@ from qwen_embed_plugins.effects import (
     KeepProbes,
     Learn,
     MakeFlow,
+    Recall,
+    Recalled,
     Remember,
     Reserve,
     Settle,
@@ -83,18 +85,24 @@ def keep_books(effect: Reserve | Settle, ledger: Ledger, held: dict[int, Reserva
     return outcome
 
 
-def remember(effect: Remember, state: State) -> None:
-    """Write down what was learnt. What cannot be written costs a request next time, no more, so
-    a state file that is not writable must not fail a call whose vectors are paid."""
+def remember(effect: Remember, state: State) -> Any:
+    """Carry out an effect on the state: write down what was learnt, or look up what others did.
+    What cannot be written costs a request next time, no more, so a state file that is not writable
+    must not fail a call whose vectors are paid."""
     try:
+        if isinstance(effect, Recall):
+            return Recalled(state.verdicts(effect.model), state.probes())
         if isinstance(effect, Learn):
             state.learn(effect.endpoint, effect.name, effect.value)
         elif isinstance(effect, KeepProbes):
             state.keep_probes(effect.endpoint, effect.vectors.tobytes())
+            return state.probes()
         else:
             state.keep_verdict(effect.endpoint, effect.verdict)
     except ConfigurationError as error:
-        log.warning("could not remember what was learnt of %s: %s", effect.endpoint, error)
+        about = effect.model if isinstance(effect, Recall) else effect.endpoint
+        log.warning("could not remember what was learnt of %s: %s", about, error)
+    return None
 
 
 def fault_of(error: BaseException, offer: ConfiguredOffer) -> Fault:
@@ -359,7 +367,7 @@ class BlockingDriver:
                 elif isinstance(effect, (Reserve, Settle)):
                     reply = keep_books(effect, self._ledger, held)
                 else:
-                    remember(effect, self._state)
+                    reply = remember(effect, self._state)
         except StopIteration as stop:
             result: T = stop.value
             return result
@@ -417,7 +425,7 @@ class AwaitingDriver:
                 elif isinstance(effect, (Reserve, Settle)):
                     reply = keep_books(effect, self._ledger, held)
                 else:
-                    await asyncio.to_thread(remember, effect, self._state)
+                    reply = await asyncio.to_thread(remember, effect, self._state)
         except StopIteration as stop:
             result: T = stop.value
             return result

@@ -6,13 +6,14 @@ drivers run the same flow: blocking and awaiting in `drivers.py`, simulated in `
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Mapping
 from dataclasses import dataclass
 from decimal import Decimal
-from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias, TypeVar
 
 from qwen_embed_plugins.catalogue import ConfiguredOffer
 from qwen_embed_plugins.ledger import Reservation
+from qwen_embed_plugins.parity import Met
 from qwen_embed_plugins.types import Answer, Batch, Fault
 from qwen_embed_plugins.verdicts import Verdict
 
@@ -94,7 +95,8 @@ class Learn:
 
 @dataclass(frozen=True, slots=True)
 class KeepProbes:
-    """Remember the vectors that an endpoint gave for the parity probes."""
+    """Remember the vectors that an endpoint gave for the parity probes. Gives all that are kept, by
+    endpoint, those of other processes among them; None where the state cannot be had."""
 
     endpoint: str
     vectors: Matrix
@@ -108,7 +110,22 @@ class KeepVerdict:
     verdict: Verdict
 
 
-Remember: TypeAlias = Learn | KeepProbes | KeepVerdict
+@dataclass(frozen=True, slots=True)
+class Recall:
+    """Look up what is known of a model's offers by now. Gives what the state keeps, as `Recalled`;
+    None where it cannot be had."""
+
+    model: str
+
+
+class Recalled(NamedTuple):
+    """Verdicts and the probes' vectors by endpoint, those of other processes among them."""
+
+    verdicts: Mapping[str, Verdict]
+    probes: Mapping[str, Met]
+
+
+Remember: TypeAlias = Learn | KeepProbes | KeepVerdict | Recall
 Effect: TypeAlias = Start | Wait | Reserve | Settle | Remember
 Flow: TypeAlias = Generator[Effect, Any, T]
 Wake: TypeAlias = Callable[[], None]

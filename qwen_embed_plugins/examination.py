@@ -21,6 +21,7 @@ from qwen_embed_plugins.models import DEFAULT_INSTRUCTION, Model
 from qwen_embed_plugins.parity import PROBES, cosines
 from qwen_embed_plugins.spaces import shorten
 from qwen_embed_plugins.types import Answer, Fault, Role
+from qwen_embed_plugins.vectors import row_faults
 
 if TYPE_CHECKING:
     from qwen_embed_plugins.types import Matrix
@@ -137,16 +138,21 @@ def _vectors(
     bad: dict[int, str] | None = None,
     equal: set[int] | None = None,
 ) -> Any:
-    """The checked vectors of some texts, in as many requests as the offer's limits ask for. What
-    is wrong with single rows goes into `bad`; which ones equal others, into `equal`."""
+    """The checked vectors of some texts, in as many requests as the offer's limits ask for, those
+    that it names on being asked among them. What is wrong with single rows goes into `bad`; which
+    ones equal others, into `equal`."""
     rows: list[Any] = []
+    most = offer.max_inputs
     while len(rows) < len(texts):
         rest = texts[len(rows) :]
-        size = batch_size(rest, offer, offer.max_inputs)
+        size = batch_size(rest, offer, most)
         finished = yield Question(rest[:size], role)
         checked = examine(finished, offer.dimensions)
         if checked.fault is not None:
-            raise _Ended(checked.fault)
+            if checked.fault.kind != "too_large" or size == 1:
+                raise _Ended(checked.fault)
+            most = min(checked.fault.limit or size // 2, size - 1)
+            continue
         if bad is not None:
             bad.update({len(rows) + row: said for row, said in checked.bad_rows.items()})
         if equal is not None:
@@ -160,6 +166,8 @@ def _texts(offer: ConfiguredOffer, seen: Observed) -> Asking:
     matrix = yield from _vectors(offer, TEXTS, bad=seen.bad, equal=equal)
     seen.mixed_up = bool(equal - {TEXTS.index(SPACED), TEXTS.index(SPACED.strip())})
     good = [row for row in range(len(TEXTS)) if row not in seen.bad]
+    if not good:
+        raise _Ended(Fault("bad_vector", f"in all {len(TEXTS)} answers {seen.bad[0]}"))
     seen.norm = float(np.median(np.linalg.norm(matrix[good], axis=1)))
     matrix[list(seen.bad)] = np.nan
     seen.documents = matrix
@@ -168,8 +176,13 @@ def _texts(offer: ConfiguredOffer, seen: Observed) -> Asking:
 def _card(offer: ConfiguredOffer, seen: Observed) -> Asking:
     """The cosines of the card's example."""
     assert seen.documents is not None  # noqa: S101 (asked before)
-    queries = yield from _vectors(offer, CARD_QUERIES, "query")
+    bad: dict[int, str] = {}
+    queries = yield from _vectors(offer, CARD_QUERIES, "query", bad=bad)
+    if bad:
+        raise _Ended(Fault("bad_vector", f"{next(iter(bad.values()))}, for a plain query"))
     documents = seen.documents[[TEXTS.index(text) for text in CARD_DOCUMENTS]]
+    if not np.isfinite(documents).all():
+        return
     unit = [rows / np.linalg.norm(rows, axis=1, keepdims=True) for rows in (queries, documents)]
     seen.matrix = np.asarray(unit[0] @ unit[1].T)
 
@@ -177,7 +190,10 @@ def _card(offer: ConfiguredOffer, seen: Observed) -> Asking:
 def _one_alone(offer: ConfiguredOffer, seen: Observed) -> Asking:
     """Whether a text has the same vector alone as among others, or another text's."""
     assert seen.documents is not None  # noqa: S101 (asked before)
-    row = yield from _vectors(offer, TEXTS[ALONE : ALONE + 1])
+    bad: dict[int, str] = {}
+    row = yield from _vectors(offer, TEXTS[ALONE : ALONE + 1], bad=bad)
+    if bad:
+        return
     near = cosines(np.repeat(row, len(TEXTS), axis=0), seen.documents)
     seen.same_alone = not near[ALONE] < SAME_ROW
     others = np.delete(near, ALONE)
@@ -209,11 +225,16 @@ def shorter_length(model: Model) -> int | None:
 def _shortening(
     answer: Answer, native: Matrix, wish: int
 ) -> Literal["right", "ignored", "not normalised", "other numbers", "refused"] | None:
-    given = np.asarray(answer.vectors, dtype=np.float32)
-    if given.ndim != 2 or not np.isfinite(given).all() or not np.isfinite(native).all():
+    try:
+        given = np.asarray(answer.vectors, dtype=np.float32)
+    except (TypeError, ValueError):
+        return None
+    if given.ndim != 2 or len(given) != 1:
         return None
     if given.shape[1] != wish:
         return "ignored"
+    if row_faults(given, wish, dense=False) or not np.isfinite(native).all():
+        return None
     if cosines(given, shorten(native, wish))[0] < SAME_ROW:
         return "other numbers"
     return "right" if abs(float(np.linalg.norm(given)) - 1) < 1e-3 else "not normalised"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
@@ -12,9 +12,6 @@ from qwen_embed_plugins.catalogue import ConfiguredOffer
 from qwen_embed_plugins.examination import EQUAL, HALF_PRECISION, SPACED, TEXTS, Observed
 from qwen_embed_plugins.models import Model
 from qwen_embed_plugins.parity import SAME_SPACE, cosines
-
-if TYPE_CHECKING:
-    pass
 
 CARD_TOLERANCE = 0.03
 """Engines differ by 0.002 in the card's example (transformers and vLLM for the 0.6B, from its
@@ -60,17 +57,20 @@ def card_distance(observed: Observed, model: Model) -> float | None:
 
 def choose_reference(seen: Mapping[ConfiguredOffer, Observed]) -> ConfiguredOffer | None:
     """The offer that the others are measured by: of those whose vectors are the model's by
-    declaration and whole, the one that most others agree with; then the one nearest to the card;
-    then the first."""
-    whole = [
-        offer for offer, observed in seen.items() if offer.is_proven_by_name and _is_whole(observed)
-    ]
+    declaration and whole, the one that most other servers agree with, be these whole or not; then
+    the one nearest to the card; then the first."""
+    declared = [offer for offer in seen if offer.is_proven_by_name]
+    whole = [offer for offer in declared if _is_whole(seen[offer])]
 
     def worth(offer: ConfiguredOffer) -> tuple[int, float, int]:
-        near = (nearness(seen[offer], seen[other]) for other in whole if other is not offer)
-        friends = sum(item is not None and item.least >= SAME_SPACE for item in near)
+        # Several accounts at one server are one voice.
+        friends = {
+            other.endpoint
+            for other in declared
+            if (near := nearness(seen[offer], seen[other])) and near.least >= SAME_SPACE
+        }
         distance = card_distance(seen[offer], offer.model)
-        return friends, -(distance if distance is not None else 0.0), -whole.index(offer)
+        return len(friends), -(distance if distance is not None else 0.0), -whole.index(offer)
 
     return max(whole, key=worth, default=None)
 

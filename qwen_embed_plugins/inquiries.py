@@ -34,6 +34,10 @@ class Inquiry:
     def texts(self) -> Sequence[str]:
         return pair(self.shared_tokens) if self.is_reading else PROBES
 
+    def goes_apart(self, fault: Fault) -> bool:
+        """Whether its texts, refused together, are to be sent one by one."""
+        return fault.kind == "too_large" or self.is_answered_by(fault, 1)
+
     def is_answered_by(self, fault: Fault, texts: int) -> bool:
         """Whether a refusal of so many texts of it is an answer too: who refuses a long text alone,
         however it is put, does not cut it."""

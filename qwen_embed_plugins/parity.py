@@ -68,7 +68,8 @@ class Parity:
     `met` holds the probes' vectors by endpoint, the oldest first: the first one of an offer that
     belongs to the space is what the others are compared with. With one offer alone there is
     nothing to compare, and nobody is asked. `verified_only` says that settings want every offer
-    measured by `verify` before it serves.
+    measured by `verify` before it serves. `drifted` are the offers of which it has been said that
+    their vectors changed a little.
     """
 
     offers: Sequence[ConfiguredOffer]
@@ -76,6 +77,7 @@ class Parity:
     trusted: frozenset[str] = frozenset()
     verdicts: dict[str, Verdict] = field(default_factory=dict)
     verified_only: bool = False
+    drifted: set[str] = field(default_factory=set)
 
     def is_unmet(self, offer: ConfiguredOffer) -> bool:
         """Whether the offer must be introduced before it serves."""
@@ -122,14 +124,30 @@ class Parity:
         cosine = least_cosine(self.met[offer.endpoint], self.met[first.endpoint])
         return Comparison(offer.key, first.key, cosine)
 
-    def meet(self, offer: ConfiguredOffer, vectors: Matrix) -> Comparison | None:
-        """Take in an offer's probes; gives how it compares, None for the first one."""
+    def meet(
+        self, offer: ConfiguredOffer, vectors: Matrix, stored: Mapping[str, Met]
+    ) -> Comparison | None:
+        """Take in an offer's probes; gives how it compares, None for the first one. `stored` are
+        all that the state holds: where nobody gave the measure here, another process may have."""
+        if self._first_met() is None:
+            self.met |= known_probes(stored, self.offers)
         self.met[offer.endpoint] = vectors
         return self.comparison(offer)
 
+    def heed(self, verdicts: Mapping[str, Verdict], stored: Mapping[str, Met]) -> None:
+        """Take in what the state holds by now: newer verdicts, and newer vectors of those that are
+        known here, by which a mended server is known from then on."""
+        for endpoint, verdict in verdicts.items():
+            own = self.verdicts.get(endpoint)
+            if own is None or own.at < verdict.at:
+                self.verdicts[endpoint] = verdict
+        known = known_probes(stored, self.offers)
+        self.met |= {place: rows for place, rows in known.items() if place in self.met}
+
     def _first_met(self) -> ConfiguredOffer | None:
         by_endpoint = {offer.endpoint: offer for offer in reversed(self.offers)}
-        known = (by_endpoint[place] for place in self.met if place in by_endpoint)
+        # A list: another thread may meet someone meanwhile.
+        known = (by_endpoint[place] for place in list(self.met) if place in by_endpoint)
         return next(filter(self._gave_the_measure, known), None)
 
     def _gave_the_measure(self, offer: ConfiguredOffer) -> bool:
@@ -173,7 +191,7 @@ def known_probes(stored: Mapping[str, Met], offers: Iterable[ConfiguredOffer]) -
     lengths = {offer.endpoint: offer.dimensions for offer in offers}
     met: dict[str, Matrix] = {}
     for endpoint, (content, _) in stored.items():
-        numbers = np.frombuffer(content, np.float32)
-        if numbers.size == len(PROBES) * lengths.get(endpoint, 0):
-            met[endpoint] = numbers.reshape(len(PROBES), lengths[endpoint])
+        length = lengths.get(endpoint, 0)
+        if length and len(content) == len(PROBES) * length * np.float32().nbytes:
+            met[endpoint] = np.frombuffer(content, np.float32).reshape(len(PROBES), length)
     return met

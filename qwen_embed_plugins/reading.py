@@ -97,6 +97,14 @@ def first_proof(limit: int) -> int:
     return min(LENGTHS[0], int(limit * WITHIN))
 
 
+def shorter_proof(refused: int, limit: int) -> int:
+    """The proof to ask for where one of so many tokens was refused: well below it, since the truth
+    lies far below when a limit is stated too high; 0 if there is none shorter."""
+    first = first_proof(limit)
+    steps = [length for length in LENGTHS if first < length <= refused / 3]
+    return max(steps, default=first if first < refused else 0)
+
+
 def counted_less(texts: Sequence[str], tokens: int, caps: frozenset[int]) -> str | None:
     """What a provider's count says of a cut: equal to a known cap, or under half the estimate.
 

@@ -19,6 +19,9 @@ from qwen_embed_plugins.routing import Candidate, Policy
 from qwen_embed_plugins.spaces import EmbeddingSpace
 from qwen_embed_plugins.types import EmbedResult, Role
 
+RECALL_SECONDS = 60.0
+"""How long a verdict of another process (`qwen-embed verify`) may go unnoticed in this one."""
+
 
 @dataclass(frozen=True, slots=True)
 class EmbedRequest:
@@ -54,6 +57,19 @@ class Router:
     miscounting: set[str] = field(default_factory=set)
     places: Places = field(default_factory=Places)
     job_ids: Iterator[int] = field(default_factory=count)
+    recalled_at: float = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.recalled_at = self.now()
+
+    def is_time_to_recall(self) -> bool:
+        """Whether to look up what other processes found meanwhile; true once in a while."""
+        now = self.now()
+        # A clock that was set back must not put it off for ever.
+        if 0 <= now - self.recalled_at < RECALL_SECONDS:
+            return False
+        self.recalled_at = now
+        return True
 
     def flow(self, request: EmbedRequest, wake: Wake) -> Flow[EmbedResult]:
         """The flow of one call. It raises `NoOfferLeft` or `BudgetExceeded` when no text at all

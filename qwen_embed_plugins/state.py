@@ -54,7 +54,7 @@ class State(Protocol):
         """Remember one capability; blocks for one small transaction."""
 
     def probes(self) -> dict[str, Met]:
-        """The probes' vectors of each endpoint that was met, the oldest first."""
+        """The probes' vectors of each endpoint, in the order in which they were first met."""
 
     def keep_probes(self, endpoint: str, vectors: bytes) -> None:
         """Remember the probes' vectors of an endpoint."""
@@ -122,7 +122,9 @@ class SQLiteState:
         if not self.path.exists():
             return {}
         with self._opened() as database:
-            rows = database.execute("select endpoint, vectors, met_at from probe order by met_at")
+            # In the order of the first meetings: who is met again, by a process that knew nothing
+            # of it or under a clock that was set back, keeps its place.
+            rows = database.execute("select endpoint, vectors, met_at from probe order by rowid")
             return {endpoint: Met(bytes(vectors), at) for endpoint, vectors, at in rows}
 
     def keep_probes(self, endpoint: str, vectors: bytes) -> None:
@@ -138,7 +140,8 @@ class SQLiteState:
         with self._opened() as database:
             statement = "select endpoint, content from verdict where model = ?"
             rows = database.execute(statement, (model,)).fetchall()
-        return {endpoint: from_json(content) for endpoint, content in rows}
+        verdicts = {endpoint: _readable(content) for endpoint, content in rows}
+        return {endpoint: verdict for endpoint, verdict in verdicts.items() if verdict is not None}
 
     def keep_verdict(self, endpoint: str, verdict: Verdict) -> None:
         self._write(
@@ -175,3 +178,11 @@ class SQLiteState:
             database.execute("pragma journal_mode = wal")
             database.executescript(SCHEMA + f"pragma user_version = {VERSION};")
         database.execute("pragma synchronous = normal")
+
+
+def _readable(content: str) -> Verdict | None:
+    """A stored verdict; None if it is damaged, or has a form that this version does not know."""
+    try:
+        return from_json(content)
+    except (ValueError, TypeError, KeyError):
+        return None

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from decimal import Decimal
 from heapq import heappop, heappush
@@ -20,7 +20,7 @@ from qwen_embed_plugins.effects import (
     Start,
     Wait,
 )
-from qwen_embed_plugins.errors import ConfigurationError
+from qwen_embed_plugins.errors import ConfigurationError, NoOfferLeft
 from qwen_embed_plugins.events import AttemptFinished, VerdictChanged
 from qwen_embed_plugins.examination import (
     Examination,
@@ -115,8 +115,9 @@ class Verification:
     waiting: list[tuple[float, int, _UnderExamination]] = field(default_factory=list)
 
     def run(self) -> Flow[Report]:
-        """Examine, judge, remember. Raises `ConfigurationError` when `against` names no offer."""
-        self._named_reference(self.router.catalogue.offers)
+        """Examine, judge, remember. Raises `ConfigurationError` when `against` names no offer,
+        `NoOfferLeft` when the one that it names gave no vectors."""
+        self._named()
         all_of_them = [
             _UnderExamination(offer, examination(offer, self.longest))
             for offer in self.router.catalogue.offers
@@ -209,39 +210,46 @@ class Verification:
             for item in items
             if item.observed is not None and _is_decisive(item.observed)
         }
-        reference = self._named_reference([*seen]) or choose_reference(seen)
+        reference = self._named_measure(seen) or choose_reference(seen)
         measure = (reference, seen[reference]) if reference is not None else None
         if len(seen) == 1:
             measure = None
         entries = []
         for item in items:
-            if item.offer in seen:
+            if item.offer in seen and (measure is not None or not _needs_measuring(item.offer)):
                 judgement = judge(item.offer, seen[item.offer], measure, self.router.min_parity)
                 yield from self._remember(item.offer, seen[item.offer], judgement, reference)
                 entries.append(_entry(item, judgement))
             else:
-                entries.append(_unexamined(item))
+                entries.append(_undecided(item))
         model = self.router.catalogue.model
         name = reference.key if reference is not None else None
         return Report(self.space, name, model.published, tuple(entries))
 
-    def _named_reference(self, offers: Sequence[ConfiguredOffer]) -> ConfiguredOffer | None:
-        """The offer that `against` names among these. Raises if no configured one has that name;
-        None if it is not named, or could not be examined."""
-        if self.against is None:
-            return None
-        for offer in offers:
-            if self.against in (offer.key, offer.provider.config.name):
-                return offer
-        known = [offer.provider.config.name for offer in self.router.catalogue.offers]
-        if self.against in known or self.against in {o.key for o in self.router.catalogue.offers}:
-            raise ConfigurationError(
-                f"against = {self.against!r}: it could not be examined, so nothing can be measured "
-                "by it; run verify without it to see why"
-            )
+    def _named(self) -> list[ConfiguredOffer]:
+        """The offers that `against` names; none if it is not given. Raises if it names nobody."""
+        offers = self.router.catalogue.offers
+        named = [o for o in offers if self.against in (o.key, o.provider.config.name)]
+        if self.against is None or named:
+            return named
+        known = ", ".join(offer.provider.config.name for offer in offers)
         raise ConfigurationError(
-            f"against = {self.against!r}: no such offer is configured; here are: "
-            f"{', '.join(known) or 'none'}"
+            f"against = {self.against!r}: no such offer is configured; here are: {known or 'none'}"
+        )
+
+    def _named_measure(self, seen: Mapping[ConfiguredOffer, Observed]) -> ConfiguredOffer | None:
+        """The offer to measure by as `against` names it; None if it is not given. Raises
+        `NoOfferLeft` when that one gave no vectors: then nothing is decided of anybody."""
+        named = self._named()
+        for offer in named:
+            if offer in seen and seen[offer].documents is not None:
+                return offer
+        if not named:
+            return None
+        raise NoOfferLeft(
+            f"against = {self.against!r}: its vectors could not be had, so nothing can be measured "
+            "by it; run verify without it to see why",
+            reasons={offer.key: "its vectors could not be had" for offer in named},
         )
 
     def _remember(
@@ -305,9 +313,14 @@ def _entry(item: _UnderExamination, judgement: Judgement) -> OfferReport:
     )
 
 
-def _unexamined(item: _UnderExamination) -> OfferReport:
+def _needs_measuring(offer: ConfiguredOffer) -> bool:
+    """Whether sound answers alone say nothing of the space that it serves."""
+    return not (offer.is_proven_by_name or offer.trusted)
+
+
+def _undecided(item: _UnderExamination) -> OfferReport:
     fault = item.observed.fault if item.observed is not None else None
-    fault = fault or Fault("unavailable", "the examination was not finished")
+    fault = fault or Fault("unavailable", "there is nothing to measure it by")
     return OfferReport(
         item.offer.key,
         serves=False,

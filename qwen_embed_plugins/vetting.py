@@ -13,9 +13,10 @@ from typing import TYPE_CHECKING, Any
 
 from qwen_embed_plugins import canary, reading
 from qwen_embed_plugins.catalogue import ConfiguredOffer
-from qwen_embed_plugins.effects import Flow, KeepProbes, KeepVerdict, Learn
+from qwen_embed_plugins.effects import Flow, KeepProbes, KeepVerdict, Learn, Recall
 from qwen_embed_plugins.events import VerdictChanged
 from qwen_embed_plugins.inquiries import Inquiries, Inquiry
+from qwen_embed_plugins.parity import SAME_SPACE, least_cosine
 from qwen_embed_plugins.types import Fault
 from qwen_embed_plugins.verdicts import Measure, Verdict
 
@@ -31,8 +32,9 @@ READS = "reads_tokens"
 CUTS = "cuts_at_tokens"
 """Capability: the shortest pair whose ends were not read."""
 
-REFUSES = "refuses_long_texts"
-"""Capability: a pair that was too long was refused, so nothing is cut in silence."""
+REFUSES = "refuses_at_tokens"
+"""Capability: the shortest pair that was refused. So long a text is not cut; of shorter ones that
+says nothing, since the model may read less than a gateway before it lets pass."""
 
 SEEN = "seen_at"
 """Capability: when its vectors were last seen to be the known ones, in seconds since the epoch."""
@@ -52,37 +54,48 @@ class Vetting:
         self.space = request.space
         self.inquiries = Inquiries(asked)
 
+    def recall(self) -> Flow[None]:
+        """Now and then, heed what other processes found: a worker runs for weeks."""
+        if not self.router.is_time_to_recall():
+            return
+        recalled = yield Recall(self.router.catalogue.model.name)
+        if recalled is not None:
+            self.router.parity.heed(recalled.verdicts, recalled.probes)
+
     # Before an offer serves
 
     def question(
-        self, offer: ConfiguredOffer, texts: Sequence[str], *, canary_due: bool
+        self, offer: ConfiguredOffer, texts: Sequence[str], *, look_due: bool
     ) -> Inquiry | None:
-        """What the offer must be asked before it gets these texts."""
-        unknown = canary_due and offer.endpoint not in self.router.parity.met
-        if self.router.parity.is_unmet(offer) or unknown:
+        """What the offer must be asked before it gets these texts. `look_due` says that it is time
+        for a look at its vectors, and that no canary can go along."""
+        if look_due or self.router.parity.is_unmet(offer):
             return Inquiry(offer)
         shared = self._unproven_length(offer, texts)
-        return Inquiry(offer, shared) if shared else None
+        if not shared:
+            return None
+        # What takes no plain text says nothing by refusing a long one.
+        return Inquiry(offer, shared if offer.endpoint in self.router.parity.met else 0)
 
     def _unproven_length(self, offer: ConfiguredOffer, texts: Sequence[str]) -> int:
         """The length up to which the offer has yet to show that it reads; 0 if it has."""
-        if self._needs_no_reading(offer):
+        if offer.provider.never_cuts or offer.trusted:
             return 0
-        limit = _limit(offer)
-        needed = reading.length_to_prove(texts, limit)
+        longest = reading.length_to_prove(texts, _limit(offer))
         if len(self.router.parity.members()) > 1:
             # Where another may serve instead, one that cuts is left out before any long text comes.
-            needed = max(needed, reading.first_proof(limit))
+            longest = max(longest, reading.first_proof(_limit(offer)))
+        needed = self._unrefused(offer, longest)
         cuts_at = self._tokens(offer, CUTS)
         known = needed <= self._tokens(offer, READS) or 0 < cuts_at <= needed
         return 0 if known else needed
 
-    def _needs_no_reading(self, offer: ConfiguredOffer) -> bool:
-        return (
-            offer.provider.never_cuts
-            or offer.trusted
-            or (offer.endpoint, REFUSES) in self.router.capabilities
-        )
+    def _unrefused(self, offer: ConfiguredOffer, shared_tokens: int) -> int:
+        """The proof of this length, or the next shorter one where the offer refuses it."""
+        refused = self._tokens(offer, REFUSES)
+        if 0 < refused <= shared_tokens:
+            return reading.shorter_proof(refused, _limit(offer))
+        return shared_tokens
 
     def is_cut(self, offer: ConfiguredOffer, text: str) -> bool:
         """Whether the offer is known to cut texts as long as this one."""
@@ -107,13 +120,19 @@ class Vetting:
     def refused_length(self, inquiry: Inquiry) -> Flow[None]:
         """A reading was refused as too long: who refuses does not cut."""
         self.inquiries.close(inquiry.offer)
-        yield from self.learn(inquiry.offer, REFUSES, "yes")
+        yield from self.learn(inquiry.offer, REFUSES, str(inquiry.shared_tokens))
 
     def _met(self, offer: ConfiguredOffer, vectors: Matrix) -> Flow[None]:
-        yield KeepProbes(offer.endpoint, vectors)
+        known = self.router.parity.met.get(offer.endpoint)
+        if known is not None:
+            yield from self._looked_at(offer, least_cosine(vectors, known))
+            return
+        stored = yield KeepProbes(offer.endpoint, vectors)
         yield from self.learn(offer, SEEN, str(self.router.now()))
-        compared = self.router.parity.meet(offer, vectors)
-        if compared is None or compared.cosine >= self.router.min_parity:
+        # Other flows may have asked at the same time: it is said once.
+        said = offer.endpoint in self.router.parity.met
+        compared = self.router.parity.meet(offer, vectors, stored or {})
+        if said or compared is None or compared.cosine >= self.router.min_parity:
             return
         serves = compared.same_space
         consequence = "it serves all the same" if serves else "it is left out"
@@ -155,7 +174,8 @@ class Vetting:
         """Counts that would be a cap met: none where the offer has shown that it reads so far."""
         if offer.provider.never_cuts:
             return frozenset()
-        if reading.length_to_prove(texts, _limit(offer)) <= self._tokens(offer, READS):
+        needed = self._unrefused(offer, reading.length_to_prove(texts, _limit(offer)))
+        if needed <= self._tokens(offer, READS):
             return frozenset()
         return reading.COMMON_CAPS | {_limit(offer)}
 
@@ -164,7 +184,10 @@ class Vetting:
         return isinstance(fault, Doubt) and offer.key in self.router.miscounting
 
     def canary(self, offer: ConfiguredOffer, texts: Sequence[str]) -> int | None:
-        """The probe that a batch of these texts may carry, if one fits."""
+        """The probe that a batch of these texts may carry, if one fits and something is known to
+        compare it with."""
+        if offer.endpoint not in self.router.parity.met:
+            return None
         if self.role == "query" and offer.provider.adds_instruction:
             return None  # the server would take it for a query
         return canary.choose(frozenset(texts))
@@ -184,9 +207,19 @@ class Vetting:
         met = self.router.parity.met.get(offer.endpoint)
         if met is None or row is None:
             return False
-        near = canary.cosine(row, met, probe)
-        if near >= self.router.min_parity:
+        return (yield from self._looked_at(offer, canary.cosine(row, met, probe)))
+
+    def _looked_at(self, offer: ConfiguredOffer, near: float) -> Flow[bool]:
+        """Judge an offer that was met before by how near its vectors still are to those."""
+        if near >= SAME_SPACE:
             yield from self.learn(offer, SEEN, str(self.router.now()))
+            if near < self.router.min_parity and offer.key not in self.router.parity.drifted:
+                self.router.parity.drifted.add(offer.key)
+                log.warning(
+                    "%s: its vectors differ a little from those it gave when it was met: cosine "
+                    "%.3f for a known text; it serves all the same", offer.key, near,
+                )  # fmt: skip
+                self.router.emit(VerdictChanged(offer.key, str(self.space), True, near))
             return False
         reason = (
             f"its vectors have changed since it was met: cosine {near:.3f} for a known text; what "

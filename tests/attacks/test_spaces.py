@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import numpy as np
 import pytest
 
 from qwen_embed_plugins import AsyncEmbedder, Embedder, EmbedResult, NoOfferLeft, Settings
+from qwen_embed_plugins import router as router_module
 from qwen_embed_plugins.errors import PartialFailure
 from qwen_embed_plugins.state import SQLiteState
 from qwen_embed_plugins.testing import Behaviour, Reply, SimulatedServer, reference_vector
@@ -324,3 +326,138 @@ def test_runs_of_one_character_are_not_taken_for_a_cut(row: Callable[[Behaviours
     one = row({"good": Behaviour(reported_tokens=300)})
     with Embedder(one.settings()) as embedder:
         assert not embedder.embed(["-" * 4000 + "\n" + " " * 4000 + "the end"]).errors
+
+
+def test_the_measure_stays_whoever_meets_it_again(row: Callable[[Behaviours], Row]) -> None:
+    """Two processes know nothing of each other's meetings until they have met the same offer."""
+    two = row({"good": Behaviour(), "other": Behaviour(seed=5)})
+    with Embedder(two.settings()) as first, Embedder(two.settings()) as second:
+        assert served_by(first.embed(["a text"])) == {"good"}
+        two.servers["good"].close()
+        with pytest.raises(NoOfferLeft, match="are not those of good"):
+            first.embed(["a text"])
+        two.servers["good"].start()
+        assert served_by(second.embed(["a text"])) == {"good"}
+    two.servers["good"].close()
+    with (
+        Embedder(two.settings("other", "good")) as third,
+        pytest.raises(NoOfferLeft, match="are not those of good"),
+    ):
+        third.embed(["a text"])
+
+
+def test_what_another_process_met_meanwhile_is_the_measure(
+    row: Callable[[Behaviours], Row],
+) -> None:
+    two = row({"good": Behaviour(), "other": Behaviour(seed=5)})
+    with (
+        Embedder(two.settings("good", "other")) as first,
+        Embedder(two.settings("other", "good")) as second,
+    ):
+        assert served_by(first.embed(["a text"])) == {"good"}
+        assert served_by(second.embed(["a text"])) == {"good"}
+
+
+@pytest.mark.parametrize("status", [400, 422])
+def test_a_refusal_in_unknown_words_takes_out_long_texts_alone(
+    row: Callable[[Behaviours], Row], status: int
+) -> None:
+    def refuse(request: Any) -> Reply | None:
+        long = any(len(text) > 2_000 for text in request.texts)
+        return Reply(status, "no, thank you") if long else None
+
+    one = row({"strict": Behaviour()})
+    one.servers["strict"].respond = refuse
+    with Embedder(one.settings()) as embedder:
+        result = embedder.embed(["short", WEEK * 140, "as short"])
+        assert [error.position for error in result.errors] == [1]
+        assert not embedder.embed(["another short text"]).errors
+
+
+def test_a_count_that_happens_to_be_a_cap_says_nothing_of_one_that_refuses(
+    row: Callable[[Behaviours], Row],
+) -> None:
+    one = row({"strict": Behaviour(context_tokens=1024, too_long="refuse")})
+    with Embedder(one.settings()) as embedder:
+        embedder.embed(["short", WEEK * 140])
+        one.servers["strict"].behave(reported_tokens=512)
+        assert not embedder.embed([WEEK * 36]).errors  # an estimate of 577
+
+
+def test_one_that_refuses_the_longest_and_cuts_the_long_is_found(
+    row: Callable[[Behaviours], Row],
+) -> None:
+    """A gateway bounds what comes in; the model behind it reads less and says nothing of it."""
+
+    def gateway(request: Any) -> Reply | None:
+        return Reply(413, "too large") if any(len(t) > 20_000 for t in request.texts) else None
+
+    cutter = Behaviour(context_tokens=1024, too_long="cut", reports_tokens=False)
+    one = row({"cutter": cutter})
+    one.servers["cutter"].respond = gateway
+    with Embedder(one.settings()) as embedder, pytest.raises(NoOfferLeft, match="cuts texts"):
+        embedder.embed([WEEK * 200])
+
+
+def test_a_running_process_heeds_what_verify_finds_in_another(
+    row: Callable[[Behaviours], Row], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(router_module, "RECALL_SECONDS", 0.0)
+    two = row({"first": Behaviour(), "second": Behaviour()})
+    with Embedder(two.settings(canary_every=1)) as worker, Embedder(two.settings()) as person:
+        assert served_by(worker.embed(["a text"])) == {"first"}
+        two.servers["first"].behave(seed=9)
+        person.verify(against="second", longest=600)
+        asked = two.servers["first"].request_count
+        assert served_by(worker.embed(["another text"])) == {"second"}
+        assert two.servers["first"].request_count == asked
+        two.servers["second"].behave(seed=9)  # both have the new model now: a new space
+        assert person.verify(longest=600).all_serve
+        for number in range(4):
+            assert served_by(worker.embed([f"text {number}"])) == {"first"}
+
+
+def test_one_that_takes_a_single_text_at_once_is_watched_too(
+    row: Callable[[Behaviours], Row],
+) -> None:
+    two = row({"single": Behaviour(), "second": Behaviour()})
+    settings = two.settings(canary_every=5, tables={"single": {"max_inputs": 1}})
+    with Embedder(settings) as embedder:
+        early = [embedder.embed([f"early text {number}"]) for number in range(8)]
+        assert {"single"} in map(served_by, early)
+        two.servers["single"].behave(seed=3)
+        later = [embedder.embed([f"text {number}"]) for number in range(12)]
+    assert served_by(later[-1]) == {"second"}
+    assert right(later[-1], ["text 11"])
+
+
+def test_a_server_that_went_to_coarser_weights_serves_with_a_warning(
+    row: Callable[[Behaviours], Row], caplog: pytest.LogCaptureFixture
+) -> None:
+    """As it would if it were met so: 4-bit weights keep 0.97."""
+    one = row({"only": Behaviour()})
+    with Embedder(one.settings(canary_every=2)) as embedder:
+        for number in range(20):
+            assert not embedder.embed([f"text {number}"]).errors
+            if number == 6:
+                one.servers["only"].behave(noise=0.25)
+    said = [record.getMessage() for record in caplog.records if "only" in record.getMessage()]
+    assert len([line for line in said if "serves all the same" in line]) == 1, said
+
+
+def test_many_threads_that_meet_an_offer_at_once_say_it_once(
+    row: Callable[[Behaviours], Row], caplog: pytest.LogCaptureFixture
+) -> None:
+    two = row({"good": Behaviour(), "other": Behaviour(seed=5, latency_seconds=0.1)})
+    with Embedder(two.settings()) as embedder:
+        embedder.embed(["the first"])
+        two.servers["good"].script(*[Reply(500, "down")] * 400)
+
+        def embed(number: int) -> None:
+            with pytest.raises(NoOfferLeft, match="are not those of good"):
+                embedder.embed([f"text {number}"])
+
+        with ThreadPoolExecutor(8) as pool:
+            assert len(list(pool.map(embed, range(8)))) == 8
+    assert two.servers["other"].request_count > 1
+    assert sum("left out" in record.message for record in caplog.records) == 1

@@ -28,11 +28,14 @@ from qwen_embed_plugins.spaces import EmbeddingSpace
 from qwen_embed_plugins.testing import reference_vector
 from qwen_embed_plugins.testing.simulation import Served, SimulatedDriver
 from qwen_embed_plugins.types import Answer, EmbedResult, Fault, Role
+from qwen_embed_plugins.verdicts import Verdict
 
 
 class ReadsAll(Provider):
     never_cuts = True
 
+
+PROBE_ROWS = np.stack([reference_vector(text, 64) for text in PROBES])
 
 MODEL = Model("toy", dimensions=64, context_tokens=8192, min_dimensions=8, format_query=qwen3_query)
 
@@ -508,3 +511,22 @@ def test_no_texts_need_no_request() -> None:
     world = World(offer("a"))
     assert world.embed([]).vectors.shape == (0, 64)
     assert world.driver.jobs == []
+
+
+def test_no_text_is_lost_when_an_offer_is_set_aside_while_its_batch_is_taken_apart() -> None:
+    """Another flow finds out that the vectors have changed; half a batch is held by its split."""
+
+    def set_aside_meanwhile(job: Job) -> Served:
+        if len(job.batch.texts) > 2:
+            return Served(Fault("bad_input", "one of these"))
+        if "text 0" in job.batch.texts:
+            return Served(Fault("bad_input", "one of these"), 1.0)
+        verdict = Verdict("toy", serves=False, reason="changed", measure="canary", at=0.0)
+        world.router.parity.verdicts[job.offer.endpoint] = verdict
+        return Served(vectors(job.batch.texts), 2.0)
+
+    world = World(offer("a"), offer("b"), a=set_aside_meanwhile)
+    world.router.parity.met = {"a toy": PROBE_ROWS, "b toy": PROBE_ROWS}
+    result = world.embed(texts(4))
+    assert result.offers == ("b/toy",) * 4
+    assert np.isfinite(result.vectors).all()

@@ -11,6 +11,7 @@ import pytest
 from qwen_embed_plugins import ConfigurationError
 from qwen_embed_plugins import state as module
 from qwen_embed_plugins.state import CAPABILITY_SECONDS, SQLiteState
+from qwen_embed_plugins.verdicts import Verdict
 
 
 def test_what_is_learnt_is_there_for_the_next(tmp_path: Path) -> None:
@@ -65,3 +66,14 @@ def test_a_newer_file_and_no_file_at_all_are_one_line(tmp_path: Path) -> None:
     path.write_bytes(b"this is no database, and long enough to be looked at as if it were one")
     with pytest.raises(ConfigurationError, match="name another with"):
         SQLiteState(str(path)).learn("a", "b", "c")
+
+
+@pytest.mark.parametrize("content", ["", "{", "null", "[]", "{}", '{"findings": [], "new": 1}'])
+def test_a_damaged_verdict_is_none(tmp_path: Path, content: str) -> None:
+    path = tmp_path / "state.db"
+    state = SQLiteState(str(path))
+    state.keep_verdict("a", Verdict("toy", serves=True, reason="", measure="verify", at=0.0))
+    with sqlite3.connect(path) as database:
+        database.execute("insert into verdict values ('b', 'toy', ?)", (content,))
+    database.close()
+    assert list(state.verdicts("toy")) == ["a"]
