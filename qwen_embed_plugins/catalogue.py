@@ -54,8 +54,12 @@ class ConfiguredOffer:
     trusted: bool = False
     proxy: str | None = field(default=None, repr=False)
 
-    @property
-    def endpoint(self) -> str:
+    endpoint: str = field(init=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "endpoint", self._endpoint())  # asked for with every batch
+
+    def _endpoint(self) -> str:
         # Written to the state, where a password inside the address has no place.
         place = without_secrets(self.provider.url) or self.provider.config.name
         wire_name, model = self.offer.wire_name, self.model

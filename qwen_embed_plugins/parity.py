@@ -78,6 +78,7 @@ class Parity:
     verdicts: dict[str, Verdict] = field(default_factory=dict)
     verified_only: bool = False
     drifted: set[str] = field(default_factory=set)
+    _cosines: dict[tuple[str, str], tuple[Matrix, Matrix, float]] = field(default_factory=dict)
 
     def is_unmet(self, offer: ConfiguredOffer) -> bool:
         """Whether the offer must be introduced before it serves."""
@@ -121,8 +122,16 @@ class Parity:
         first = self._first_met()
         if first is None or first.endpoint == offer.endpoint:
             return None
-        cosine = least_cosine(self.met[offer.endpoint], self.met[first.endpoint])
+        cosine = self._cosine(offer.endpoint, first.endpoint)
         return Comparison(offer.key, first.key, cosine)
+
+    def _cosine(self, one: str, other: str) -> float:
+        """The least cosine between two that were met; kept, since every batch asks for it."""
+        rows, against = self.met[one], self.met[other]
+        known = self._cosines.get((one, other))
+        if known is None or known[0] is not rows or known[1] is not against:
+            known = self._cosines[one, other] = (rows, against, least_cosine(rows, against))
+        return known[2]
 
     def meet(
         self, offer: ConfiguredOffer, vectors: Matrix, stored: Mapping[str, Met]

@@ -111,17 +111,21 @@ def counted_less(texts: Sequence[str], tokens: int, caps: frozenset[int]) -> str
     None if the count shows nothing. Runs of one character count little: tokenizers have long
     tokens for them.
     """
+    capped = len(texts) == 1 and tokens in caps
+    if not capped and tokens * 2 >= sum(map(estimate_tokens, texts)):
+        return None  # as nearly always; the rest costs more
     estimate = sum(estimate_tokens(_without_runs(text)) for text in texts)
     if estimate <= tokens or max(map(estimate_tokens, texts)) <= SAFELY_SHORT / 2:
         return None
-    if tokens * 2 < estimate or (len(texts) == 1 and tokens in caps):
+    if tokens * 2 < estimate or capped:
         return f"it counted {tokens} tokens where about {estimate} were sent: it cuts long texts"
     return None
 
 
 def counts_too_few(texts: Sequence[str], tokens: int) -> bool:
     """Whether a count is under half the estimate though every text is too short to be cut."""
-    if max(map(estimate_tokens, texts)) > SAFELY_SHORT / 4:
+    estimates = [*map(estimate_tokens, texts)]
+    if max(estimates) > SAFELY_SHORT / 4 or tokens * 2 >= sum(estimates) - len(texts):
         return False
     return tokens * 2 < sum(estimate_tokens(_without_runs(text)) for text in texts) - len(texts)
 
