@@ -89,11 +89,16 @@ class ConfiguredOffer:
 
 @dataclass(frozen=True, slots=True)
 class Catalogue:
-    """The offers that may serve a model, in the order of the settings, and why others may not."""
+    """The offers that may serve a model, in the order of the settings, and why others may not.
+
+    `unnamed` are those among the left out that the settings do not speak of: known to a plugin, and
+    not set up here.
+    """
 
     model: Model
     offers: tuple[ConfiguredOffer, ...]
     left_out: Mapping[str, str]
+    unnamed: frozenset[str] = frozenset()
 
 
 def build_catalogue(settings: Settings, registry: Registry) -> Catalogue:
@@ -113,7 +118,8 @@ def build_catalogue(settings: Settings, registry: Registry) -> Catalogue:
             left_out[table.name] = outcome
         else:
             offers.append(outcome)
-    return Catalogue(model, tuple(offers), left_out)
+    named = {*settings.providers, *(settings.use or ()), *settings.api_keys}
+    return Catalogue(model, tuple(offers), left_out, frozenset(left_out.keys() - named))
 
 
 def provider_tables(settings: Settings, registry: Registry) -> Iterator[ProviderSettings]:

@@ -77,7 +77,7 @@ class Outcome:
 
     def _why(self, piece: Piece) -> tuple[TextErrorKind, str]:
         if not piece.refused:
-            return "no_offer", _listed(self.reasons())
+            return "no_offer", self._told()
         said = "; ".join(f"{key}: {fault.message}" for key, fault in piece.refused.items())
         waiting = [
             offer.key for offer in self.router.catalogue.offers if self._may_take(offer, piece)
@@ -100,6 +100,16 @@ class Outcome:
         """Why each offer does not serve this call: those that were asked first, then the others."""
         asked = {offer.key: self._reason(offer) for offer in self.router.catalogue.offers}
         return {**asked, **self.router.catalogue.left_out}
+
+    def _told(self) -> str:
+        """The reasons in words; services that nobody has set up here are only counted."""
+        unnamed = self.router.catalogue.unnamed
+        said = [f"{name}: {why}" for name, why in self.reasons().items() if name not in unnamed]
+        if not said:
+            said = ["none is set up; start Ollama, or set the key of a service"]
+        if unnamed:
+            said.append(f"{len(unnamed)} more are known, see `qwen-embed providers`")
+        return "; ".join(said)
 
     def _reason(self, offer: ConfiguredOffer) -> str:
         refused = self.router.parity.refuses(offer)
@@ -138,12 +148,11 @@ class Outcome:
         """The call's result; raises when no text got a vector and no text is to blame."""
         blameless = all(error.kind == "no_offer" for error in self.errors.values())
         if self.errors and len(self.errors) == len(self.request.texts) and blameless:
+            way_out = self._way_out()
             if self._budget is not None:
-                raise BudgetExceeded(self._budget.message, retry_at=self._budget.until)
-            reasons = self.reasons()
-            message = f"no offer left for {self.request.space}: {_listed(reasons)}"
-            message += self._way_out()
-            raise NoOfferLeft(message, reasons=reasons, retry_at=self._retry_at())
+                raise BudgetExceeded(self._budget.message + way_out, retry_at=self._budget.until)
+            message = f"no offer left for {self.request.space}: {self._told()}{way_out}"
+            raise NoOfferLeft(message, reasons=self.reasons(), retry_at=self._retry_at())
         return EmbedResult(
             vectors=self.vectors,
             errors=tuple(self.errors[place] for place in sorted(self.errors)),
@@ -158,9 +167,3 @@ class Outcome:
             attempts=tuple(self.attempts),
             offers=tuple(self.offers),
         )
-
-
-def _listed(reasons: dict[str, str]) -> str:
-    if not reasons:
-        return "none is configured; start Ollama, or see `qwen-embed providers`"
-    return "; ".join(f"{name}: {reason}" for name, reason in reasons.items())

@@ -9,7 +9,15 @@ from typing import Any
 
 import pytest
 
-from qwen_embed_plugins import Embedder, NoOfferLeft, Offer, Provider, Settings, hookimpl
+from qwen_embed_plugins import (
+    BudgetExceeded,
+    Embedder,
+    NoOfferLeft,
+    Offer,
+    Provider,
+    Settings,
+    hookimpl,
+)
 from qwen_embed_plugins.catalogue import WayOut, ways_out
 from qwen_embed_plugins.plugins import Registry, load_plugins
 from qwen_embed_plugins.providers import _catalogue
@@ -134,3 +142,29 @@ def test_a_provider_that_is_down_is_no_way_out(registry: Registry) -> None:
     ):
         embedder.embed(["a"])
     assert "would be served" not in str(caught.value)
+
+
+def test_a_spent_budget_names_it_too(registry: Registry) -> None:
+    given = settings(environ=KEYS, use=["cloud-a", "cloud-b"], budget={"usd_per_day": 0})
+    with Embedder(given, registry=registry) as embedder, pytest.raises(BudgetExceeded) as caught:
+        embedder.embed(["a"])
+    assert 'model = "bge-m3" would be served by cloud-a and cloud-b, free' in str(caught.value)
+
+
+def test_services_that_nobody_has_set_up_are_counted_and_not_listed(registry: Registry) -> None:
+    tables = {"ollama": {"base_url": "http://127.0.0.1:1"}}
+    with (
+        Embedder(settings(providers=tables), registry=registry) as embedder,
+        pytest.raises(NoOfferLeft) as caught,
+    ):
+        embedder.embed(["a"])
+    said = str(caught.value)
+    assert "ollama/qwen3-embedding-8b: cannot connect" in said
+    assert "deepinfra" not in said
+    assert "more are known, see `qwen-embed providers`" in said
+    assert "no key: set DEEPINFRA_TOKEN" in caught.value.reasons["deepinfra"]
+    with (
+        Embedder(settings(use=["cloud-a"]), registry=registry) as embedder,
+        pytest.raises(NoOfferLeft, match="cloud-a: no key: set A_KEY"),
+    ):
+        embedder.embed(["a"])
