@@ -68,8 +68,7 @@ class Parity:
     `met` holds the probes' vectors by endpoint, the oldest first: the first one of an offer that
     belongs to the space is what the others are compared with. With one offer alone there is
     nothing to compare, and nobody is asked. `verified_only` says that settings want every offer
-    measured by `verify` before it serves. `drifted` are the offers of which it has been said that
-    their vectors changed a little.
+    measured by `verify` before it serves.
     """
 
     offers: Sequence[ConfiguredOffer]
@@ -77,7 +76,6 @@ class Parity:
     trusted: frozenset[str] = frozenset()
     verdicts: dict[str, Verdict] = field(default_factory=dict)
     verified_only: bool = False
-    drifted: set[str] = field(default_factory=set)
     _cosines: dict[tuple[str, str], tuple[Matrix, Matrix, float]] = field(default_factory=dict)
 
     def is_unmet(self, offer: ConfiguredOffer) -> bool:

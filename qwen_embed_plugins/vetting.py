@@ -16,7 +16,7 @@ from qwen_embed_plugins.catalogue import ConfiguredOffer
 from qwen_embed_plugins.effects import Flow, KeepProbes, KeepVerdict, Learn, Recall
 from qwen_embed_plugins.events import VerdictChanged
 from qwen_embed_plugins.inquiries import Inquiries, Inquiry
-from qwen_embed_plugins.parity import SAME_SPACE, least_cosine
+from qwen_embed_plugins.parity import least_cosine
 from qwen_embed_plugins.types import Fault
 from qwen_embed_plugins.verdicts import Measure, Verdict
 
@@ -211,15 +211,8 @@ class Vetting:
 
     def _looked_at(self, offer: ConfiguredOffer, near: float) -> Flow[bool]:
         """Judge an offer that was met before by how near its vectors still are to those."""
-        if near >= SAME_SPACE:
+        if near >= self.router.min_parity:
             yield from self.learn(offer, SEEN, str(self.router.now()))
-            if near < self.router.min_parity and offer.key not in self.router.parity.drifted:
-                self.router.parity.drifted.add(offer.key)
-                log.warning(
-                    "%s: its vectors differ a little from those it gave when it was met: cosine "
-                    "%.3f for a known text; it serves all the same", offer.key, near,
-                )  # fmt: skip
-                self.router.emit(VerdictChanged(offer.key, str(self.space), True, near))
             return False
         reason = (
             f"its vectors have changed since it was met: cosine {near:.3f} for a known text; what "

@@ -431,20 +431,6 @@ def test_one_that_takes_a_single_text_at_once_is_watched_too(
     assert right(later[-1], ["text 11"])
 
 
-def test_a_server_that_went_to_coarser_weights_serves_with_a_warning(
-    row: Callable[[Behaviours], Row], caplog: pytest.LogCaptureFixture
-) -> None:
-    """As it would if it were met so: 4-bit weights keep 0.97."""
-    one = row({"only": Behaviour()})
-    with Embedder(one.settings(canary_every=2)) as embedder:
-        for number in range(20):
-            assert not embedder.embed([f"text {number}"]).errors
-            if number == 6:
-                one.servers["only"].behave(noise=0.25)
-    said = [record.getMessage() for record in caplog.records if "only" in record.getMessage()]
-    assert len([line for line in said if "serves all the same" in line]) == 1, said
-
-
 def test_many_threads_that_meet_an_offer_at_once_say_it_once(
     row: Callable[[Behaviours], Row], caplog: pytest.LogCaptureFixture
 ) -> None:
