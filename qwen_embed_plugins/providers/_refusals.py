@@ -35,7 +35,7 @@ _KEY_CODES = re.compile(r"(?i)^(invalid_api_key|invalidapikey|authentication_err
 _MODEL_CODES = re.compile(r"(?i)^(model_?not_?found|invalid_model|model_not_exist)$")
 # Only its name may stand between "model" and "not found", lest a quoted text takes the offer out.
 _MODEL_MESSAGES = re.compile(
-    r"""(?ix)^ (unknown | no\ such) \ model\b
+    r"""(?ix)^ (unknown | invalid | no\ such) \ model\b
     | ^ (the\ )? model (\s*[:=]?\s* ['"`]? [\w./:@-]{1,100} ['"`]?)?
         \s+ (is\ |was\ |does\ |could\ )? not\ (be\ )? (found | exist | available | support)"""
 )

@@ -53,6 +53,11 @@ def wrapped(message: str, kind: str | None = None, code: Any = None) -> dict[str
         (400, {"message": "Model does not exist. Please check it carefully."}, "bad_offer"),
         (400, {"detail": {"error": "Model is not available"}}, "bad_offer"),
         (400, wrapped("Unknown model 'x'"), "bad_offer"),
+        (
+            400,  # Infinity 0.0.78 with two models
+            wrapped("Invalid model: Engine for model name `x` not found. Available: ['y', 'z']"),
+            "bad_offer",
+        ),
         (400, wrapped("Model cannot embed 'the page was not found'"), "bad_input"),
         (
             400,
