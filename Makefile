@@ -49,9 +49,10 @@ format: $(VENV)/dev  ## Rewrite the files as ruff wants them
 chaos: $(VENV)/dev  ## The long attacks
 	@$(PY) -m pytest -m chaos
 
-# A first run installs the servers, which takes longer than any test may.
+# A first run installs the servers, which takes longer than any test may. What is absent is listed
+# once for each server, and not once more for each test.
 test-wide: $(VENV)/dev  ## What needs more than the test's basics; says what was absent
-	@$(PY) -m pytest -m wide -o faulthandler_timeout=3600
+	@$(PY) -m pytest -m wide -rfE -o faulthandler_timeout=3600
 
 dist: $(VENV)/dev  ## Build the wheel and the source archive into dist/
 	@rm -rf dist

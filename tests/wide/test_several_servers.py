@@ -19,7 +19,7 @@ pytestmark = pytest.mark.wide
 
 Embed = Callable[..., Embedder]
 
-TEXTS = [f"Sentence {number} of a long book about trains." for number in range(400)]
+TEXTS = [f"Sentence {number} of a long book about trains." for number in range(160)]
 
 
 @pytest.fixture(scope="module")
