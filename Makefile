@@ -26,7 +26,7 @@ endif
 # Two installs into one venv at a time would break each other.
 .NOTPARALLEL:
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-wide lint format chaos dist clean
+.PHONY: help demo test test-wide lint format docs chaos dist clean
 
 help:  ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' Makefile
@@ -45,6 +45,9 @@ lint: $(VENV)/dev  ## ruff and mypy alone
 format: $(VENV)/dev  ## Rewrite the files as ruff wants them
 	@$(PY) -m ruff check --fix-only .
 	@$(PY) -m ruff format .
+
+docs: $(VENV)/dev  ## Rewrite docs/providers.md from the package's data
+	@$(PY) -m docs.generate
 
 chaos: $(VENV)/dev  ## The long attacks
 	@$(PY) -m pytest -m chaos

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
 from qwen_embed_plugins.bisect import Piece
@@ -11,7 +11,7 @@ from qwen_embed_plugins.tokens import estimate_tokens
 
 
 def cut(
-    piece: Piece, texts: Sequence[str], offer: ConfiguredOffer, learnt_limit: str | None
+    piece: Piece, texts: Sequence[str], offer: ConfiguredOffer, max_inputs: int
 ) -> tuple[Piece, Piece | None]:
     """The part of a piece that one request to the offer may hold, and the rest.
 
@@ -19,7 +19,7 @@ def cut(
     """
     if piece.split is not None or piece.probe:
         return piece, None
-    size = batch_size(texts, offer, learnt_limit)
+    size = batch_size(texts, offer, max_inputs)
     rest = piece.places[size:]
     return (
         replace(piece, places=piece.places[:size]),
@@ -27,19 +27,29 @@ def cut(
     )
 
 
-def batch_size(texts: Sequence[str], offer: ConfiguredOffer, learnt_limit: str | None) -> int:
+def batch_size(texts: Sequence[str], offer: ConfiguredOffer, max_inputs: int) -> int:
     """How many of the texts, from the first on, fit into one request; at least one."""
-    size = offer.max_inputs
-    if learnt_limit is not None:
-        size = max(1, min(size, int(learnt_limit)))
-    if offer.offer.max_batch_tokens is None:
+    size = _within(
+        offer.offer.max_batch_tokens, map(estimate_tokens, texts[:max_inputs]), max_inputs
+    )
+    return _within(offer.offer.max_batch_bytes, map(_bytes_in_json, texts[:size]), size)
+
+
+def _within(limit: int | None, amounts: Iterable[int], size: int) -> int:
+    """How many of the amounts together keep to a limit; at least one."""
+    if limit is None:
         return size
-    tokens = 0
-    for number, text in enumerate(texts[:size]):
-        tokens += estimate_tokens(text)
-        if tokens > offer.offer.max_batch_tokens:
+    total = 0
+    for number, amount in enumerate(amounts):
+        total += amount
+        if total > limit:
             return max(1, number)
     return size
+
+
+def _bytes_in_json(text: str) -> int:
+    """About what a text adds to a request's body: its bytes, quotes and a comma."""
+    return len(text.encode()) + 3
 
 
 def set_long_apart(

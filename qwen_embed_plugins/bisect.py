@@ -15,6 +15,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
 from qwen_embed_plugins.catalogue import ConfiguredOffer
+from qwen_embed_plugins.inquiries import Inquiry
 from qwen_embed_plugins.types import Fault
 
 
@@ -26,8 +27,9 @@ class Piece:
     that are asked last, since an estimate says that the texts are too long for them; `fits` those
     for which long texts were set apart already. A piece with a `split` goes to that split's offer
     whole; `suspicions` counts how often it failed at an offer that took the known-good text right
-    after; a `probe` carries the known-good text alone. With `meets`, the piece carries no text of
-    the call but parity probes by which that offer is introduced; its places are theirs.
+    after; a `probe` carries the known-good text alone. With an `inquiry`, the piece carries no text
+    of the call but those of the inquiry; its places are theirs. A `bare` piece goes without a
+    canary, since it was refused with one.
     """
 
     places: tuple[int, ...]
@@ -38,12 +40,13 @@ class Piece:
     suspicions: int = 0
     split: Split | None = None
     probe: bool = False
-    meets: ConfiguredOffer | None = None
+    inquiry: Inquiry | None = None
+    bare: bool = False
 
     @property
     def is_ours(self) -> bool:
         """Whether its texts are our own, so that no text of the call is lost with it."""
-        return self.probe or self.meets is not None
+        return self.probe or self.inquiry is not None
 
     def refused_by(self, offer: ConfiguredOffer, fault: Fault) -> Piece:
         """The piece as it goes on to other offers."""

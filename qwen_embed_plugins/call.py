@@ -17,13 +17,12 @@ from typing import TYPE_CHECKING
 from qwen_embed_plugins.batching import cut, set_long_apart
 from qwen_embed_plugins.bisect import Piece, Split, take_apart
 from qwen_embed_plugins.catalogue import ConfiguredOffer
+from qwen_embed_plugins.checks import Checked, examine
 from qwen_embed_plugins.choosing import OUTAGES, Blocked, Chooser
 from qwen_embed_plugins.effects import (
     Finished,
     Flow,
     Job,
-    KeepProbes,
-    Learn,
     Reserve,
     Settle,
     Start,
@@ -34,15 +33,16 @@ from qwen_embed_plugins.events import (
     AttemptFinished,
     BudgetReached,
     OfferPaused,
-    VerdictChanged,
 )
-from qwen_embed_plugins.introductions import Introductions
+from qwen_embed_plugins.formats import formatted
+from qwen_embed_plugins.inquiries import Inquiry
+from qwen_embed_plugins.jobs import make_job
 from qwen_embed_plugins.ledger import Refused, Reservation
 from qwen_embed_plugins.outcome import Outcome
 from qwen_embed_plugins.parity import PROBES
 from qwen_embed_plugins.tokens import estimate_all
-from qwen_embed_plugins.types import Answer, Attempt, Batch, EmbedResult, Fault, FaultKind, Role
-from qwen_embed_plugins.verdicts import Verdict, examine
+from qwen_embed_plugins.types import Answer, Attempt, EmbedResult, Fault, Role
+from qwen_embed_plugins.vetting import Vetting
 
 if TYPE_CHECKING:
     from qwen_embed_plugins.router import EmbedRequest, Router
@@ -65,14 +65,6 @@ RATE_LIMITS_IN_A_ROW = 10
 RESERVED_OVER_ESTIMATE = 2
 """A reservation is an upper bound; the estimate can be half the truth (code, rare scripts)."""
 
-BYTES_PER_NUMBER = 32
-"""Generous: a float64 takes up to 25 characters in JSON."""
-
-ANSWER_SLACK_BYTES = 1 << 20
-
-REFUSALS: frozenset[FaultKind] = frozenset({"bad_input", "too_large", "bad_vector"})
-"""What a provider says of the texts. (A bad vector that only we noticed is the offer's failure.)"""
-
 
 @dataclass(frozen=True, slots=True)
 class _UnderWay:
@@ -80,6 +72,7 @@ class _UnderWay:
     reservation: Reservation
     tokens: int
     began: float
+    canary: int | None = None
 
 
 class EmbedCall:
@@ -91,7 +84,7 @@ class EmbedCall:
         self.model = router.catalogue.model
         self.outcome = Outcome(router, request)
         self.chooser = Chooser(router, request.role, wake, self.outcome.out)
-        self.introductions = Introductions(self.chooser.meeting)
+        self.vetting = Vetting(router, request, self.chooser.asked)
         self.pool: deque[Piece] = deque()
         if request.texts:
             self.pool.append(Piece(tuple(range(len(request.texts)))))
@@ -145,15 +138,15 @@ class EmbedCall:
 
     def _is_moot(self, piece: Piece) -> bool:
         """Whether a piece of ours waits for something that has been decided meanwhile."""
-        if piece.meets is not None:
-            return not self.introductions.is_open(piece.meets)
+        if piece.inquiry is not None:
+            return not self.vetting.inquiries.is_open(piece.inquiry)
         return piece.probe and piece.split is not None and piece.split.dissolved
 
     def _wait_or_give_up(self, piece: Piece, blocked: Blocked) -> None:
         if not blocked.for_good:
             self.pool.append(piece)
-        elif piece.meets is not None:
-            self.introductions.abandon(piece.meets)
+        elif piece.inquiry is not None:
+            self.vetting.inquiries.close(piece.inquiry.offer)
         elif piece.split is not None and not piece.split.dissolved:
             self._dissolve(piece.split, piece)
         elif not piece.probe:
@@ -162,30 +155,67 @@ class EmbedCall:
     # Starting a batch
 
     def _start(self, piece: Piece, offer: ConfiguredOffer) -> Flow[Piece | None]:
-        """Start a batch from the front of the piece; gives what is left of it. An offer that the
-        others of its space do not know is introduced first, and the piece goes on waiting."""
-        if self.router.parity.is_unmet(offer) and piece.meets is None:
-            self.pool.append(piece)
-            piece = self.introductions.begin(offer)
+        """Start a batch from the front of the piece; gives what is left of it. What the offer has
+        yet to show is asked first, and the piece goes on waiting."""
         others = self.chooser.allowed(piece)
         piece, too_long = set_long_apart(piece, self._texts(piece), offer, others)
         if too_long is not None:
             self.pool.append(too_long)
-        if not piece.places and not piece.probe:
+        due = self._may_carry_more(piece) and self.vetting.canary_due(offer)
+        batch_piece, rest = self._cut(piece, offer, spare=due)
+        batch_piece = self._without_what_would_be_cut(batch_piece, offer)
+        if not batch_piece.places and not piece.probe:
             self.router.places.give_back(offer.key)
-            return None
-        limit = self.router.capabilities.get((offer.endpoint, "max_inputs"))
-        batch_piece, rest = cut(piece, self._texts(piece), offer, limit)
-        sent = yield from self._send(batch_piece, offer)
+            return rest
+        texts, canary = self._texts(batch_piece), None
+        if not piece.is_ours:
+            inquiry = self.vetting.question(offer, texts, canary_due=due)
+            if inquiry is not None:
+                self.pool.append(piece)
+                piece = Piece(self.vetting.inquiries.begin(inquiry), inquiry=inquiry)
+                batch_piece, rest = self._cut(piece, offer)
+            elif due and len(texts) < self._max_inputs(offer):
+                canary = self.vetting.canary(offer, texts)
+        sent = yield from self._send(batch_piece, offer, canary)
         return rest if sent else piece
 
-    def _send(self, piece: Piece, offer: ConfiguredOffer) -> Flow[bool]:
+    def _cut(
+        self, piece: Piece, offer: ConfiguredOffer, *, spare: bool = False
+    ) -> tuple[Piece, Piece | None]:
+        """The part of a piece that one request may hold, with a place to spare if asked for."""
+        limit = self._max_inputs(offer) - spare
+        return cut(piece, self._texts(piece), offer, max(1, limit))
+
+    def _max_inputs(self, offer: ConfiguredOffer) -> int:
+        learnt = self.router.capabilities.get((offer.endpoint, "max_inputs"))
+        return offer.max_inputs if learnt is None else min(offer.max_inputs, int(learnt))
+
+    def _may_carry_more(self, piece: Piece) -> bool:
+        return not (piece.is_ours or piece.bare) and piece.split is None
+
+    def _without_what_would_be_cut(self, piece: Piece, offer: ConfiguredOffer) -> Piece:
+        """The piece without texts that this offer is known to cut; those go elsewhere or fail."""
+        if piece.is_ours:
+            return piece
+        kept = []
+        for place, text in zip(piece.places, self._texts(piece), strict=True):
+            if not self.vetting.is_cut(offer, text):
+                kept.append(place)
+                continue
+            message = f"about {estimate_all([text])} tokens; it cuts texts so long without a word"
+            fault = Fault("too_large", message)
+            self.pool.append(replace(piece, places=(place,)).refused_by(offer, fault))
+        return replace(piece, places=tuple(kept))
+
+    def _send(self, piece: Piece, offer: ConfiguredOffer, canary: int | None) -> Flow[bool]:
         """Reserve and start one request, in the place that was taken; False if a budget forbids."""
         started = False
         try:
             # Made before money is held for it: a plugin's code runs in it, and may fail.
-            job = self._job(piece, offer)
+            job = self._job(piece, offer, canary)
             tokens = estimate_all(self._texts(piece))
+            if canary is not None:
+                tokens += estimate_all([PROBES[canary]])
             bound = tokens * RESERVED_OVER_ESTIMATE
             reserved = yield Reserve(offer.key, bound, offer.cost(bound))
             started = isinstance(reserved, Reservation)
@@ -195,7 +225,7 @@ class EmbedCall:
         if isinstance(reserved, Refused):
             self._too_dear(offer, reserved)
             return False
-        self.under_way[job.id] = _UnderWay(piece, reserved, tokens, self.router.now())
+        self.under_way[job.id] = _UnderWay(piece, reserved, tokens, self.router.now(), canary)
         yield Start(job)
         return True
 
@@ -204,34 +234,23 @@ class EmbedCall:
             # What is held is an upper bound: when a request settles there may be enough again.
             self.chooser.short_of_money.add(offer.key)
             return
-        self.introductions.abandon(offer)
+        self.vetting.inquiries.close(offer)
         self.outcome.over_budget(offer, refused)
         self.router.emit(BudgetReached(refused.budget, refused.message))
 
-    def _job(self, piece: Piece, offer: ConfiguredOffer) -> Job:
-        texts = self._texts(piece)
+    def _job(self, piece: Piece, offer: ConfiguredOffer, canary: int | None) -> Job:
         role: Role = "document" if piece.is_ours else self.request.role
         instruction = self.request.instruction if role == "query" else None
-        format_query = self.model.format_query
-        if instruction and format_query and not offer.provider.adds_instruction:
-            texts = [format_query(text, instruction) for text in texts]
-        encoding = self.router.capabilities.get((offer.endpoint, "encoding"))
-        batch = Batch(
-            texts,
-            role,
-            self.model,
-            offer.offer.wire_name,
-            instruction,
-            "float" if encoding == "float" else "base64",
-        )
-        size = len(texts) * self.model.dimensions * BYTES_PER_NUMBER + ANSWER_SLACK_BYTES
-        return Job(next(self.router.job_ids), offer, batch, self.router.timeout_seconds, size)
+        texts = formatted(self._texts(piece), role, instruction, offer)
+        if canary is not None:
+            texts += formatted([PROBES[canary]], "document", None, offer)
+        return make_job(self.router, offer, texts, role, instruction)
 
     def _texts(self, piece: Piece) -> list[str]:
         if piece.probe:
             return [KNOWN_GOOD]
-        if piece.meets is not None:
-            return [PROBES[place] for place in piece.places]
+        if piece.inquiry is not None:
+            return [piece.inquiry.texts[place] for place in piece.places]
         return [self.request.texts[place] for place in piece.places]
 
     # Taking in what came back
@@ -241,45 +260,65 @@ class EmbedCall:
         offer = finished.job.offer
         self.router.places.give_back(offer.key)
         self.chooser.short_of_money.clear()
-        verdict = examine(finished, self.request.space.dimensions)
-        yield from self._settle(item, finished, verdict.fault)
-        if verdict.fault is not None:
-            refused = verdict.fault is finished.outcome and verdict.fault.kind in REFUSALS
-            if refused:
-                yield from self._refusal(item.piece, finished.job, verdict.fault)
+        checked = examine(finished, self.request.space.dimensions)
+        checked = self._doubted(item.piece, checked, finished)
+        yield from self._settle(item, finished, checked.fault)
+        if checked.fault is not None:
+            if checked.refuses_texts:
+                yield from self._refusal(item, finished.job, checked.fault)
             else:
-                self._failure(item, finished, verdict.fault)
+                self._failure(item, finished, checked.fault)
             return
+        if item.canary is not None:
+            changed = yield from self.vetting.has_changed(offer, item.canary, checked.last_row())
+            if changed:
+                self.pool.appendleft(item.piece.freed())
+                return
+            checked = checked.without_last_row()
+        yield from self._accepted(item, finished, checked)
+
+    def _doubted(self, piece: Piece, checked: Checked, finished: Finished) -> Checked:
+        """The same, or an objection if the count of tokens shows that a text was cut."""
+        answer, job = finished.outcome, finished.job
+        if checked.fault is not None or not isinstance(answer, Answer) or answer.tokens is None:
+            return checked
+        doubt = self.vetting.doubt(job.offer, job.batch.texts, answer.tokens)
+        if doubt is None or piece.is_ours:  # ours are read for other signs
+            return checked
+        return Checked(doubt, refuses_texts=True)
+
+    def _accepted(self, item: _UnderWay, finished: Finished, checked: Checked) -> Flow[None]:
+        """The answer as a whole is sound: note it, and keep its good rows."""
+        offer = finished.job.offer
         self.failures[offer.key] = 0
         self.accepted.add(offer.key)
-        if not verdict.bad_rows:
+        if not checked.bad_rows:
             for key in (offer.key, offer.account):
                 self.router.health.succeeded(key, finished.seconds, item.began)
-        if verdict.answered_in_floats and finished.job.batch.encoding == "base64":
-            yield from self._learn(offer, "encoding", "float")
-        if item.piece.meets is not None:
-            yield from self._introduced(item.piece, offer, verdict)
-        elif not item.piece.probe:
-            self._keep(item, offer, verdict)
+        if checked.answered_in_floats and finished.job.batch.encoding == "base64":
+            yield from self.vetting.learn(offer, "encoding", "float")
+        if item.piece.inquiry is not None:
+            yield from self._inquired(item.piece, item.piece.inquiry, checked)
+        elif item.piece.probe:
+            pass
+        elif self.router.parity.refuses(offer) is not None:
+            # Another flow found out meanwhile that these are not the space's vectors.
+            self.pool.appendleft(item.piece.freed())
+            return
+        else:
+            self._keep(item, offer, checked)
         self._answered(item.piece)
 
-    def _introduced(self, piece: Piece, offer: ConfiguredOffer, verdict: Verdict) -> Flow[None]:
-        """Vectors of probes are here; with the last of them, compare and remember."""
-        if verdict.bad_rows:
-            self.introductions.abandon(offer)
-            message = next(iter(verdict.bad_rows.values()))
-            self._pause(offer, Fault("bad_vector", message), self.router.now())
+    def _inquired(self, piece: Piece, inquiry: Inquiry, checked: Checked) -> Flow[None]:
+        """Vectors of an inquiry's texts are here."""
+        message = next(iter(checked.bad_rows.values()), None)
+        if checked.doubtful_rows and not inquiry.is_reading:
+            message = "two different texts got the same vector"
+        if message is not None:
+            self.vetting.inquiries.close(inquiry.offer)
+            self._pause(inquiry.offer, Fault("bad_vector", message), self.router.now())
             return
-        vectors = self.introductions.collect(piece, offer, verdict.matrix)
-        if vectors is None:
-            return
-        yield KeepProbes(offer.endpoint, vectors)
-        compared = self.router.parity.meet(offer, vectors)
-        if compared is not None and compared.cosine < self.router.min_parity:
-            consequence = "it serves all the same" if compared.serves else "it is left out"
-            log.warning("%s: %s; %s", offer.key, compared, consequence)
-            space = str(self.request.space)
-            self.router.emit(VerdictChanged(offer.key, space, compared.serves, compared.cosine))
+        yield from self.vetting.answered(inquiry, piece.places, checked.matrix)
 
     def _settle(self, item: _UnderWay, finished: Finished, fault: Fault | None) -> Flow[None]:
         answer = finished.outcome if isinstance(finished.outcome, Answer) else None
@@ -299,27 +338,30 @@ class EmbedCall:
         kind = fault.kind if fault else None
         self.router.emit(AttemptFinished(offer.key, count_, tokens, cost, finished.seconds, kind))
 
-    def _keep(self, item: _UnderWay, offer: ConfiguredOffer, verdict: Verdict) -> None:
+    def _keep(self, item: _UnderWay, offer: ConfiguredOffer, checked: Checked) -> None:
         """Store the good rows; texts whose rows are bad go to other offers, and doubtful ones are
         asked again alone, where no other text's vector can be taken for theirs."""
         piece = item.piece
-        unkept = {*verdict.bad_rows, *verdict.doubtful_rows}
+        unkept = {*checked.bad_rows, *checked.doubtful_rows}
         good = [row for row in range(len(piece.places)) if row not in unkept]
-        for row in verdict.doubtful_rows:
-            if row not in verdict.bad_rows:
+        for row in checked.doubtful_rows:
+            if row not in checked.bad_rows:
                 self.pool.append(replace(piece, places=(piece.places[row],)).freed())
-        self.outcome.store([piece.places[row] for row in good], verdict.matrix[good], offer)
-        for row, message in verdict.bad_rows.items():
+        self.outcome.store([piece.places[row] for row in good], checked.matrix[good], offer)
+        for row, message in checked.bad_rows.items():
             fault = Fault("bad_vector", message)
             if self.router.health.gave_bad_vector(offer.key):
                 self._pause(offer, fault, item.began)
             alone = replace(piece, places=(piece.places[row],)).refused_by(offer, fault)
             self.pool.append(alone)
 
-    def _refusal(self, piece: Piece, job: Job, fault: Fault) -> Flow[None]:
+    def _refusal(self, item: _UnderWay, job: Job, fault: Fault) -> Flow[None]:
         """The provider objects to what was sent: send it another way, or look for the bad text."""
-        if (yield from self._adapted(piece, job, fault)):
+        piece = item.piece if item.canary is None else replace(item.piece, bare=True)
+        if (yield from self._adapted(piece, job, fault)) or item.canary is not None:
             self.pool.appendleft(piece)
+        elif piece.inquiry is not None and piece.inquiry.is_answered_by(fault, len(piece.places)):
+            yield from self.vetting.refused_length(piece.inquiry)
         else:
             self._refused(piece, job.offer, fault)
 
@@ -353,8 +395,8 @@ class EmbedCall:
             self.outcome.out[offer.key] = fault.message
             if fault.kind == "rate_limited":
                 self.chooser.limited.add(offer.key)
-        if piece.meets is not None:
-            self.introductions.abandon(offer)
+        if piece.inquiry is not None:
+            self.vetting.inquiries.close(offer)
         elif piece.split is not None and not piece.split.dissolved:
             self._dissolve(piece.split, piece)
         elif not piece.probe:
@@ -367,16 +409,12 @@ class EmbedCall:
         """Learn from a refusal that says what the offer would take; True if the same texts may
         now be sent another way."""
         if fault.asks_for_floats and job.batch.encoding == "base64":
-            yield from self._learn(job.offer, "encoding", "float")
+            yield from self.vetting.learn(job.offer, "encoding", "float")
             return True
-        if fault.limit is not None and 0 < fault.limit < len(piece.places):
-            yield from self._learn(job.offer, "max_inputs", str(fault.limit))
+        if fault.limit is not None and 0 < fault.limit < len(job.batch.texts):
+            yield from self.vetting.learn(job.offer, "max_inputs", str(fault.limit))
             return piece.split is None
         return False
-
-    def _learn(self, offer: ConfiguredOffer, name: str, value: str) -> Flow[None]:
-        self.router.capabilities[offer.endpoint, name] = value
-        yield Learn(offer.endpoint, name, value)
 
     def _pause(self, offer: ConfiguredOffer, fault: Fault, began: float) -> None:
         key = offer.account if fault.scope == "account" else offer.key
@@ -387,10 +425,10 @@ class EmbedCall:
 
     def _refused(self, piece: Piece, offer: ConfiguredOffer, fault: Fault) -> None:
         split = piece.split
-        if piece.meets is not None and fault.kind == "too_large" and len(piece.places) > 1:
+        if piece.inquiry is not None and fault.kind == "too_large" and len(piece.places) > 1:
             self.pool.extendleft(replace(piece, places=(place,)) for place in piece.places)
         elif piece.is_ours:
-            self.introductions.abandon(offer)
+            self.vetting.inquiries.close(offer)
             self._offer_at_fault(offer, fault, split)
         elif split is not None and not split.dissolved:
             split.unanswered -= 1
@@ -417,7 +455,9 @@ class EmbedCall:
             return
         held, split.held = split.held, []
         for piece, fault in held:
-            if len(piece.places) > 1:
+            if self.vetting.withdraws(fault, split.offer):
+                self.pool.append(piece.freed())
+            elif len(piece.places) > 1:
                 parts = take_apart(piece, split.offer, fault.text_index)
                 self.pool.extendleft(reversed(parts))
             elif fault.kind == "unavailable" and piece.suspicions + 1 < SUSPICIONS:

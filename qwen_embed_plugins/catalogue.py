@@ -5,18 +5,20 @@ Pure: it reads settings and what plugins declared, and reaches no network.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from decimal import Decimal
 from ipaddress import ip_address
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 from urllib.parse import urlsplit
 
 from qwen_embed_plugins.errors import ConfigurationError, shown, without_secrets
-from qwen_embed_plugins.offers import Offer
+from qwen_embed_plugins.offers import USD_PER_UNIT, Offer
 from qwen_embed_plugins.plugins import Registry, unknown_name
 from qwen_embed_plugins.provider import Provider, ProviderConfig
+from qwen_embed_plugins.proxies import proxy_address
 from qwen_embed_plugins.settings import (
+    MODEL_OVERRIDES,
     PROVIDER,
     ProviderSettings,
     Settings,
@@ -37,9 +39,9 @@ class ConfiguredOffer:
     """An offer with the account and the terms that hold for this user.
 
     `key` names it everywhere ("ollama/qwen3-embedding-8b"). `price` is US dollars per million
-    tokens: what the user states, else 0 for private addresses, None when unknown (or in a currency
-    that is not counted yet). `trusted` says that the user vouches for its
-    vectors. `endpoint` tells servers apart for what is learnt about them.
+    tokens: what the user states, else 0 for private addresses, None when unknown. `trusted` says
+    that the user vouches for its vectors. `endpoint` tells servers apart for what is learnt about
+    them.
     """
 
     key: str
@@ -56,7 +58,17 @@ class ConfiguredOffer:
     def endpoint(self) -> str:
         # Written to the state, where a password inside the address has no place.
         place = without_secrets(self.provider.url) or self.provider.config.name
-        return f"{place} {self.offer.wire_name}"
+        return " ".join(filter(None, (place, self.offer.wire_name, self.provider.variant)))
+
+    @property
+    def dimensions(self) -> int:
+        """The length of the vectors that it gives, before they are shortened."""
+        return self.offer.dimensions or self.model.dimensions
+
+    @property
+    def is_proven_by_name(self) -> bool:
+        """Whether it belongs to the model's space by declaration: the same open weights."""
+        return self.offer.membership == "declared"
 
     @property
     def max_inputs(self) -> int:
@@ -106,6 +118,48 @@ def provider_tables(settings: Settings, registry: Registry) -> Iterator[Provider
         yield settings.providers.get(name) or ProviderSettings(name=name)
 
 
+class WayOut(NamedTuple):
+    """Another model, and the providers that would serve it for nothing."""
+
+    model: str
+    providers: tuple[str, ...]
+
+
+def ways_out(settings: Settings, registry: Registry, without: Collection[str] = ()) -> list[WayOut]:
+    """The other models that cost nothing with what is set up here, those of most providers first.
+
+    `without` names providers that are known to be out. A server that may hold any model counts for
+    none: nobody knows which one it holds.
+    """
+    found = [
+        WayOut(model.name, tuple(_serving_free(model, settings, registry, without)))
+        for model in registry.models.values()
+        if model.name != settings.model
+    ]
+    return sorted((way for way in found if way.providers), key=lambda way: -len(way.providers))
+
+
+def _serving_free(
+    model: Model, settings: Settings, registry: Registry, without: Collection[str]
+) -> Iterator[str]:
+    fits = model.takes_dimensions(settings.dimensions or model.dimensions)
+    chosen = replace(settings, model=model.name, dimensions=settings.dimensions if fits else None)
+    for table in provider_tables(settings, registry):
+        declared = registry.providers.get(table.kind or table.name)
+        if declared is None or declared.provider.needs_naming or table.name in without:
+            continue
+        if all(offer.model != model.name for offer in declared.offers):
+            continue
+        try:
+            outcome = configure(table, model, chosen, registry)
+        except ConfigurationError:
+            continue
+        if isinstance(outcome, str) or outcome.price != 0:
+            continue
+        if outcome.is_proven_by_name or outcome.trusted:
+            yield table.name
+
+
 def configure(
     table: ProviderSettings, model: Model, settings: Settings, registry: Registry
 ) -> ConfiguredOffer | str:
@@ -120,10 +174,9 @@ def configure(
     if offer is None:
         served = ", ".join(sorted({item.model for item in declared.offers})) or "none"
         return f"does not serve {model.name} (serves: {served})"
-    if offer.membership == "unproven" and not table.trust:
-        return (
-            f"unproven: nothing has shown that its vectors are {model.name}'s; trust = true vouches"
-        )
+    longest = offer.dimensions or model.dimensions
+    if (settings.dimensions or model.dimensions) > longest:
+        return f"gives at most {longest} numbers, not {settings.dimensions or model.dimensions}"
     if provider_class.needs_naming and not named and model.name != provider_class.name:
         return "serves only when named"
     try:
@@ -137,11 +190,16 @@ def configure(
                 'example base_url = "http://127.0.0.1:8000/v1"'
             )
         return "no base_url set"
+    table = replace(table, proxy=_proxy(table, settings))
     key = _api_key(table, provider_class, settings)
     if key is None and provider_class.api_key_env and not table.base_url:
         return f"no key: set {table.api_key_env or provider_class.api_key_env}"
+    options = _options(table, provider_class, settings.environ)
+    for option in provider_class.required_options:
+        if option not in options:
+            return _option_missing(table, provider_class, option, named)
     try:
-        provider = provider_class(ProviderConfig(table.name, base_url, key, table.options))
+        provider = provider_class(ProviderConfig(table.name, base_url, key, options))
         configured = _configured(table, provider, offer, model, settings)
     except Exception as error:
         return _not_set_up(table, error, named)
@@ -151,6 +209,28 @@ def configure(
             'usd_per_day = "unlimited" under [budget]'
         )
     return configured
+
+
+def _options(
+    table: ProviderSettings, provider_class: type[Provider], environ: Mapping[str, str]
+) -> dict[str, Any]:
+    """The provider's own options: as set, else from the variables that may hold them."""
+    found = {
+        name: provider_class.options[name](environ[variable])
+        for name, variable in provider_class.option_envs.items()
+        if environ.get(variable)
+    }
+    return {**found, **table.options}
+
+
+def _option_missing(
+    table: ProviderSettings, provider_class: type[Provider], option: str, named: bool
+) -> str:
+    variable = provider_class.option_envs.get(option)
+    said = f"no {option}: set it" + (f", or the variable {variable}" if variable else "")
+    if named:
+        raise ConfigurationError(f"providers.{table.name}: {said}")
+    return said
 
 
 def _not_set_up(table: ProviderSettings, error: Exception, named: bool) -> str:
@@ -165,8 +245,10 @@ def _configured(
     table: ProviderSettings, provider: Provider, offer: Offer, model: Model, settings: Settings
 ) -> ConfiguredOffer:
     private = is_private(provider.url)
-    own_price = table.models.get(model.name, {}).get("price_per_million", table.price_per_million)
-    price = offer.price_per_million if offer.currency == "USD" else None
+    stated = {**_stated_price(table), **table.models.get(model.name, {})}
+    own_price = stated.get("price_per_million")
+    if own_price is not None:
+        own_price *= USD_PER_UNIT[stated.get("currency", "USD")]
     return ConfiguredOffer(
         key=f"{table.name}/{model.name}",
         provider=provider,
@@ -174,11 +256,23 @@ def _configured(
         offer=offer,
         model=model,
         # What the user states holds; else what is near costs nothing.
-        price=own_price if own_price is not None else Decimal(0) if private else price,
+        price=own_price if own_price is not None else Decimal(0) if private else in_usd(offer),
         private=private,
         trusted=table.trust,
-        proxy=_proxy(table, settings),
+        proxy=table.proxy,
     )
+
+
+def _stated_price(table: ProviderSettings) -> dict[str, Any]:
+    own = {"price_per_million": table.price_per_million, "currency": table.currency}
+    return {name: value for name, value in own.items() if value is not None}
+
+
+def in_usd(offer: Offer) -> Decimal | None:
+    """The stated price in US dollars, None when unknown."""
+    if offer.price_per_million is None:
+        return None
+    return offer.price_per_million * USD_PER_UNIT[offer.currency]
 
 
 def _offer_for(
@@ -192,20 +286,23 @@ def _offer_for(
         offer = Offer(model=model.name, wire_name=model.hub_name or model.name)
     if offer is None and table.wire_name:
         offer = Offer(model=model.name, wire_name=table.wire_name)
-    if offer is None:
-        return None
-    own: dict[str, Any] = {
-        name: value
-        for name in (
-            "wire_name",
-            "price_per_million",
-            "max_concurrency",
-            "max_inputs",
-            "max_input_tokens",
-        )
-        if (value := getattr(table, name)) is not None
+    return None if offer is None else overridden(offer, table)
+
+
+def overridden(offer: Offer, table: ProviderSettings) -> Offer:
+    """The offer with what a table states of it. That is in dollars unless said otherwise, and was
+    read nowhere."""
+    stated: dict[str, Any] = {
+        name: value for name in MODEL_OVERRIDES if (value := getattr(table, name)) is not None
     }
-    return replace(offer, **{**own, **table.models.get(model.name, {})})
+    stated.update(table.models.get(offer.model, {}))
+    if "price_per_million" in stated:
+        stated.setdefault("currency", "USD")
+    if stated.get("currency", offer.currency) != offer.currency:
+        # The offer's other price is in its own currency, and shown only.
+        stated["batch_price_per_million"] = None
+    sources = {name: source for name, source in offer.sources.items() if name not in stated}
+    return replace(offer, **stated, sources=sources)
 
 
 def _unknown_kind(table: ProviderSettings, registry: Registry) -> ConfigurationError:
@@ -242,20 +339,31 @@ def _api_key(
 ) -> str | None:
     if table.name in settings.api_keys:
         return settings.api_keys[table.name]
-    variable = table.api_key_env or provider_class.api_key_env
-    key = settings.environ.get(variable) if variable else None
-    if table.api_key_env and not key:
-        raise ConfigurationError(
-            f"providers.{table.name}: the variable {table.api_key_env} is not set; set it or "
-            "remove api_key_env"
-        )
-    return key
+    if table.api_key_env:
+        if not settings.environ.get(table.api_key_env):
+            raise ConfigurationError(
+                f"providers.{table.name}: the variable {table.api_key_env} is not set; set it or "
+                "remove api_key_env"
+            )
+        return settings.environ[table.api_key_env]
+    if provider_class.api_key_env is None:
+        return None
+    variables = (provider_class.api_key_env, *provider_class.other_key_envs)
+    return next(filter(None, map(settings.environ.get, variables)), None)
 
 
 def _proxy(table: ProviderSettings, settings: Settings) -> str | None:
-    if table.proxy_env:
-        return settings.environ.get(table.proxy_env)
-    return table.proxy
+    if table.proxy_env is None:
+        return table.proxy
+    variable = f"providers.{table.name}: the variable {table.proxy_env}"
+    address = settings.environ.get(table.proxy_env)
+    if not address:
+        # Without it requests would go out directly, which the user wants to avoid.
+        raise ConfigurationError(f"{variable} is not set; set it or remove proxy_env")
+    try:
+        return proxy_address(address)
+    except ValueError as error:
+        raise ConfigurationError(f"{variable}: {error}") from None
 
 
 def is_private(url: str) -> bool:

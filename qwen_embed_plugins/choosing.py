@@ -44,8 +44,8 @@ class Blocked:
 @dataclass(slots=True)
 class Chooser:
     """Chooses for one call. `out` holds the offers that it does without, with the reason;
-    `limited` those of them that only keep to a rate limit; `meeting` those that are being
-    introduced; `short_of_money` those that wait for a reservation to be settled; `wanted` those
+    `limited` those of them that only keep to a rate limit; `asked` those with an open
+    inquiry; `short_of_money` those that wait for a reservation to be settled; `wanted` those
     where it waits for a place."""
 
     router: Router
@@ -53,7 +53,7 @@ class Chooser:
     wake: Callable[[], None]
     out: dict[str, str]
     limited: set[str] = field(default_factory=set)
-    meeting: set[str] = field(default_factory=set)
+    asked: set[str] = field(default_factory=set)
     short_of_money: set[str] = field(default_factory=set)
     wanted: set[str] = field(default_factory=set)
     ranked: list[ConfiguredOffer] = field(init=False)
@@ -92,8 +92,8 @@ class Chooser:
 
     def allowed(self, piece: Piece) -> list[ConfiguredOffer]:
         """The offers that a piece may go to at all, in the order in which to ask them."""
-        if piece.meets is not None:
-            offers = [piece.meets]
+        if piece.inquiry is not None:
+            offers = [piece.inquiry.offer]
         elif piece.split is not None and not piece.split.dissolved:
             offers = [piece.split.offer]
         else:
@@ -106,9 +106,9 @@ class Chooser:
         return sorted(allowed, key=lambda offer: offer.key in piece.avoid)
 
     def _waits_for_us(self, piece: Piece, offer: ConfiguredOffer) -> bool:
-        """Whether the offer waits for a settlement or an introduction of this very call."""
-        introduced = offer.key in self.meeting and piece.meets is None
-        return introduced or offer.key in self.short_of_money
+        """Whether the offer waits for a settlement or an inquiry of this very call."""
+        asked = offer.key in self.asked and piece.inquiry is None
+        return asked or offer.key in self.short_of_money
 
     def _has_place(self, offer: ConfiguredOffer) -> bool:
         places = offer.offer.max_concurrency or self.router.concurrency

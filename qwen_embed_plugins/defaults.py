@@ -1,4 +1,4 @@
-"""What the package itself registers besides providers: the Qwen3 models and the policies."""
+"""What the package itself registers besides providers: models and policies."""
 
 from __future__ import annotations
 
@@ -6,12 +6,12 @@ from collections.abc import Callable
 
 from qwen_embed_plugins import routing
 from qwen_embed_plugins.hookspecs import hookimpl
-from qwen_embed_plugins.models import QWEN3_MODELS, Model
+from qwen_embed_plugins.models import MODELS, Model
 
 
 @hookimpl
 def register_models(register: Callable[[Model], None]) -> None:
-    for model in QWEN3_MODELS:
+    for model in MODELS:
         register(model)
 
 

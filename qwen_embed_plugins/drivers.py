@@ -12,17 +12,19 @@ import queue
 import threading
 import time
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from dataclasses import dataclass, replace
 from typing import Any, Protocol, TypeVar
 
 from qwen_embed_plugins.catalogue import ConfiguredOffer
+from qwen_embed_plugins.deadlines import Deadline
 from qwen_embed_plugins.effects import (
     Finished,
     Job,
     KeepProbes,
     Learn,
     MakeFlow,
+    Remember,
     Reserve,
     Settle,
     Start,
@@ -33,6 +35,7 @@ from qwen_embed_plugins.ledger import Ledger, Reservation
 from qwen_embed_plugins.state import State
 from qwen_embed_plugins.types import (
     Answer,
+    Batch,
     Call,
     Exchange,
     Fault,
@@ -46,17 +49,20 @@ log = logging.getLogger("qwen_embed_plugins")
 
 T = TypeVar("T")
 
+INSPECTION_BYTES = 1 << 22
+"""Room for a list of all models that a service has."""
+
 
 class Transport(Protocol):
-    """Sends a wire request. Raises `TransportFailure` when no whole answer arrives."""
+    """Sends a wire request. Raises `TransportFailure` when no whole answer arrives in time."""
 
-    def send(self, request: WireRequest, job: Job) -> WireResponse: ...
+    def send(self, request: WireRequest, job: Job, deadline: Deadline) -> WireResponse: ...
 
 
 class AsyncTransport(Protocol):
     """The awaiting twin of `Transport`."""
 
-    async def send(self, request: WireRequest, job: Job) -> WireResponse: ...
+    async def send(self, request: WireRequest, job: Job, deadline: Deadline) -> WireResponse: ...
 
 
 def settle_rest(ledger: Ledger, held: dict[int, Reservation]) -> None:
@@ -77,14 +83,16 @@ def keep_books(effect: Reserve | Settle, ledger: Ledger, held: dict[int, Reserva
     return outcome
 
 
-def remember(effect: Learn | KeepProbes, state: State) -> None:
+def remember(effect: Remember, state: State) -> None:
     """Write down what was learnt. What cannot be written costs a request next time, no more, so
     a state file that is not writable must not fail a call whose vectors are paid."""
     try:
         if isinstance(effect, Learn):
             state.learn(effect.endpoint, effect.name, effect.value)
-        else:
+        elif isinstance(effect, KeepProbes):
             state.keep_probes(effect.endpoint, effect.vectors.tobytes())
+        else:
+            state.keep_verdict(effect.endpoint, effect.verdict)
     except ConfigurationError as error:
         log.warning("could not remember what was learnt of %s: %s", effect.endpoint, error)
 
@@ -145,6 +153,22 @@ def usable(answer: Any) -> Answer:
     return answer
 
 
+def exchange_deadline(job: Job) -> Deadline:
+    """Until when the job's exchange may take, from now on."""
+    asked = job.offer.provider.exchange_seconds or 0.0
+    return Deadline.after(max(asked, job.timeout_seconds))
+
+
+def check_time(deadline: Deadline, wanted_seconds: float = 0.0) -> None:
+    """Raise `TransportFailure` where an exchange has no time left for what it wants."""
+    if deadline.left_seconds() > wanted_seconds:
+        return
+    said = f"the exchange did not end in {deadline.seconds:g} s"
+    if wanted_seconds:
+        said = f"{said}: it asked for a pause of {wanted_seconds:g} s"
+    raise TransportFailure("timeout", f"{said}; if it needs longer, raise timeout_seconds")
+
+
 def run_exchange(job: Job, transport: Transport) -> Finished:
     """Make one attempt, blocking. Never raises for what a server or a plugin does wrong."""
     started, progress = time.monotonic(), _Progress()
@@ -158,28 +182,47 @@ def run_exchange(job: Job, transport: Transport) -> Finished:
     return Finished(job, answer, time.monotonic() - started)
 
 
+def run_inspection(
+    offer: ConfiguredOffer, transport: Transport, timeout_seconds: float
+) -> tuple[str, ...]:
+    """What a server says of itself (`Provider.inspect`), blocking. Raises what goes wrong."""
+    inspection = offer.provider.inspect(offer.offer.wire_name, offer.model)
+    nothing = Batch((), "document", offer.model, offer.offer.wire_name)
+    job = Job(0, offer, nothing, timeout_seconds, INSPECTION_BYTES)
+    return tuple(_drive_exchange(inspection, job, transport, _Progress()))
+
+
 def _drive_exchange(
-    exchange: Exchange, job: Job, transport: Transport, progress: _Progress
-) -> Answer:
+    exchange: Generator[WireRequest | Pause | Call, Any, T],
+    job: Job,
+    transport: Transport,
+    progress: _Progress,
+) -> T:
+    deadline = exchange_deadline(job)
     try:
         step = next(exchange)
         while True:
             try:
                 progress.succeeded = False
-                reply = _take_step(step, job, transport)
+                reply = _take_step(step, job, transport, deadline)
                 progress.took(reply)
             except Exception as error:
                 step = exchange.throw(error)
+                # It went on all the same: were it told again and again, it might never end.
+                check_time(deadline)
             else:
                 step = exchange.send(reply)
     except StopIteration as stop:
-        answer: Answer = stop.value
-        return answer
+        result: T = stop.value
+        return result
 
 
-def _take_step(step: WireRequest | Pause | Call, job: Job, transport: Transport) -> Any:
+def _take_step(
+    step: WireRequest | Pause | Call, job: Job, transport: Transport, deadline: Deadline
+) -> Any:
+    check_time(deadline, step.seconds if isinstance(step, Pause) else 0.0)
     if isinstance(step, WireRequest):
-        return transport.send(step, job)
+        return transport.send(step, job, deadline.within(job.timeout_seconds))
     return time.sleep(step.seconds) if isinstance(step, Pause) else step.function()
 
 
@@ -199,15 +242,18 @@ async def arun_exchange(job: Job, transport: AsyncTransport) -> Finished:
 async def _adrive_exchange(
     exchange: Exchange, job: Job, transport: AsyncTransport, progress: _Progress
 ) -> Answer:
+    deadline = exchange_deadline(job)
     try:
         step = next(exchange)
         while True:
             try:
                 progress.succeeded = False
-                reply = await _atake_step(step, job, transport)
+                reply = await _atake_step(step, job, transport, deadline)
                 progress.took(reply)
             except Exception as error:
                 step = exchange.throw(error)
+                # It went on all the same: were it told again and again, it might never end.
+                check_time(deadline)
             else:
                 step = exchange.send(reply)
     except StopIteration as stop:
@@ -215,9 +261,12 @@ async def _adrive_exchange(
         return answer
 
 
-async def _atake_step(step: WireRequest | Pause | Call, job: Job, transport: AsyncTransport) -> Any:
+async def _atake_step(
+    step: WireRequest | Pause | Call, job: Job, transport: AsyncTransport, deadline: Deadline
+) -> Any:
+    check_time(deadline, step.seconds if isinstance(step, Pause) else 0.0)
     if isinstance(step, WireRequest):
-        return await transport.send(step, job)
+        return await transport.send(step, job, deadline.within(job.timeout_seconds))
     if isinstance(step, Pause):
         return await asyncio.sleep(step.seconds)
     return await asyncio.to_thread(step.function)

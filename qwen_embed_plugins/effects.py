@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 from qwen_embed_plugins.catalogue import ConfiguredOffer
 from qwen_embed_plugins.ledger import Reservation
 from qwen_embed_plugins.types import Answer, Batch, Fault
+from qwen_embed_plugins.verdicts import Verdict
 
 if TYPE_CHECKING:
     from qwen_embed_plugins.types import Matrix
@@ -99,7 +100,16 @@ class KeepProbes:
     vectors: Matrix
 
 
-Effect: TypeAlias = Start | Wait | Reserve | Settle | Learn | KeepProbes
+@dataclass(frozen=True, slots=True)
+class KeepVerdict:
+    """Remember what was measured of an endpoint."""
+
+    endpoint: str
+    verdict: Verdict
+
+
+Remember: TypeAlias = Learn | KeepProbes | KeepVerdict
+Effect: TypeAlias = Start | Wait | Reserve | Settle | Remember
 Flow: TypeAlias = Generator[Effect, Any, T]
 Wake: TypeAlias = Callable[[], None]
 MakeFlow: TypeAlias = Callable[[Wake], Flow[T]]

@@ -16,6 +16,7 @@ from qwen_embed_plugins.setup import SettingsLike, Setup, announce, settings_fro
 from qwen_embed_plugins.spaces import EmbeddingSpace
 from qwen_embed_plugins.transport import AsyncHttpTransport, HttpTransport
 from qwen_embed_plugins.types import EmbedResult, Role
+from qwen_embed_plugins.verification import Report, Verification
 
 if TYPE_CHECKING:
     from qwen_embed_plugins.types import Matrix, Vector
@@ -63,6 +64,10 @@ class _Shell:
 
     def _flow(self, planned: Planned) -> MakeFlow[EmbedResult]:
         return lambda wake: self._router.flow(planned.request, wake)
+
+    def _verification(self, against: str | None, longest: int | None) -> Verification:
+        announce(self._setup)
+        return Verification(self._router, self.space, against, longest)
 
 
 _shells: weakref.WeakSet[_Shell] = weakref.WeakSet()
@@ -112,6 +117,15 @@ class Embedder(_Shell):
         """float32 (dimensions,) of unit length; the instruction goes before the text, once."""
         return only(self.embed([text], "query", instruction=instruction))
 
+    def verify(self, *, against: str | None = None, longest: int | None = None) -> Report:
+        """Examine every configured offer, measure it by one of them, and remember the verdicts.
+
+        `against` names an offer or provider to measure by; without it, the one that most others
+        agree with. `longest` bounds the long texts, in tokens. Costs up to 60,000 tokens an offer,
+        kept within the budget. Blocks until all have answered or failed.
+        """
+        return self._driver.run(lambda wake: self._verification(against, longest).run())
+
     def awaiting(self) -> AsyncEmbedder:
         """The same for asyncio, sharing offers' health, ledger and state with this one."""
         twin = AsyncEmbedder.__new__(AsyncEmbedder)
@@ -156,6 +170,10 @@ class AsyncEmbedder(_Shell):
     async def embed_query(self, text: str, *, instruction: str | None = None) -> Vector:
         """float32 (dimensions,) of unit length; the instruction goes before the text, once."""
         return only(await self.embed([text], "query", instruction=instruction))
+
+    async def verify(self, *, against: str | None = None, longest: int | None = None) -> Report:
+        """See `Embedder.verify`."""
+        return await self._driver.run(lambda wake: self._verification(against, longest).run())
 
     async def aclose(self) -> None:
         """Close the running loop's connections. The embedder may be used again."""

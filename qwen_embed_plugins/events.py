@@ -41,12 +41,13 @@ class BudgetReached:
 
 @dataclass(frozen=True, slots=True)
 class VerdictChanged:
-    """An offer was measured against its space, with this cosine, and may now serve or may not."""
+    """An offer was measured, and may now serve its space or may not. `cosine` is the least one to
+    the vectors it was compared with, None where the measure was another (a cut text)."""
 
     offer: str
     space: str
     serves: bool
-    cosine: float
+    cosine: float | None
 
 
 Event: TypeAlias = AttemptFinished | OfferPaused | BudgetReached | VerdictChanged

@@ -38,6 +38,10 @@ SETTLED_BY_USER: frozenset[FaultKind] = frozenset({"bad_key", "bad_offer"})
 """Faults that waiting does not mend: such an offer is not one that may yet take a text."""
 
 
+OUT_WITH_THEIR_ACCOUNT: frozenset[FaultKind] = frozenset({"unavailable", "bad_key", "quota_spent"})
+"""Faults that keep a provider from serving another model, too."""
+
+
 class Outcome:
     """Collects vectors, errors and attempts of one call; `out` has the offers it does without."""
 
@@ -98,13 +102,30 @@ class Outcome:
         return {**asked, **self.router.catalogue.left_out}
 
     def _reason(self, offer: ConfiguredOffer) -> str:
-        verdict = self.router.parity.refuses(offer)
-        if verdict is not None:
-            return str(verdict)
+        refused = self.router.parity.refuses(offer)
+        if refused is not None:
+            return refused
         if offer.key in self.out:
             return self.out[offer.key]
         pause = self.router.pause(offer)
         return pause.fault.message if pause else "not usable for these texts"
+
+    def _way_out(self) -> str:
+        """Another model that would cost nothing, in words; "" if there is none."""
+        pauses = [(offer, self.router.pause(offer)) for offer in self.router.catalogue.offers]
+        out = {
+            offer.provider.config.name
+            for offer, pause in pauses
+            if pause is not None and pause.fault.kind in OUT_WITH_THEIR_ACCOUNT
+        }
+        for way in self.router.ways_out(out)[:1]:
+            *others, last = way.providers
+            providers = f"{', '.join(others)} and {last}" if others else last
+            return (
+                f'; model = "{way.model}" would be served by {providers}, free; it is another '
+                f"space: its vectors cannot stand beside those of {self.request.space.model}"
+            )
+        return ""
 
     def _retry_at(self) -> float | None:
         pauses = [self.router.pause(offer) for offer in self.router.catalogue.offers]
@@ -121,6 +142,7 @@ class Outcome:
                 raise BudgetExceeded(self._budget.message, retry_at=self._budget.until)
             reasons = self.reasons()
             message = f"no offer left for {self.request.space}: {_listed(reasons)}"
+            message += self._way_out()
             raise NoOfferLeft(message, reasons=reasons, retry_at=self._retry_at())
         return EmbedResult(
             vectors=self.vectors,

@@ -1,20 +1,22 @@
-"""Whether two offers of one space really give the same vectors: each is introduced first.
+"""Which offers of one space may serve it: by declaration, by first meeting, or by measurement.
 
 Open weights are the same everywhere; what servers make of them is not (a missing end token, another
 pooling, half precision, a wrong model under the right name). So where several offers may serve a
 space, each is asked for the vectors of four short texts before its first batch, once; these are
-kept, and compared with those of the offer that was first.
+kept, and compared with those of the offer that was first. A verdict (`verify`, a canary, a reading)
+outweighs that comparison.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
 from qwen_embed_plugins.catalogue import ConfiguredOffer
+from qwen_embed_plugins.verdicts import Verdict
 
 if TYPE_CHECKING:
     from qwen_embed_plugins.types import Matrix
@@ -32,9 +34,19 @@ SAME_SPACE = 0.9
 4-bit weights 0.97 to 0.99 (curiosity-ai/sentence-transformers-sharp#19); a wrong pooling gave less
 than 0.2 (huggingface/text-embeddings-inference#642). Threads read 2026-11."""
 
+REFUSAL_SECONDS = 7 * 86_400
+"""An offer that failed its first meeting is met again after so long: servers get mended."""
+
+
+class Met(NamedTuple):
+    """The probes' vectors of an endpoint as the state keeps them, and when they were taken."""
+
+    vectors: bytes
+    at: float
+
 
 @dataclass(frozen=True, slots=True)
-class Verdict:
+class Comparison:
     """How an offer compares with the one it was introduced to: the least cosine over the probes."""
 
     offer: str
@@ -42,7 +54,7 @@ class Verdict:
     cosine: float
 
     @property
-    def serves(self) -> bool:
+    def same_space(self) -> bool:
         return self.cosine >= SAME_SPACE
 
     def __str__(self) -> str:
@@ -53,60 +65,115 @@ class Verdict:
 class Parity:
     """What is known of the offers of one space, shared by the flows of an embedder.
 
-    `met` holds the probes' vectors by endpoint, the oldest first: the first is what the others are
-    compared with. With one offer alone there is nothing to compare, and nobody is asked.
+    `met` holds the probes' vectors by endpoint, the oldest first: the first one of an offer that
+    belongs to the space is what the others are compared with. With one offer alone there is
+    nothing to compare, and nobody is asked. `verified_only` says that settings want every offer
+    measured by `verify` before it serves.
     """
 
     offers: Sequence[ConfiguredOffer]
     met: dict[str, Matrix] = field(default_factory=dict)
     trusted: frozenset[str] = frozenset()
+    verdicts: dict[str, Verdict] = field(default_factory=dict)
+    verified_only: bool = False
 
     def is_unmet(self, offer: ConfiguredOffer) -> bool:
         """Whether the offer must be introduced before it serves."""
-        return (
-            len(self.offers) > 1
-            and offer.key not in self.trusted
-            and offer.endpoint not in self.met
-        )
+        if offer.key in self.trusted or offer.endpoint in (*self.verdicts, *self.met):
+            return False
+        return len(self.members()) > 1 or self._first_met() is not None
 
-    def verdict(self, offer: ConfiguredOffer) -> Verdict | None:
-        """How an offer compares; None if it is the first, alone, trusted or yet to be met."""
-        if offer.key in self.trusted or offer.endpoint not in self.met:
+    def members(self) -> list[ConfiguredOffer]:
+        """The offers that nothing keeps from serving, introductions aside."""
+        return [offer for offer in self.offers if self._by_rule(offer) is None]
+
+    def refuses(self, offer: ConfiguredOffer) -> str | None:
+        """Why an offer must not serve this space; None if it may."""
+        if (reason := self._by_rule(offer)) is not None:
+            return reason
+        compared = self.comparison(offer)
+        return None if compared is None or compared.same_space else str(compared)
+
+    def _by_rule(self, offer: ConfiguredOffer) -> str | None:
+        """Why declaration, settings or a verdict keep it out."""
+        if offer.key in self.trusted:
+            return None
+        verdict = self.verdicts.get(offer.endpoint)
+        if verdict is not None:
+            return None if verdict.serves else f"{verdict.reason} ({verdict.date})"
+        if not offer.is_proven_by_name:
+            return (
+                f"unproven: nothing has shown that its vectors are {offer.model.name}'s; run "
+                "`qwen-embed verify`, or vouch for them with trust = true"
+            )
+        if self.verified_only:
+            return 'not measured yet, and parity = "verified" is set; run `qwen-embed verify`'
+        return None
+
+    def comparison(self, offer: ConfiguredOffer) -> Comparison | None:
+        """How an offer compares; None if it is the first, alone, trusted, measured otherwise or
+        yet to be met."""
+        known = offer.key in self.trusted or offer.endpoint in self.verdicts
+        if known or offer.endpoint not in self.met:
             return None
         first = self._first_met()
-        if first.endpoint == offer.endpoint:
+        if first is None or first.endpoint == offer.endpoint:
             return None
         cosine = least_cosine(self.met[offer.endpoint], self.met[first.endpoint])
-        return Verdict(offer.key, first.key, cosine)
+        return Comparison(offer.key, first.key, cosine)
 
-    def refuses(self, offer: ConfiguredOffer) -> Verdict | None:
-        """The verdict that keeps an offer from serving, if there is one."""
-        verdict = self.verdict(offer)
-        return verdict if verdict is not None and not verdict.serves else None
-
-    def meet(self, offer: ConfiguredOffer, vectors: Matrix) -> Verdict | None:
+    def meet(self, offer: ConfiguredOffer, vectors: Matrix) -> Comparison | None:
         """Take in an offer's probes; gives how it compares, None for the first one."""
         self.met[offer.endpoint] = vectors
-        return self.verdict(offer)
+        return self.comparison(offer)
 
-    def _first_met(self) -> ConfiguredOffer:
+    def _first_met(self) -> ConfiguredOffer | None:
         by_endpoint = {offer.endpoint: offer for offer in reversed(self.offers)}
-        return next(by_endpoint[endpoint] for endpoint in self.met if endpoint in by_endpoint)
+        known = (by_endpoint[place] for place in self.met if place in by_endpoint)
+        return next(filter(self._gave_the_measure, known), None)
+
+    def _gave_the_measure(self, offer: ConfiguredOffer) -> bool:
+        """Whether what an offer gave at its first meeting belongs to the space. So it does if the
+        offer was set aside later, for a change or for cutting texts: else the next offer, of a
+        space that was refused, would set the measure."""
+        verdict = self.verdicts.get(offer.endpoint)
+        if verdict is not None and not verdict.serves:
+            return verdict.measure != "verify"
+        return self._by_rule(offer) is None
+
+    def forget_old_refusals(self, met_at: Mapping[str, float], now: float) -> None:
+        """Let offers that failed their first meeting long ago be met again."""
+        for offer in self.offers:
+            compared = self.comparison(offer)
+            old = now - met_at.get(offer.endpoint, now) > REFUSAL_SECONDS
+            if compared is not None and not compared.same_space and old:
+                del self.met[offer.endpoint]
+
+
+def cosines(one: Matrix, other: Matrix) -> Matrix:
+    """The cosines between rows of the same place, over the numbers that both have.
+
+    Rows are finite and not zero. A shorter row is compared with the prefix of a longer one, which
+    is a vector too where the model was trained for it.
+    """
+    length = min(one.shape[1], other.shape[1])
+    first, second = one[:, :length].astype(np.float64), other[:, :length].astype(np.float64)
+    products = np.einsum("ij,ij->i", first, second)
+    norms = np.linalg.norm(first, axis=1) * np.linalg.norm(second, axis=1)
+    return np.asarray(products / norms)
 
 
 def least_cosine(one: Matrix, other: Matrix) -> float:
-    """The least cosine between rows of the same place; rows are finite and not zero."""
-    first, second = one.astype(np.float64), other.astype(np.float64)
-    products = np.einsum("ij,ij->i", first, second)
-    norms = np.linalg.norm(first, axis=1) * np.linalg.norm(second, axis=1)
-    return float((products / norms).min())
+    """The least cosine between rows of the same place."""
+    return float(cosines(one, other).min())
 
 
-def known_probes(stored: Mapping[str, bytes], dimensions: int) -> dict[str, Matrix]:
+def known_probes(stored: Mapping[str, Met], offers: Iterable[ConfiguredOffer]) -> dict[str, Matrix]:
     """Probes' vectors as the state kept them, those of another length left out."""
+    lengths = {offer.endpoint: offer.dimensions for offer in offers}
     met: dict[str, Matrix] = {}
-    for endpoint, content in stored.items():
+    for endpoint, (content, _) in stored.items():
         numbers = np.frombuffer(content, np.float32)
-        if numbers.size == len(PROBES) * dimensions:
-            met[endpoint] = numbers.reshape(len(PROBES), dimensions)
+        if numbers.size == len(PROBES) * lengths.get(endpoint, 0):
+            met[endpoint] = numbers.reshape(len(PROBES), lengths[endpoint])
     return met

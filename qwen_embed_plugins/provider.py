@@ -6,16 +6,19 @@ checks what it parses, and decides by the fault kinds what happens next.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 from qwen_embed_plugins.errors import ProviderError, without_secrets
+from qwen_embed_plugins.models import Model
 from qwen_embed_plugins.types import (
     Answer,
     Batch,
     Exchange,
     Fault,
+    Inspection,
+    Role,
     TransportFailure,
     WireRequest,
     WireResponse,
@@ -59,6 +62,9 @@ class Provider:
     api_key_env: ClassVar[str | None] = None
     """The variable that holds the key; None: the provider works without one."""
 
+    other_key_envs: ClassVar[tuple[str, ...]] = ()
+    """Further variables in which people keep that key, looked at in this order after the first."""
+
     serves_any_model: ClassVar[bool] = False
     """A kind of server that holds whatever model its owner loaded: where no offers are registered
     for it, they are made on demand."""
@@ -75,8 +81,26 @@ class Provider:
     adds_instruction: ClassVar[bool] = False
     """The server puts the instruction before queries itself; batches then come with bare texts."""
 
+    encoding: ClassVar[Literal["base64", "float"]] = "base64"
+    """How to ask for vectors first: base64 where the service documents it or may be tried, since
+    it is several times smaller and faster; float where it is known to refuse anything else."""
+
+    never_cuts: ClassVar[bool] = False
+    """A text is read whole or refused, as this plugin asks for it. Elsewhere an offer must prove,
+    with two long texts that differ at their ends, that it reads so far (`reading.py`)."""
+
+    exchange_seconds: ClassVar[float | None] = None
+    """The longest that a whole exchange may take, where one needs longer than a single request:
+    submit and poll. None, or less than the user's `timeout_seconds`: that long."""
+
     options: ClassVar[Mapping[str, type]] = {}
     """Further settings of this provider, with their types (`{"account_id": str}`)."""
+
+    option_envs: ClassVar[Mapping[str, str]] = {}
+    """Variables that hold options where settings do not (`{"account_id": "ACME_ACCOUNT_ID"}`)."""
+
+    required_options: ClassVar[tuple[str, ...]] = ()
+    """Options without which no request can be built."""
 
     def __init__(self, config: ProviderConfig) -> None:
         self.config = config
@@ -85,6 +109,12 @@ class Provider:
     def url(self) -> str:
         """The configured base URL, without a slash at its end."""
         return (self.config.base_url or self.base_url or "").rstrip("/")
+
+    @property
+    def variant(self) -> str:
+        """What else decides which machine computes the vectors, besides address and wire name (an
+        upstream behind a gateway). What is learnt of one variant is not believed of another."""
+        return ""
 
     @classmethod
     def url_from_environment(cls, value: str) -> str:
@@ -105,16 +135,33 @@ class Provider:
             return Fault("unavailable", str(answer))
         return classify_by_status(answer)
 
+    def inspect(self, wire_name: str, model: Model) -> Inspection:
+        """Ask the server about itself for `qwen-embed providers --check`, beyond the one text that
+        is embedded there: yields as `exchange` does, returns notes for people. Optional."""
+        yield from ()
+        return ()
+
     def exchange(self, batch: Batch) -> Exchange:
         """The requests that serve one batch: one, unless a provider needs more.
 
         Yield `WireRequest` (gives a `WireResponse`, or raises `TransportFailure` here),
-        `Pause(seconds)` or `Call(function)` (gives its result); return the `Answer`.
+        `Pause(seconds)` or `Call(function)` (gives its result); return the `Answer`. A step
+        that would outlast the exchange's time raises `TransportFailure` here; once that time is
+        over, an exchange that goes on all the same is ended.
         """
         response = yield self.build_request(batch)
         if response.status != 200:
             raise ProviderError(self.classify(response))
         return self.parse_response(response)
+
+
+def prefixed(texts: Sequence[str], role: Role, instruction: str | None, model: Model) -> list[str]:
+    """The texts with what the model's card puts before a text of that role, and nothing else."""
+    if role == "query" and model.format_query is not None:
+        return [model.format_query(text, instruction or "") for text in texts]
+    if role == "document" and model.format_document is not None:
+        return [model.format_document(text) for text in texts]
+    return list(texts)
 
 
 def classify_by_status(response: WireResponse, message: str | None = None) -> Fault:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import count
 
 from qwen_embed_plugins.call import EmbedCall
-from qwen_embed_plugins.catalogue import Catalogue, ConfiguredOffer
+from qwen_embed_plugins.canary import Canaries
+from qwen_embed_plugins.catalogue import Catalogue, ConfiguredOffer, WayOut
 from qwen_embed_plugins.effects import Flow, Wake
 from qwen_embed_plugins.errors import ConfigurationError, without_secrets
 from qwen_embed_plugins.events import Event
@@ -41,11 +42,16 @@ class Router:
     now: Callable[[], float]
     emit: Callable[[Event], None]
     parity: Parity
+    canaries: Canaries
+    ways_out: Callable[[Collection[str]], Sequence[WayOut]] = lambda without: ()
+    """Which other models would cost nothing, without these providers. Asked when none is left."""
+
     min_parity: float = 0.98
     concurrency: int = 8
     timeout_seconds: float = 60.0
     spill_after_seconds: float = 2.0
     spill_to_paid: bool = False
+    miscounting: set[str] = field(default_factory=set)
     places: Places = field(default_factory=Places)
     job_ids: Iterator[int] = field(default_factory=count)
 

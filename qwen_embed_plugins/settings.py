@@ -13,12 +13,18 @@ from dataclasses import dataclass, field, fields, replace
 from decimal import Decimal, InvalidOperation
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args
 
 from qwen_embed_plugins.errors import ConfigurationError, shown, without_secrets
 from qwen_embed_plugins.models import DEFAULT_INSTRUCTION, DEFAULT_MODEL
+from qwen_embed_plugins.offers import Currency
+from qwen_embed_plugins.proxies import proxy_address
 
 ENVIRONMENT_PREFIX = "QWEN_EMBED_"
+
+Parity = Literal["declared", "verified"]
+"""Which offers of a space serve: those of the same open weights, or only those that `verify` has
+measured."""
 
 NOT_SETTINGS = frozenset({"SETTINGS", "DSN", "DISABLE_PLUGINS"})
 """Variables with our prefix that are no settings of the router; nor are those with TEST_."""
@@ -64,6 +70,7 @@ class ProviderSettings:
     proxy: str | None = field(default=None, repr=False)
     proxy_env: str | None = None
     price_per_million: Decimal | None = None
+    currency: Currency | None = None
     max_concurrency: int | None = None
     max_inputs: int | None = None
     max_input_tokens: int | None = None
@@ -86,7 +93,9 @@ class Settings:
     query_policy: str | None = None
     use: tuple[str, ...] | None = None
     instruction: str = DEFAULT_INSTRUCTION
+    parity: Parity = "declared"
     min_parity: float = 0.98
+    canary_every: int = 500
     spill_after_seconds: float = 2.0
     spill_to_paid: bool = False
     concurrency: int = 8
@@ -271,6 +280,19 @@ def money_or_unlimited(value: Any) -> Decimal | None:
     return None if value == "unlimited" else money(value)
 
 
+def one_of(*known: str) -> Check:
+    def check(value: Any) -> Any:
+        if value not in known:
+            raise ValueError(f"expected {' or '.join(map(repr, known))}")
+        return value
+
+    return check
+
+
+currency = one_of(*get_args(Currency))
+parity = one_of(*get_args(Parity))
+
+
 def variable_name(value: Any) -> str:
     if not isinstance(value, str) or not value.isidentifier() or _looks_like_a_key(value):
         # The value is not repeated: people put the key itself here.
@@ -301,6 +323,7 @@ def web_address(value: Any) -> str:
 MODEL_OVERRIDES: Mapping[str, Check] = {
     "wire_name": text,
     "price_per_million": money,
+    "currency": currency,
     "max_concurrency": whole_number,
     "max_inputs": whole_number,
     "max_input_tokens": whole_number,
@@ -311,7 +334,7 @@ PROVIDER: Mapping[str, Check] = {
     "base_url": web_address,
     "api_key_env": variable_name,
     "account": text,
-    "proxy": text,
+    "proxy": proxy_address,
     "proxy_env": variable_name,
     "trust": truth,
 }
@@ -370,7 +393,9 @@ TOP_LEVEL: Mapping[str, Check] = {
     "query_policy": text,
     "use": names,
     "instruction": text,
+    "parity": parity,
     "min_parity": cosine,
+    "canary_every": whole_number,
     "spill_after_seconds": seconds,
     "spill_to_paid": truth,
     "concurrency": whole_number,

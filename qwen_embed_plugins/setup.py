@@ -7,10 +7,12 @@ import os
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from random import Random
 from typing import Any, TypeAlias
 
-from qwen_embed_plugins.catalogue import Catalogue, build_catalogue
+from qwen_embed_plugins.canary import Canaries
+from qwen_embed_plugins.catalogue import Catalogue, build_catalogue, ways_out
 from qwen_embed_plugins.errors import ConfigurationError
 from qwen_embed_plugins.health import Health
 from qwen_embed_plugins.ledger import Ledger, MemoryLedger
@@ -61,14 +63,9 @@ def space_of(settings: Settings, catalogue: Catalogue) -> EmbeddingSpace:
     model = catalogue.model
     dimensions = settings.dimensions or model.dimensions
     if not model.takes_dimensions(dimensions):
-        possible = (
-            f"{model.min_dimensions} to {model.dimensions}"
-            if model.min_dimensions is not None
-            else f"only {model.dimensions}"
-        )
         raise ConfigurationError(
-            f"dimensions = {dimensions}: {model.name} gives {possible}; "
-            "choose one of these or another model"
+            f"dimensions = {dimensions}: {model.name} gives {model.possible_dimensions()}; choose "
+            "one of these or another model"
         )
     return EmbeddingSpace(model.name, dimensions)
 
@@ -110,6 +107,8 @@ class Setup:
             health=Health(Random()),
             capabilities=self.state.capabilities(),
             parity=self._parity(),
+            canaries=Canaries(settings.canary_every),
+            ways_out=partial(ways_out, settings, self.registry),
             min_parity=settings.min_parity,
             now=time.time,
             emit=self.registry.emit,
@@ -120,9 +119,16 @@ class Setup:
         )
 
     def _parity(self) -> Parity:
-        offers = self.catalogue.offers
-        met = known_probes(self.state.probes(), self.catalogue.model.dimensions)
-        return Parity(offers, met, frozenset(offer.key for offer in offers if offer.trusted))
+        offers, stored = self.catalogue.offers, self.state.probes()
+        parity = Parity(
+            offers,
+            known_probes(stored, offers),
+            frozenset(offer.key for offer in offers if offer.trusted),
+            self.state.verdicts(self.catalogue.model.name),
+            self.settings.parity == "verified",
+        )
+        parity.forget_old_refusals({place: met.at for place, met in stored.items()}, time.time())
+        return parity
 
 
 _announced: set[str] = set()

@@ -14,8 +14,10 @@ from time import time
 from typing import Protocol
 
 from qwen_embed_plugins.errors import ConfigurationError
+from qwen_embed_plugins.parity import Met
+from qwen_embed_plugins.verdicts import Verdict, from_json, to_json
 
-VERSION = 2
+VERSION = 3
 
 CAPABILITY_SECONDS = 7 * 86_400
 """How long a learnt capability is believed."""
@@ -33,6 +35,12 @@ create table if not exists probe (
     vectors blob not null,
     met_at real not null
 );
+create table if not exists verdict (
+    endpoint text not null,
+    model text not null,
+    content text not null,
+    primary key (endpoint, model)
+) without rowid;
 """
 
 
@@ -45,11 +53,17 @@ class State(Protocol):
     def learn(self, endpoint: str, name: str, value: str) -> None:
         """Remember one capability; blocks for one small transaction."""
 
-    def probes(self) -> dict[str, bytes]:
+    def probes(self) -> dict[str, Met]:
         """The probes' vectors of each endpoint that was met, the oldest first."""
 
     def keep_probes(self, endpoint: str, vectors: bytes) -> None:
         """Remember the probes' vectors of an endpoint."""
+
+    def verdicts(self, model: str) -> dict[str, Verdict]:
+        """What was measured of each endpoint for a model."""
+
+    def keep_verdict(self, endpoint: str, verdict: Verdict) -> None:
+        """Remember a verdict, in place of an earlier one for that endpoint and model."""
 
 
 class MemoryState:
@@ -57,7 +71,8 @@ class MemoryState:
 
     def __init__(self) -> None:
         self._known: dict[tuple[str, str], str] = {}
-        self._probes: dict[str, bytes] = {}
+        self._probes: dict[str, Met] = {}
+        self._verdicts: dict[tuple[str, str], Verdict] = {}
 
     def capabilities(self) -> dict[tuple[str, str], str]:
         return dict(self._known)
@@ -65,11 +80,17 @@ class MemoryState:
     def learn(self, endpoint: str, name: str, value: str) -> None:
         self._known[endpoint, name] = value
 
-    def probes(self) -> dict[str, bytes]:
+    def probes(self) -> dict[str, Met]:
         return dict(self._probes)
 
     def keep_probes(self, endpoint: str, vectors: bytes) -> None:
-        self._probes[endpoint] = vectors
+        self._probes[endpoint] = Met(vectors, time())
+
+    def verdicts(self, model: str) -> dict[str, Verdict]:
+        return {endpoint: item for (endpoint, of), item in self._verdicts.items() if of == model}
+
+    def keep_verdict(self, endpoint: str, verdict: Verdict) -> None:
+        self._verdicts[endpoint, verdict.model] = verdict
 
 
 class SQLiteState:
@@ -97,18 +118,33 @@ class SQLiteState:
             (endpoint, name, value, time()),
         )
 
-    def probes(self) -> dict[str, bytes]:
+    def probes(self) -> dict[str, Met]:
         if not self.path.exists():
             return {}
         with self._opened() as database:
-            rows = database.execute("select endpoint, vectors from probe order by met_at")
-            return {endpoint: bytes(vectors) for endpoint, vectors in rows}
+            rows = database.execute("select endpoint, vectors, met_at from probe order by met_at")
+            return {endpoint: Met(bytes(vectors), at) for endpoint, vectors, at in rows}
 
     def keep_probes(self, endpoint: str, vectors: bytes) -> None:
         self._write(
             "insert into probe values (?, ?, ?) on conflict (endpoint) do update "
             "set vectors = excluded.vectors, met_at = excluded.met_at",
             (endpoint, vectors, time()),
+        )
+
+    def verdicts(self, model: str) -> dict[str, Verdict]:
+        if not self.path.exists():
+            return {}
+        with self._opened() as database:
+            statement = "select endpoint, content from verdict where model = ?"
+            rows = database.execute(statement, (model,)).fetchall()
+        return {endpoint: from_json(content) for endpoint, content in rows}
+
+    def keep_verdict(self, endpoint: str, verdict: Verdict) -> None:
+        self._write(
+            "insert into verdict values (?, ?, ?) on conflict (endpoint, model) do update "
+            "set content = excluded.content",
+            (endpoint, verdict.model, to_json(verdict).decode()),
         )
 
     def _write(self, statement: str, values: tuple[object, ...]) -> None:

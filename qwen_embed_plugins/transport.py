@@ -9,15 +9,15 @@ from __future__ import annotations
 import asyncio
 import os
 import threading
-import time
 import weakref
 from collections import Counter
 from collections.abc import AsyncGenerator, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
-from urllib.parse import urlsplit
 
+from qwen_embed_plugins.deadlines import Deadline
 from qwen_embed_plugins.errors import ConfigurationError, without_secrets
+from qwen_embed_plugins.proxies import keep_passwords_out_of_logs, place_of
 from qwen_embed_plugins.types import TransportFailure, WireRequest, WireResponse
 
 if TYPE_CHECKING:
@@ -41,7 +41,9 @@ def client_options(job: Job) -> dict[str, Any]:
     network would not be reached through it.
     """
     if job.offer.proxy:
-        return {"proxy": job.offer.proxy, "trust_env": False}
+        # To httpx both mean the same, and not every version that we take knows the second name.
+        proxy = job.offer.proxy.replace("socks5h://", "socks5://", 1)
+        return {"proxy": proxy, "trust_env": False}
     return {"trust_env": not job.offer.private}
 
 
@@ -52,6 +54,7 @@ def client_key(job: Job) -> tuple[str | None, bool]:
 def common_options(job: Job) -> dict[str, Any]:
     import httpx
 
+    keep_passwords_out_of_logs()
     unlimited = httpx.Limits(
         max_connections=None, max_keepalive_connections=64, keepalive_expiry=KEEPALIVE_SECONDS
     )
@@ -65,32 +68,39 @@ def timeouts(job: Job) -> httpx.Timeout:
     return httpx.Timeout(seconds, connect=min(CONNECT_SECONDS, seconds))
 
 
-def place(request: WireRequest) -> str:
-    """Host and port of a request, for messages: no path, no query, no user, no password."""
-    parts = urlsplit(request.url)
-    return f"{parts.hostname}:{parts.port}" if parts.port else str(parts.hostname)
+def place(request: WireRequest, job: Job) -> str:
+    """Where a request goes and by which proxy of the settings, for messages."""
+    there = place_of(request.url)
+    return f"{there} through the proxy {place_of(job.offer.proxy)}" if job.offer.proxy else there
 
 
-def failure(error: Exception, request: WireRequest, job: Job) -> TransportFailure:
-    """Our failure for an exception of httpx's, saying what happened and where."""
+def failure(
+    error: Exception, request: WireRequest, job: Job, deadline: Deadline
+) -> TransportFailure:
+    """Our failure for an exception of the HTTP client's, saying what happened and where."""
     import httpx
 
-    where = place(request)
+    where = place(request, job)
     said = without_secrets(str(error) or type(error).__name__)[:200]
-    if isinstance(error, (httpx.ConnectError, httpx.ConnectTimeout, httpx.ProxyError)):
+    if isinstance(error, httpx.ConnectTimeout):
+        seconds = min(CONNECT_SECONDS, deadline.seconds)
+        return TransportFailure(
+            "connect", f"cannot connect: {where} did not answer in {seconds:g} s"
+        )
+    refused = isinstance(error, (httpx.ConnectError, httpx.ProxyError))
+    if refused or not isinstance(error, httpx.HTTPError):
         return TransportFailure("connect", f"cannot connect to {where}: {said}")
     if isinstance(error, httpx.TimeoutException):
-        return TransportFailure("timeout", f"{where} did not answer in {job.timeout_seconds:g} s")
+        return TransportFailure("timeout", f"{where} did not answer in {deadline.seconds:g} s")
     return TransportFailure("dropped", f"the connection to {where} broke: {said}")
 
 
 class _Body:
-    """Collects an answer's bytes, within the bounds of time and size that its job has."""
+    """Collects an answer's bytes, within the size that its job allows."""
 
     def __init__(self, request: WireRequest, job: Job) -> None:
         self._request = request
         self._job = job
-        self._deadline = time.monotonic() + job.timeout_seconds
         self._parts: list[bytes] = []
         self._size = 0
 
@@ -100,35 +110,54 @@ class _Body:
         if self._size > self._job.max_answer_bytes:
             raise TransportFailure(
                 "too_big",
-                f"{place(self._request)} sent more than {self._job.max_answer_bytes} bytes, which "
-                "no right answer to this request has",
-            )
-        # httpx bounds each read; a server that trickles bytes must meet a bound on the whole.
-        if time.monotonic() > self._deadline:
-            raise TransportFailure(
-                "timeout",
-                f"{place(self._request)} did not finish in {self._job.timeout_seconds:g} s",
+                f"{place(self._request, self._job)} sent more than {self._job.max_answer_bytes} "
+                "bytes, which no right answer to this request has",
             )
 
     def response(self, answer: httpx.Response) -> WireResponse:
+        if answer.status_code == 407:
+            # Only a proxy says so; the provider's plugin would look for the fault elsewhere.
+            raise TransportFailure(
+                "connect",
+                f"cannot connect to {place(self._request, self._job)}: the proxy wants a user and "
+                "a password (HTTP 407); check them in the proxy's address",
+            )
         headers = {name.lower(): value for name, value in answer.headers.items()}
         return WireResponse(answer.status_code, b"".join(self._parts), headers)
 
 
 def _arguments(request: WireRequest, job: Job) -> dict[str, Any]:
+    login = _login_apart(request.url) if "@" in request.url else {}
     return {
         "method": request.method,
         "url": request.url,
         "content": request.content,
         "headers": {**HEADERS, **request.headers},
         "timeout": timeouts(job),
+        **login,
     }
 
 
+def _login_apart(url: str) -> dict[str, Any]:
+    """The address without user and password, which httpx would write into its log."""
+    import httpx
+
+    parsed = httpx.URL(url)
+    if not parsed.userinfo:
+        return {}
+    plain = parsed.copy_with(userinfo=b"")
+    return {"url": plain, "auth": (parsed.username, parsed.password)}
+
+
 def _misconfigured(error: Exception) -> ConfigurationError:
+    import httpx
+
+    # httpx quotes the part that it cannot read, which may be the end of a password.
+    unread = isinstance(error, httpx.InvalidURL)
+    said = "an address cannot be read" if unread else without_secrets(str(error))
     return ConfigurationError(
-        f"the HTTP client cannot be set up: {without_secrets(str(error))}; check proxy settings "
-        "(socks5 needs the package socksio)"
+        f"the HTTP client cannot be set up: {said}; check the proxies in the settings and in the "
+        "environment"
     )
 
 
@@ -143,18 +172,18 @@ class HttpTransport:
         # Many users never close an embedder; its connections end with it all the same.
         weakref.finalize(self, _close_clients, self._clients, os.getpid())
 
-    def send(self, request: WireRequest, job: Job) -> WireResponse:
+    def send(self, request: WireRequest, job: Job, deadline: Deadline) -> WireResponse:
         """Send a request and give the whole answer, or raise `TransportFailure`."""
-        import httpx
+        from qwen_embed_plugins.sockets import FAILURES, Keeping
 
         body = _Body(request, job)
         with self._client(job) as client:
             try:
-                with client.stream(**_arguments(request, job)) as answer:
+                with Keeping(deadline), client.stream(**_arguments(request, job)) as answer:
                     for part in answer.iter_bytes():
                         body.add(part)
-            except (httpx.HTTPError, httpx.InvalidURL) as error:
-                raise failure(error, request, job) from error
+            except FAILURES as error:
+                raise failure(error, request, job, deadline) from error
         return body.response(answer)
 
     @contextmanager
@@ -182,10 +211,14 @@ class HttpTransport:
         if key not in self._clients:
             import httpx
 
+            from qwen_embed_plugins.sockets import keep_deadlines
+
             try:
-                self._clients[key] = httpx.Client(**common_options(job))
-            except (ImportError, ValueError) as error:
+                client = httpx.Client(**common_options(job))
+            except (ImportError, ValueError, httpx.InvalidURL) as error:
                 raise _misconfigured(error) from error
+            keep_deadlines(client)
+            self._clients[key] = client
         return self._clients[key]
 
     def close(self) -> None:
@@ -218,24 +251,24 @@ class AsyncHttpTransport:
 
     def __init__(self) -> None:
         # Loaded now and not by the first request, which would stop its event loop meanwhile.
-        import httpx  # noqa: F401
+        import qwen_embed_plugins.sockets  # noqa: F401
 
         self._loops: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, _LoopClients] = (
             weakref.WeakKeyDictionary()
         )
 
-    async def send(self, request: WireRequest, job: Job) -> WireResponse:
+    async def send(self, request: WireRequest, job: Job, deadline: Deadline) -> WireResponse:
         """Send a request and give the whole answer, or raise `TransportFailure`."""
-        import httpx
+        from qwen_embed_plugins.sockets import FAILURES, Keeping
 
         body = _Body(request, job)
         client = await self._client(job)
         try:
-            async with client.stream(**_arguments(request, job)) as answer:
+            async with Keeping(deadline), client.stream(**_arguments(request, job)) as answer:
                 async for part in answer.aiter_bytes():
                     body.add(part)
-        except (httpx.HTTPError, httpx.InvalidURL) as error:
-            raise failure(error, request, job) from error
+        except FAILURES as error:
+            raise failure(error, request, job, deadline) from error
         return body.response(answer)
 
     async def _client(self, job: Job) -> httpx.AsyncClient:
@@ -279,10 +312,14 @@ class _LoopClients:
         if key not in self._clients:
             import httpx
 
+            from qwen_embed_plugins.sockets import keep_deadlines
+
             try:
-                self._clients[key] = httpx.AsyncClient(**common_options(job))
-            except (ImportError, ValueError) as error:
+                client = httpx.AsyncClient(**common_options(job))
+            except (ImportError, ValueError, httpx.InvalidURL) as error:
                 raise _misconfigured(error) from error
+            keep_deadlines(client)
+            self._clients[key] = client
         return self._clients[key]
 
     async def _close_clients(self) -> None:

@@ -91,14 +91,21 @@ class TransportFailure(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Pause:
-    """An exchange asks to sleep, for example between two polls of a submitted job."""
+    """An exchange asks to sleep, for example between two polls of a submitted job.
+
+    Raises `TransportFailure` at once where the exchange would outlast its time asleep.
+    """
 
     seconds: float
 
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """An exchange asks to run a blocking function in a thread: in-process models, gRPC."""
+    """An exchange asks to run a blocking function in a thread: in-process models, gRPC.
+
+    The function cannot be interrupted: it has to end by itself, and what it gives is taken, however
+    late. Only no step comes after it once the exchange's time is over.
+    """
 
     function: Callable[[], Any]
 
@@ -109,7 +116,8 @@ class Batch:
 
     `texts` already carry the instruction when `role` is "query", unless the provider says that it
     adds the instruction itself (`adds_instruction = True`): then they are bare and `instruction`
-    is set. `encoding` is what to ask for where the wire format has a choice.
+    is set. `encoding` is what to ask for where the wire format has a choice. `dimensions` is the
+    length to ask for; None leaves it unsaid, and the native length comes.
     """
 
     texts: Sequence[str]
@@ -118,6 +126,7 @@ class Batch:
     wire_name: str
     instruction: str | None = None
     encoding: Literal["base64", "float"] = "base64"
+    dimensions: int | None = None
 
 
 class Answer(NamedTuple):
@@ -134,6 +143,9 @@ class Answer(NamedTuple):
 
 Exchange = Generator["WireRequest | Pause | Call", Any, Answer]
 """The requests that serve one batch; its return value is the answer."""
+
+Inspection = Generator["WireRequest | Pause | Call", Any, "tuple[str, ...]"]
+"""Requests that ask a server about itself; its return value are notes, one sentence each."""
 
 
 @dataclass(frozen=True, slots=True)

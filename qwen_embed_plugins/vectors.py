@@ -20,8 +20,8 @@ class BadAnswer(ValueError):
     """The answer as a whole cannot be trusted: wrong count or wrong length."""
 
 
-def as_matrix(vectors: Any, count: int, model: Model) -> Matrix:
-    """The answer as float32 (count, native dimensions), or `BadAnswer` with what was found."""
+def as_matrix(vectors: Any, count: int, dimensions: int, model: str) -> Matrix:
+    """The answer as float32 (count, dimensions), or `BadAnswer` with what was found."""
     try:
         with np.errstate(over="ignore", invalid="ignore"):
             matrix = np.asarray(vectors, dtype=np.float32)
@@ -30,24 +30,23 @@ def as_matrix(vectors: Any, count: int, model: Model) -> Matrix:
     if matrix.ndim != 2 or matrix.shape[0] != count:
         found = matrix.shape[0] if matrix.ndim else 0
         raise BadAnswer(f"{count} texts were sent and {found} vectors came back")
-    if matrix.shape[1] != model.dimensions:
+    if matrix.shape[1] != dimensions:
         raise BadAnswer(
-            f"the vectors have {matrix.shape[1]} numbers where {model.name} gives "
-            f"{model.dimensions}"
+            f"the vectors have {matrix.shape[1]} numbers where {model} gives {dimensions}"
         )
     return matrix
 
 
-def row_faults(matrix: Matrix, model: Model, dimensions: int) -> dict[int, str]:
+def row_faults(matrix: Matrix, dimensions: int, *, dense: bool) -> dict[int, str]:
     """What is wrong with single rows, by row: not finite, padded, or zero in the part of
     `dimensions` numbers that will be kept. Empty: all are right."""
     squares = np.einsum("ij,ij->i", matrix, matrix, dtype=np.float64)
     # One comparison is false for NaN, infinity and zero alike.
     bad = ~((squares > 1e-12) & (squares < np.inf))
-    if dimensions < model.dimensions:
+    if dimensions < matrix.shape[1]:
         kept = matrix[:, :dimensions]
         bad |= ~(np.einsum("ij,ij->i", kept, kept, dtype=np.float64) > 1e-12)
-    if model.dense and model.dimensions > PADDING_RUN:
+    if dense and matrix.shape[1] > PADDING_RUN:
         bad |= ~matrix[:, -PADDING_RUN:].any(axis=1)
     return {int(row): _row_fault(matrix[row]) for row in np.flatnonzero(bad)}
 

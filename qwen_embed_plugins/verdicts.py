@@ -1,41 +1,51 @@
-"""What came back, against what was sent: the checks before anything of an answer is believed."""
+"""Verdicts: what has been measured of an offer, kept in the state until it is measured again."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from datetime import datetime, timezone
+from typing import Any, Literal
 
-from qwen_embed_plugins.effects import Finished
-from qwen_embed_plugins.types import Fault
-from qwen_embed_plugins.vectors import BadAnswer, as_matrix, equal_rows, row_faults
+import orjson
+
+Measure = Literal["verify", "canary", "reading"]
+"""What a verdict rests on: the whole examination, a known text among others, or two long texts."""
 
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """An answer after the checks: a fault, or the matrix with what is wrong in single rows."""
+    """Whether an offer may serve a model's space, and why.
 
-    fault: Fault | None = None
-    matrix: Any = None
-    bad_rows: Mapping[int, str] = field(default_factory=dict)
-    doubtful_rows: Sequence[int] = ()
-    answered_in_floats: bool = False
+    `reason` is a sentence for people. `at` is in seconds since the epoch. The cosines compare its
+    vectors with those of `reference` for the same texts; None where nothing was compared.
+    `findings` are further sentences, each about one fault or habit that was seen.
+    """
+
+    model: str
+    serves: bool
+    reason: str
+    measure: Measure
+    at: float
+    reference: str | None = None
+    cosine_min: float | None = None
+    cosine_mean: float | None = None
+    findings: tuple[str, ...] = ()
+
+    def as_dict(self) -> dict[str, Any]:
+        """All of it, fit for JSON."""
+        return asdict(self)
+
+    @property
+    def date(self) -> str:
+        """The day it was measured, UTC, as ISO writes it."""
+        return datetime.fromtimestamp(self.at, timezone.utc).date().isoformat()
 
 
-def examine(finished: Finished, dimensions: int) -> Verdict:
-    """Check what came back against what was sent, for vectors that will be cut to `dimensions`."""
-    if isinstance(finished.outcome, Fault):
-        return Verdict(finished.outcome)
-    answer, model = finished.outcome, finished.job.offer.model
-    count_ = len(finished.job.batch.texts)
-    try:
-        matrix = as_matrix(answer.vectors, count_, model)
-    except BadAnswer as error:
-        return Verdict(Fault("bad_vector", str(error)))
-    bad_rows = row_faults(matrix, model, dimensions)
-    if len(bad_rows) == count_ > 1:
-        return Verdict(Fault("bad_vector", f"in all {count_} answers {bad_rows[0]}"))
-    doubtful_rows = equal_rows(matrix, model)
-    if len(doubtful_rows) == count_ > 2:
-        return Verdict(Fault("bad_vector", f"all {count_} texts got the same vector"))
-    return Verdict(None, matrix, bad_rows, doubtful_rows, answer.encoding == "float")
+def to_json(verdict: Verdict) -> bytes:
+    return orjson.dumps(verdict.as_dict())
+
+
+def from_json(content: bytes | str) -> Verdict:
+    stored: Mapping[str, Any] = orjson.loads(content)
+    return Verdict(**{**stored, "findings": tuple(stored["findings"])})

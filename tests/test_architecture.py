@@ -18,10 +18,10 @@ PACKAGE = "qwen_embed_plugins"
 
 # From the bottom up. A module that is not named here is one of the core's parts.
 LAYERS = {
-    "values": {"_version", "errors", "types", "models", "spaces", "offers", "events"},
+    "values": {"_version", "errors", "types", "models", "spaces", "offers", "events", "facts"},
     "contract": {"provider", "hookspecs"},
     "parts": set[str](),
-    "router": {"router", "call"},
+    "router": {"router", "call", "verification"},
     "embedder": {"embedder", "planning", "setup"},
     "root": {"__init__"},
     "providers": {"providers"},
@@ -53,8 +53,10 @@ EXCEPTIONS = {("langchain.retriever", "postgres")}
 
 # Decisions without I/O: time, randomness and sending come in from outside.
 PURE = {
-    "batching", "bisect", "call", "choosing", "effects", "introductions", "offers", "outcome",
-    "planning", "provider", "router", "routing", "spaces", "tokens", "types", "vectors", "verdicts",
+    "batching", "bisect", "call", "canary", "checks", "choosing", "effects", "examination",
+    "findings", "formats", "inquiries", "jobs", "offers", "outcome", "parity", "planning",
+    "provider", "reading", "router", "routing", "spaces", "tokens", "types", "vectors", "verdicts",
+    "verification", "vetting",
 }  # fmt: skip
 IMPURE = {
     "asyncio", "concurrent", "httpx", "os", "random", "requests", "select", "socket",
@@ -164,6 +166,17 @@ def test_extras_are_imported_by_their_integration_alone() -> None:
         for found in ALL_IMPORTS
         if found.target.split(".")[0] in THIRD_PARTY_OF_INTEGRATIONS
         and layer(found.module) not in ("langchain", "postgres", "cli")
+    ]
+    assert not wrong, "\n".join(wrong)
+
+
+def test_in_the_core_the_http_client_stays_behind_the_transport() -> None:
+    wrong = [
+        place(found)
+        for found in ALL_IMPORTS
+        if found.target.split(".")[0] in ("httpx", "httpcore")
+        and layer(found.module) in CORE
+        and found.module not in ("transport", "sockets")
     ]
     assert not wrong, "\n".join(wrong)
 

@@ -58,6 +58,56 @@ def print_table(
     console(sys.stdout).print(table)
 
 
+def print_pairs(pairs: Sequence[tuple[str, object]]) -> None:
+    """Names with their values, which go on below each other; a pair without a value is left out."""
+    grid = _grid([Column("", long="fits"), Column("")])
+    for name, value in pairs:
+        if value not in (None, ""):
+            grid.add_row(_cell(name, Column("")), _cell(value, Column("")))
+    console(sys.stdout).print(grid)
+
+
+class Block(NamedTuple):
+    """Rows below a title, and below what holds for all of them."""
+
+    title: str
+    rows: Sequence[Sequence[object]] = ()
+    shared: str = ""
+
+
+def print_blocks(columns: Sequence[Column], blocks: Sequence[Block]) -> None:
+    """Blocks one below the other, their columns in line, without headings."""
+    from rich.padding import Padding
+
+    out = console(sys.stdout)
+    widths = [
+        max((len(str(row[place])) for block in blocks for row in block.rows), default=0)
+        for place in range(len(columns))
+    ]
+    for block in blocks:
+        out.print(_cell(block.title, Column("")), style="bold")
+        grid = _grid(columns)
+        for column, width in zip(grid.columns, widths, strict=True):
+            column.min_width = width if column.no_wrap else None
+        for row in block.rows:
+            grid.add_row(*map(_cell, row, columns))
+        for part in filter(None, (_cell(block.shared, Column("")), grid if block.rows else None)):
+            out.print(Padding(part, (0, 0, 0, 2), expand=False))
+
+
+def _grid(columns: Sequence[Column]) -> Any:
+    from rich.table import Table
+
+    grid = Table.grid(padding=(0, 2, 0, 0))
+    for column in columns:
+        grid.add_column(
+            justify="right" if column.right else "left",
+            overflow="fold",
+            no_wrap=column.long == "fits",
+        )
+    return grid
+
+
 def _cell(value: object, column: Column) -> Any:
     """The value as text: a string would be read as rich's own markup."""
     from rich.text import Text

@@ -15,7 +15,10 @@ from qwen_embed_plugins.cli.session import common_options, show_log
 
 COMMANDS = {
     "embed": Lazy("embed:embed", "Turn texts into vectors."),
-    "providers": Lazy("providers:providers", "List providers, their offers and prices."),
+    "providers": Lazy("providers:providers", "List providers, their offers and terms."),
+    "models": Lazy("models:models", "List models, or show what is known of one."),
+    "route": Lazy("route:route", "Show which offers a call would go to, and why."),
+    "verify": Lazy("verify:verify", "Examine every offer and compare its vectors."),
     "plugins": Lazy("plugins:plugins", "List plugins and what each provides."),
     "settings": Lazy("settings:settings", "Show each setting and where it came from."),
     "demo": Lazy("demo:demo", "Watch a Postgres table embed itself, and search it."),

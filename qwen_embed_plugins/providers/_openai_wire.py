@@ -7,7 +7,8 @@ with indexes or without.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -16,7 +17,7 @@ import pybase64
 
 from qwen_embed_plugins.errors import ProviderError, shown
 from qwen_embed_plugins.providers._refusals import classify_refusal, words_of
-from qwen_embed_plugins.types import Answer, Batch, Fault, WireResponse
+from qwen_embed_plugins.types import Answer, Batch, Fault, WireRequest, WireResponse
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -25,36 +26,79 @@ if TYPE_CHECKING:
 
 
 def request_body(batch: Batch) -> dict[str, Any]:
-    """Model, texts and encoding, and no more: the native length comes unasked.
+    """Model, texts and encoding; a length only where it must be said, since the native one comes
+    unasked.
 
     The encoding is always named, since clients and servers differ in what they take for granted.
     """
-    return {
+    body = {
         "model": batch.wire_name,
         "input": list(batch.texts),
         "encoding_format": batch.encoding,
     }
+    return body if batch.dimensions is None else {**body, "dimensions": batch.dimensions}
 
 
-def parse_answer(response: WireResponse, *, key: str | None = None) -> Answer:
+def post_json(url: str, body: Any, *, key: str | None) -> WireRequest:
+    """A POST of the body as JSON; the key, if there is one, as bearer token."""
+    headers = {"content-type": "application/json", **_bearer(key)}
+    return WireRequest(url, orjson.dumps(body), headers)
+
+
+def get(url: str, *, key: str | None) -> WireRequest:
+    """A GET with the key, if there is one, as bearer token."""
+    return WireRequest(url, headers=_bearer(key), method="GET")
+
+
+def _bearer(key: str | None) -> dict[str, str]:
+    return {"authorization": f"Bearer {key}"} if key else {}
+
+
+def parse_answer(
+    response: WireResponse,
+    *,
+    key: str | None = None,
+    classify: Callable[[WireResponse], Fault] | None = None,
+) -> Answer:
     """The rows of a response with status 200, in the order of the texts.
 
     Raises `ProviderError` for an error object inside the 200 (OpenRouter's documentation), for
-    indexes that name no order and for numbers that are none; no message holds the key.
+    indexes that name no order and for numbers that are none; no message holds the key. `classify`
+    says what such an error object means; it is asked as if it had come with its own status.
     """
     body = load_json(response, key=key)
     if not isinstance(body, dict) or "data" not in body:
-        raise ProviderError(_not_an_answer(body, response, key))
-    items = body["data"]
-    if not isinstance(items, list) or not all(isinstance(item, dict) for item in items):
-        raise ProviderError(
-            Fault("unavailable", f"data is no list of rows: {words_of(response, key, 80)}")
-        )
-    values = [item.get("embedding") for item in in_order(items)]
+        refused = _refusal_inside(body, response)
+        if refused is None:
+            said = f"the answer has no data: {words_of(response, key, 80)}"
+            raise ProviderError(Fault("unavailable", said))
+        raise ProviderError(classify(refused) if classify else classify_refusal(refused, key=key))
+    items = rows_in(body["data"])
+    if items is None:
+        raise no_rows("data", response, key)
+    return answer_of(in_order(items), body)
+
+
+def answer_of(items: Sequence[Mapping[str, Any]], body: Mapping[str, Any]) -> Answer:
+    """The answer that ordered items hold, each in its `embedding`; the body has the `usage`."""
+    values = [item.get("embedding") for item in items]
     encoding: Literal["base64", "float"] = (
         "base64" if any(isinstance(value, str) for value in values) else "float"
     )
     return Answer(stacked([to_row(value) for value in values]), _tokens(body), encoding)
+
+
+def rows_in(part: Any) -> list[Mapping[str, Any]] | None:
+    """The part of a body as rows; None if it is something else than a list of objects."""
+    if isinstance(part, list) and all(isinstance(item, dict) for item in part):
+        return part
+    return None
+
+
+def no_rows(name: str, response: WireResponse, key: str | None) -> ProviderError:
+    """The error of a 200 in which no rows stand under that name."""
+    said = f"the answer has no rows in {name}: {words_of(response, key, 80)}"
+    return ProviderError(Fault("unavailable", said))
 
 
 def load_json(response: WireResponse, *, key: str | None = None) -> Any:
@@ -75,16 +119,16 @@ def load_json(response: WireResponse, *, key: str | None = None) -> Any:
     )
 
 
-def in_order(items: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
-    """The items by their `index`, or as they came if none has one."""
-    indexes = [item.get("index") for item in items]
+def in_order(items: Sequence[Mapping[str, Any]], place: str = "index") -> list[Mapping[str, Any]]:
+    """The items by the number that they call `place`, or as they came if none has one."""
+    indexes = [item.get(place) for item in items]
     if all(index is None for index in indexes):
         return list(items)
     ordered: list[Mapping[str, Any] | None] = [None] * len(items)
     for index, item in zip(indexes, items, strict=True):
         if type(index) is not int or not 0 <= index < len(items) or ordered[index] is not None:
             raise ProviderError(
-                Fault("bad_vector", f"index {shown(index)} in an answer of {len(items)} rows")
+                Fault("bad_vector", f"{place} {shown(index)} in an answer of {len(items)} rows")
             )
         ordered[index] = item
     return [item for item in ordered if item is not None]
@@ -142,10 +186,11 @@ def _tokens(body: Mapping[str, Any]) -> int | None:
     return None
 
 
-def _not_an_answer(body: Any, response: WireResponse, key: str | None) -> Fault:
+def _refusal_inside(body: Any, response: WireResponse) -> WireResponse | None:
+    """The refusal that a 200 hides, with the status that its error object names."""
     error = body.get("error") if isinstance(body, dict) else None
     if error is None:
-        return Fault("unavailable", f"the answer has no data: {words_of(response, key, 80)}")
+        return None
     code = error.get("code") if isinstance(error, dict) else None
     status = code if type(code) is int and 400 <= code < 600 else 500
-    return classify_refusal(response, status=status, key=key)
+    return replace(response, status=status)

@@ -29,7 +29,7 @@ _SPENT_CODES = re.compile(
 )
 _SPENT_MESSAGES = re.compile(
     r"(?i)^.{0,80}(exceeded your current quota|insufficient (account )?balance|insufficient credits"
-    r"|free tier .{0,40}exhausted)"
+    r"|balance is insufficient|free tier .{0,40}exhausted)"
 )
 _KEY_CODES = re.compile(r"(?i)^(invalid_api_key|invalidapikey|authentication_error)$")
 _MODEL_CODES = re.compile(r"(?i)^(model_?not_?found|invalid_model|model_not_exist)$")
@@ -46,7 +46,8 @@ _PARAMETER_MESSAGES = re.compile(
     r"|(unknown|unsupported|unrecognized) (request )?(parameter|argument))"
 )
 _LENGTH_CODES = re.compile(
-    r"(?i)^(context_length_exceeded|exceed_context_size_error|string_too_long)"
+    r"(?i)^(context_length_exceeded|exceed_context_size_error|string_too_long"
+    r"|max_tokens_per_request)"
 )
 # "input is too large to process. increase the physical batch size" is llama.cpp's, with status 500
 # (ggml-org/llama.cpp#12295).
@@ -69,13 +70,19 @@ _NOT_FINITE = re.compile(r"NaN or Inf|unsupported value: NaN|not JSON compliant|
 _TITLE = re.compile(r"(?is)<title[^>]*>\s*([^<]{1,80})")
 
 
+# Where pydantic servers say that the texts are wrong, and not the form of the request.
+_TEXT_FIELDS = frozenset({"input", "inputs", "texts"})
+
+
 class Refusal(NamedTuple):
-    """The parts of an error answer; `text_index` is the input it names, if it does."""
+    """The parts of an error answer; `text_index` is the input it names, if it does, and `field` the
+    part of the request's body."""
 
     message: str = ""
     type: str = ""
     code: str = ""
     text_index: int | None = None
+    field: str = ""
 
 
 def read_refusal(response: WireResponse) -> Refusal:
@@ -84,61 +91,62 @@ def read_refusal(response: WireResponse) -> Refusal:
         body = orjson.loads(response.content)
     except orjson.JSONDecodeError:
         return Refusal()
-    if not isinstance(body, dict):
-        return Refusal()
-    return _in_object(body)
+    if isinstance(body, str):  # SiliconFlow for a wrong key
+        return Refusal(body)
+    return _in_object(body) if isinstance(body, dict) else Refusal()
 
 
 def _in_object(body: Mapping[str, Any]) -> Refusal:
     error = body.get("error")
     if isinstance(error, dict):  # OpenAI, newer vLLM, Infinity, llama.cpp
         return _flat(error)
+    errors = body.get("errors")
+    if isinstance(errors, list) and errors and isinstance(errors[0], dict):  # Cloudflare
+        return _flat(errors[0])
     if isinstance(error, str):  # Ollama, TEI's native routes
         return Refusal(error, _word(body.get("error_type")))
-    if isinstance(body.get("message"), str):  # older vLLM, TEI's OpenAI route, DashScope's native
+    if isinstance(body.get("fault"), dict):  # Fireworks' gateway
+        return Refusal(_word(body["fault"].get("faultstring")))
+    # Older vLLM, TEI's OpenAI route, DashScope's native one; Novita has a reason at least.
+    if isinstance(body.get("message", body.get("reason")), str):
         return _flat(body)
     detail = body.get("detail")
-    if isinstance(detail, str):  # FastAPI
-        return Refusal(detail)
+    if isinstance(detail, str):  # FastAPI; Jina names a code beside it
+        return Refusal(detail, "", _word(body.get("code")))
     if isinstance(detail, dict):
         return _in_object(detail)
     if isinstance(detail, list) and detail and isinstance(detail[0], dict):  # pydantic
-        return Refusal(
-            _word(detail[0].get("msg")), _word(detail[0].get("type")), "", _place(detail)
-        )
+        return _validation(detail)
     return Refusal()
 
 
 def _flat(error: Mapping[str, Any]) -> Refusal:
-    return Refusal(_word(error.get("message")), _word(error.get("type")), _word(error.get("code")))
+    metadata = error.get("metadata")  # OpenRouter
+    typed = metadata.get("error_type") if isinstance(metadata, dict) else None
+    kind = error.get("type") or typed or error.get("reason")  # the last is Novita's
+    return Refusal(_word(error.get("message")), _word(kind), _word(error.get("code")))
 
 
 def _word(value: Any) -> str:
     return str(value) if isinstance(value, (str, int)) else ""
 
 
-def _place(detail: list[Any]) -> int | None:
-    """The input that pydantic's `loc` points at, such as ["body", "input", 3]."""
-    if len(detail) != 1:
-        return None
+def _validation(detail: list[Any]) -> Refusal:
+    """The first of pydantic's complaints; its `loc` is a path such as ["body", "input", 3]."""
     where = detail[0].get("loc")
-    if isinstance(where, list) and "input" in where and type(where[-1]) is int:
-        return int(where[-1])
-    return None
+    path = where[1:] if isinstance(where, list) else []
+    field = path[0] if path and isinstance(path[0], str) else ""
+    in_one_text = len(detail) == 1 and field in _TEXT_FIELDS and type(path[-1]) is int
+    message, kind = _word(detail[0].get("msg")), _word(detail[0].get("type"))
+    return Refusal(message, kind, "", path[-1] if in_one_text else None, field)
 
 
-def classify_refusal(
-    response: WireResponse, *, status: int | None = None, key: str | None = None
-) -> Fault:
-    """The fault of an answer that is no success, its message free of the configured key.
-
-    `status` stands in for that of a false 200.
-    """
+def classify_refusal(response: WireResponse, *, key: str | None = None) -> Fault:
+    """The fault of an answer that is no success, its message free of the configured key."""
     refusal = read_refusal(response)
-    status = response.status if status is None else status
     said = shortened(refusal.message, key) if refusal.message else words_of(response, key)
-    by_status = classify_by_status(WireResponse(status, b"", response.headers), said)
-    fault = _by_code(refusal, by_status) or _by_message(refusal, status, by_status)
+    by_status = classify_by_status(response, said)
+    fault = _by_code(refusal, by_status) or _by_message(refusal, response.status, by_status)
     return fault or replace(by_status, text_index=refusal.text_index)
 
 
@@ -161,8 +169,10 @@ def _by_message(refusal: Refusal, status: int, base: Fault) -> Fault | None:
         return replace(base, kind="quota_spent", scope="account")
     if status not in (400, 413, 422, 500):
         return None
-    if status != 500 and _ENCODING.search(message):
+    if status != 500 and (_ENCODING.search(message) or refusal.field == "encoding_format"):
         return replace(base, kind="bad_input", asks_for_floats=True)
+    if refusal.field and refusal.field not in _TEXT_FIELDS:
+        return replace(base, kind="bad_offer")
     if _NOT_FINITE.search(message):
         return replace(base, kind="bad_vector")
     if _MODEL_MESSAGES.search(message) or _PARAMETER_MESSAGES.search(message):

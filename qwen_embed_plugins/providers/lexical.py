@@ -107,6 +107,7 @@ class Lexical(Provider):
 
     name = "lexical"
     needs_naming = True
+    never_cuts = True
 
     def exchange(self, batch: Batch) -> Exchange:
         vectors = yield Call(partial(lexical_vectors, tuple(batch.texts)))

@@ -8,23 +8,30 @@ at v0.33.0-rc2).
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from ipaddress import IPv6Address
 from typing import Any, ClassVar
 
-import orjson
-
-from qwen_embed_plugins.errors import ProviderError
 from qwen_embed_plugins.hookspecs import hookimpl
+from qwen_embed_plugins.models import Model
 from qwen_embed_plugins.provider import Provider
 from qwen_embed_plugins.providers import _catalogue
-from qwen_embed_plugins.providers._openai_wire import load_json, stacked, to_row
+from qwen_embed_plugins.providers._ollama_notes import notes_on
+from qwen_embed_plugins.providers._openai_wire import (
+    get,
+    load_json,
+    no_rows,
+    post_json,
+    stacked,
+    to_row,
+)
 from qwen_embed_plugins.providers._refusals import fault_of, read_refusal, words_of
 from qwen_embed_plugins.types import (
     Answer,
     Batch,
     Fault,
+    Inspection,
     TransportFailure,
     WireRequest,
     WireResponse,
@@ -89,6 +96,7 @@ class Ollama(Provider):
     base_url = "http://127.0.0.1:11434"
     base_url_env = "OLLAMA_HOST"
     found_without_key = True
+    never_cuts = True
     options: ClassVar[dict[str, type]] = {"num_ctx": int, "keep_alive": str}
     """`num_ctx`: context in tokens (Ollama's default is 4,096 below 24 GiB of video memory);
     `keep_alive`: how long the model stays loaded, such as "30m"."""
@@ -108,21 +116,30 @@ class Ollama(Provider):
             body["options"] = {"num_ctx": options["num_ctx"]}
         if "keep_alive" in options:
             body["keep_alive"] = options["keep_alive"]
-        headers = {"content-type": "application/json"}
-        if self.config.api_key:  # a proxy before it, or Ollama's cloud
-            headers["authorization"] = f"Bearer {self.config.api_key}"
-        return WireRequest(f"{self.url}/api/embed", orjson.dumps(body), headers)
+        # A key is for a proxy before it, or for Ollama's cloud.
+        return post_json(f"{self.url}/api/embed", body, key=self.config.api_key)
 
     def parse_response(self, response: WireResponse) -> Answer:
         key = self.config.api_key
         body = load_json(response, key=key)
         rows = body.get("embeddings") if isinstance(body, dict) else None
         if not isinstance(rows, list):
-            message = f"the answer has no embeddings: {words_of(response, key, 80)}"
-            raise ProviderError(Fault("unavailable", message))
+            raise no_rows("embeddings", response, key)
         tokens = body.get("prompt_eval_count")
         counted = tokens if type(tokens) is int and tokens > 0 else None
         return Answer(stacked([to_row(row) for row in rows]), counted, "float")
+
+    def inspect(self, wire_name: str, model: Model) -> Inspection:
+        key = self.config.api_key
+        response = yield post_json(f"{self.url}/api/show", {"model": wire_name}, key=key)
+        if response.status != 200:
+            return (self.classify(response).message,)
+        shown = load_json(response, key=key)
+        running = yield get(f"{self.url}/api/ps", key=key)
+        loaded = _loaded(wire_name, load_json(running, key=key)) if running.status == 200 else None
+        if not isinstance(shown, dict):
+            return (f"/api/show gave no object: {words_of(response, key, 80)}",)
+        return tuple(notes_on(model, shown, loaded, self.config.options.get("num_ctx")))
 
     def classify(self, answer: WireResponse | TransportFailure) -> Fault:
         fault = fault_of(answer, key=self.config.api_key)
@@ -144,6 +161,16 @@ class Ollama(Provider):
             return fault
         remedy = f"is Ollama running at {self.url}? Start it with `ollama serve`"
         return replace(fault, message=f"{fault.message}; {remedy}")
+
+
+def _loaded(wire_name: str, running: Any) -> Mapping[str, Any] | None:
+    """The entry of a model in the answer of `/api/ps`; a name without a tag means `latest`."""
+    entries = running.get("models") if isinstance(running, dict) else None
+    tagged = wire_name if ":" in wire_name.rpartition("/")[2] else f"{wire_name}:latest"
+    for entry in entries if isinstance(entries, list) else ():
+        if isinstance(entry, dict) and tagged in (entry.get("name"), entry.get("model")):
+            return entry
+    return None
 
 
 def _remedy_for_missing(said: str, url: str) -> str:

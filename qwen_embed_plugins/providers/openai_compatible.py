@@ -12,12 +12,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, ClassVar
 
-import orjson
-
 from qwen_embed_plugins.hookspecs import hookimpl
 from qwen_embed_plugins.provider import Provider
 from qwen_embed_plugins.providers import _openai_wire
-from qwen_embed_plugins.providers._refusals import fault_of
+from qwen_embed_plugins.providers._refusals import Refusal, fault_of, read_refusal
 from qwen_embed_plugins.types import (
     Answer,
     Batch,
@@ -44,16 +42,22 @@ class OpenAICompatible(Provider):
         return _openai_wire.request_body(batch)
 
     def build_request(self, batch: Batch) -> WireRequest:
-        headers = {"content-type": "application/json"}
-        if self.config.api_key:
-            headers["authorization"] = f"Bearer {self.config.api_key}"
-        return WireRequest(self.url + self.path, orjson.dumps(self.body(batch)), headers)
+        url = self.url + self.path
+        return _openai_wire.post_json(url, self.body(batch), key=self.config.api_key)
 
     def parse_response(self, response: WireResponse) -> Answer:
-        return _openai_wire.parse_answer(response, key=self.config.api_key)
+        key = self.config.api_key
+        return _openai_wire.parse_answer(response, key=key, classify=self.classify)
 
     def classify(self, answer: WireResponse | TransportFailure) -> Fault:
-        return fault_of(answer, key=self.config.api_key)
+        fault = fault_of(answer, key=self.config.api_key)
+        if isinstance(answer, TransportFailure):
+            return fault
+        return self.refine(fault, answer.status, read_refusal(answer))
+
+    def refine(self, fault: Fault, status: int, refusal: Refusal) -> Fault:
+        """The fault of a refusal where a service means something else by it than most servers."""
+        return fault
 
 
 @hookimpl

@@ -97,6 +97,13 @@ class Behaviour:
     `encoding_format`. `too_long` says what the OpenAI route does with a text over
     `context_tokens`; the native Ollama route follows the request's `truncate`. `reported_tokens`
     is claimed instead of the right count, and nothing at all if `reports_tokens` is false.
+
+    What a service insists on: `known_parameters` are the only fields that a body may have. `key` is
+    the only right one; it is looked for in `key_header`, after "Bearer " if that is
+    `authorization`. A wrong one is answered by `key_refusal`, or plainly with `key_status` if that
+    is None; where there is no such header at all, `key_missing` answers, if it is set.
+    `too_many_inputs` answers more than `max_inputs` texts; in its message `{limit}` and `{count}`
+    stand for both numbers.
     """
 
     dimensions: Dimensions = "shorten"
@@ -110,9 +117,16 @@ class Behaviour:
     always: Reply | None = None
     refuse_texts_with: str | None = None
     refusal: str = "the text was refused by a content filter"
+    known_parameters: frozenset[str] | None = None
     key: str | None = None
+    key_header: str = "authorization"
     key_status: int = 401
+    key_refusal: Reply | None = None
+    key_missing: Reply | None = None
     max_inputs: int | None = None
+    too_many_inputs: Reply = Reply(
+        400, "batch size is invalid, it should not be larger than {limit}", "invalid_request_error"
+    )
     context_tokens: int = 32768
     too_long: Literal["refuse", "cut"] = "refuse"
     encodings: Literal["both", "floats_only", "refuses_base64"] = "both"

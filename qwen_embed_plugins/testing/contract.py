@@ -6,9 +6,9 @@
     class TestMyProvider(ProviderContract):
         provider = MyProvider
 
-This is enough for a service that speaks OpenAI's wire format: the answers come from the simulated
-server's own code, without a network. For another format override `serve`, which may as well give
-recorded answers. A provider that computes in process and builds no requests takes
+This is enough for a service whose wire format the simulated server knows: the answers come from its
+code, without a network. For another format override `serve`, which may as well give recorded
+answers. A provider that computes in process and builds no requests takes
 `InProcessContract` instead.
 """
 
@@ -26,8 +26,8 @@ import pytest
 from qwen_embed_plugins.errors import ProviderError
 from qwen_embed_plugins.models import QWEN3_MODELS, Model
 from qwen_embed_plugins.provider import Provider, ProviderConfig
-from qwen_embed_plugins.testing._dialects import Models, RecordedRequest, answer, texts_in
 from qwen_embed_plugins.testing.behaviour import Behaviour
+from qwen_embed_plugins.testing.dialects import Models, answer, recorded
 from qwen_embed_plugins.testing.vectors import reference_vector
 from qwen_embed_plugins.types import (
     Answer,
@@ -89,7 +89,8 @@ class InProcessContract:
 
     def batch(self, texts: Sequence[str] = TEXTS) -> Batch:
         """A batch as the core hands it over."""
-        return Batch(tuple(texts), "document", self.model, self.wire_name)
+        encoding = self.provider.encoding
+        return Batch(tuple(texts), "document", self.model, self.wire_name, encoding=encoding)
 
     def run(self, batch: Batch, behaviour: Behaviour | None = None) -> Answer:
         """Drive one exchange to its answer, by a server that behaves so."""
@@ -119,6 +120,8 @@ class InProcessContract:
         for attribute in ("base_url", "base_url_env", "api_key_env"):
             value = getattr(self.provider, attribute)
             assert value is None or isinstance(value, str), f"{attribute} = {value!r}"
+        longest = self.provider.exchange_seconds
+        assert longest is None or longest > 0, f"exchange_seconds = {longest!r}"
         assert all(isinstance(kind, type) for kind in self.provider.options.values()), (
             f"options maps names to types, got {self.provider.options!r}"
         )
@@ -155,13 +158,16 @@ class ProviderContract(InProcessContract):
     """What holds for every provider that is reached by HTTP. Subclass it as `Test…`, set
     `provider`, and override what differs."""
 
+    dialect: ClassVar[str | None] = None
+    """The simulated server's wire format that answers; None: the one that the path tells."""
+
     def serve(self, request: WireRequest, behaviour: Behaviour) -> WireResponse:
         """The answer of a server that behaves so. Override it for a wire format of your own."""
         body = orjson.loads(request.content)
         headers = {name.lower(): value for name, value in request.headers.items()}
         path = urlsplit(request.url).path
-        recorded = RecordedRequest(path, headers, body, texts_in(body), 0.0, 1)
-        reply, _ = answer(recorded, behaviour, Models(native=self.model.dimensions))
+        arrived = recorded(path, headers, body, dialect=self.dialect)
+        reply, _ = answer(arrived, behaviour, Models(native=self.model.dimensions))
         return WireResponse(reply.status, reply.body or b"", dict(reply.headers))
 
     def request(self) -> WireRequest:

@@ -35,6 +35,7 @@ class FakeProvider(Provider):
     base_url = "memory://fake"
     serves_any_model = True
     needs_naming = True
+    never_cuts = True
 
     faults: ClassVar[deque[Fault | None]] = deque()
     texts_seen: ClassVar[list[str]] = []

@@ -16,9 +16,8 @@ from qwen_embed_plugins.drivers import keep_books, settle_rest
 from qwen_embed_plugins.effects import (
     Finished,
     Job,
-    KeepProbes,
-    Learn,
     MakeFlow,
+    Remember,
     Reserve,
     Settle,
     Start,
@@ -61,7 +60,7 @@ class SimulatedDriver:
     ledger: Ledger
     clock: SimulatedClock = field(default_factory=SimulatedClock)
     jobs: list[Job] = field(default_factory=list)
-    learnt: list[Learn | KeepProbes] = field(default_factory=list)
+    learnt: list[Remember] = field(default_factory=list)
 
     def run(self, make_flow: MakeFlow[T]) -> T:
         """Run a flow to its end, moving the clock to whatever it waits for."""

@@ -1,4 +1,4 @@
-"""A real HTTP server on 127.0.0.1 that answers as Ollama and as OpenAI-compatible servers do.
+"""A real HTTP server on 127.0.0.1 that answers as services and servers for embeddings do.
 
     with SimulatedServer(native=1024) as server:
         OpenAICompatible(ProviderConfig("mine", base_url=server.url + "/v1"))
@@ -29,14 +29,15 @@ from typing import Any
 
 import orjson
 
-from qwen_embed_plugins.testing._dialects import (
+from qwen_embed_plugins.testing.behaviour import Behaviour, Reply
+from qwen_embed_plugins.testing.dialects import (
     Models,
     RecordedRequest,
     answer,
+    dialect_of,
+    recorded,
     shaped,
-    texts_in,
 )
-from qwen_embed_plugins.testing.behaviour import Behaviour, Reply
 
 __all__ = ["RecordedRequest", "SimulatedServer"]
 
@@ -48,6 +49,7 @@ class SimulatedServer:
     `native` numbers (default: the length of the Qwen3 size in the name). `script` holds the next
     replies, None standing for a usual one; `respond` is asked before each usual reply and may give
     another one. `behaviour` may be replaced at any time; each request sees one of them whole.
+    `dialect` names the wire format; without it each request's path tells, as far as paths can.
     """
 
     def __init__(
@@ -59,13 +61,15 @@ class SimulatedServer:
         script: Iterable[Reply | None] = (),
         respond: Callable[[RecordedRequest], Reply | None] | None = None,
         port: int = 0,
+        dialect: str | None = None,
     ) -> None:
+        dialect_of("", dialect)  # a wrong name is refused here, and not by the first request
         self.behaviour = behaviour or Behaviour()
         self.models = Models(models, native)
         self.respond = respond
         self._port = port
         self._script = deque(script)
-        self._log = _Log()
+        self._log = _Log(dialect)
         self._http: _HTTPServer | None = None
         self._thread: threading.Thread | None = None
 
@@ -173,7 +177,8 @@ def _zipped(reply: Reply) -> Reply:
 class _Log:
     """The requests that arrived, and how many are open; safe under threads."""
 
-    def __init__(self) -> None:
+    def __init__(self, dialect: str | None) -> None:
+        self._dialect = dialect
         self._lock = threading.Lock()
         self._requests: list[RecordedRequest] = []
         self._open = 0
@@ -182,8 +187,13 @@ class _Log:
     def begin(self, path: str, headers: Mapping[str, str], body: Any) -> RecordedRequest:
         with self._lock:
             self._open += 1
-            request = RecordedRequest(
-                path, headers, body, texts_in(body), time.monotonic(), self._open
+            request = recorded(
+                path,
+                headers,
+                body,
+                dialect=self._dialect,
+                at_seconds=time.monotonic(),
+                concurrent=self._open,
             )
             self._requests.append(request)
             return request

@@ -29,11 +29,12 @@ BEGIN ATOMIC
         'Instruct: ', coalesce(v.instruction,
             'Given a web search query, retrieve relevant passages that answer the query'),
         chr(10), 'Query:', query_text.text)
+        WHEN v.model LIKE 'nomic-embed-text-%' THEN concat('search_query: ', query_text.text)
         ELSE query_text.text END
     FROM qwen_embed.definition(query_text.name) AS v;
 END;
 COMMENT ON FUNCTION qwen_embed.query_text(text, text) IS
-    'The exact text whose embedding searches this vectorizer: with the instruction where its model wants one.';
+    'The exact text whose embedding searches this vectorizer: with the instruction or prefix that its model wants.';
 
 CREATE OR REPLACE FUNCTION qwen_embed.filter_condition(source regclass, filter jsonb) RETURNS text
 LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$

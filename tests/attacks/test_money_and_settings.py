@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from qwen_embed_plugins import ConfigurationError, Embedder, InvalidInput, Offer, Settings
+from qwen_embed_plugins.deadlines import Deadline
 from qwen_embed_plugins.drivers import run_exchange
 from qwen_embed_plugins.effects import Job
 from qwen_embed_plugins.provider import retry_after
@@ -24,7 +25,7 @@ class Answering:
     def __init__(self, response: WireResponse) -> None:
         self.response = response
 
-    def send(self, request: WireRequest, job: Job) -> WireResponse:
+    def send(self, request: WireRequest, job: Job, deadline: Deadline) -> WireResponse:
         return self.response
 
 

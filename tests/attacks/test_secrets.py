@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import base64
 import copy
+import logging
 import pickle
 from collections.abc import Callable
 from pathlib import Path
@@ -47,6 +49,22 @@ def test_a_password_inside_an_address_shows_nowhere(wire: str) -> None:
     [offer] = embedder._setup.catalogue.offers
     shown = (caught.value, settings, embedder, offer, offer.endpoint, offer.provider.config)
     assert not any(SECRET in f"{value!s} {value!r}" for value in shown)
+
+
+@pytest.mark.parametrize("wire", ["ollama", "openai-compatible"])
+def test_a_password_inside_an_address_is_sent_and_not_logged(
+    wire: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.DEBUG)
+    with SimulatedServer() as server:
+        base_url = server.url.replace("//", f"//user:{SECRET}@")
+        settings = Settings.load(providers={"mine": {"kind": wire, "base_url": base_url}})
+        with Embedder(settings, use=["mine"]) as embedder:
+            embedder.embed(["a"])
+        [sent] = [request.headers["authorization"] for request in server.requests]
+    assert base64.b64decode(sent.removeprefix("Basic ")).decode() == f"user:{SECRET}"
+    assert "HTTP Request" in caplog.text
+    assert SECRET not in caplog.text
 
 
 def test_a_wrong_address_is_refused_without_its_password() -> None:

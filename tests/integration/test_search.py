@@ -13,7 +13,7 @@ from psycopg import errors as pg
 
 from qwen_embed_plugins import postgres
 from qwen_embed_plugins.errors import DatabaseError, SpaceMismatch
-from qwen_embed_plugins.models import DEFAULT_INSTRUCTION, qwen3_query
+from qwen_embed_plugins.models import DEFAULT_INSTRUCTION, nomic_query, qwen3_query
 from qwen_embed_plugins.postgres.vectors import vector_text
 
 if TYPE_CHECKING:
@@ -233,6 +233,8 @@ def test_the_text_of_a_query(db: Database) -> None:
     assert db.value(ask, "%s {x}") == qwen3_query("%s {x}", "Find it")
     db.create(name="bge", model="bge-m3", target_name="bge")
     assert db.value("SELECT qwen_embed.query_text('bge', 'what?')") == "what?"
+    db.create(name="nomic", model="nomic-embed-text-v1.5", target_name="nomic")
+    assert db.value("SELECT qwen_embed.query_text('nomic', 'what?')") == nomic_query("what?", "")
 
 
 def test_an_interrupted_index_is_built_again(filled: Database) -> None:

@@ -15,6 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from qwen_embed_plugins.call import KNOWN_GOOD
+from qwen_embed_plugins.canary import Canaries
 from qwen_embed_plugins.catalogue import Catalogue, ConfiguredOffer
 from qwen_embed_plugins.effects import Job
 from qwen_embed_plugins.errors import BudgetExceeded, NoOfferLeft
@@ -24,11 +25,12 @@ from qwen_embed_plugins.models import Model
 from qwen_embed_plugins.offers import Offer
 from qwen_embed_plugins.parity import PROBES, Parity
 from qwen_embed_plugins.provider import Provider, ProviderConfig
+from qwen_embed_plugins.reading import BEYOND, LENGTHS, WITHIN, pair
 from qwen_embed_plugins.router import EmbedRequest, Router
 from qwen_embed_plugins.routing import free_first
 from qwen_embed_plugins.settings import Budget
 from qwen_embed_plugins.spaces import EmbeddingSpace, shorten
-from qwen_embed_plugins.testing import reference_vector
+from qwen_embed_plugins.testing import reference_tokens, reference_vector
 from qwen_embed_plugins.testing.simulation import Served, SimulatedClock, SimulatedDriver
 from qwen_embed_plugins.types import Answer, EmbedResult, Fault, FaultKind, Role
 
@@ -43,6 +45,16 @@ KINDS: tuple[FaultKind, ...] = (
     "bad_vector",
     "unavailable",
 )
+READINGS = {
+    text
+    for limit in (2, 100)
+    for step in (*LENGTHS, int(limit * WITHIN), int(limit * BEYOND))
+    for text in pair(step)
+}
+
+
+class ReadsAll(Provider):
+    never_cuts = True
 
 
 @dataclass
@@ -119,7 +131,7 @@ def build(random: Random, texts: list[str], spaces: tuple[int, ...] = (0,)) -> W
             max_concurrency=random.choice([None, 1, 2]),
         )
         price = Decimal(random.choice([0, 0, 1]))
-        provider = Provider(ProviderConfig(name))
+        provider = random.choice([Provider, ReadsAll])(ProviderConfig(name))
         offers.append(
             ConfiguredOffer(f"{name}/toy", provider, name, terms, MODEL, price, price == 0)
         )
@@ -135,6 +147,7 @@ def build(random: Random, texts: list[str], spaces: tuple[int, ...] = (0,)) -> W
         clock,
         lambda event: None,
         Parity(offers),
+        Canaries(random.choice([1, 2, 5, 500])),
         concurrency=random.choice([1, 3, 8]),
         spill_to_paid=random.random() < 0.5,
     )
@@ -181,7 +194,7 @@ def test_every_text_gets_its_right_vector_or_an_error_of_its_own(seed: int, role
     assert world.ledger.reserved == 0
     assert world.router.places.taken() == {}
     sent = {text for job in world.driver.jobs for text in job.batch.texts}
-    assert sent <= world.asked | {KNOWN_GOOD, *PROBES}
+    assert sent <= world.asked | {KNOWN_GOOD, *PROBES} | READINGS
 
 
 @settings(max_examples=200)
@@ -216,3 +229,73 @@ def test_no_two_spaces_ever_meet(seed: int) -> None:
             served |= {str(key).split("/")[0] for key in result.offers if key is not None}
         world.driver.clock.seconds += 100
     assert len({world.servers[name].space for name in served}) <= 1
+
+
+LONG = Model("toy", dimensions=48, context_tokens=32_768, min_dimensions=8)
+
+
+@dataclass
+class Cutter:
+    """A server that reads so many tokens and, unlike its neighbour, says nothing of the rest."""
+
+    random: Random
+    reads: int
+    refuses: bool
+    counts: bool
+
+    def respond(self, job: Job) -> Served:
+        texts = [self._part(text) for text in job.batch.texts]
+        if self.refuses and texts != list(job.batch.texts):
+            return Served(Fault("too_large", "the input length exceeds the context"))
+        rows = np.stack([reference_vector(text, 48) for text in texts])
+        tokens = sum(map(reference_tokens, texts)) if self.counts else None
+        return Served(Answer(rows, tokens), self.random.uniform(0.01, 3))
+
+    def _part(self, text: str) -> str:
+        return text[: (self.reads - 1) * 4] if reference_tokens(text) > self.reads else text
+
+
+@settings(max_examples=150, deadline=None)
+@given(seed=st.integers(0, 2**32))
+def test_nothing_is_cut_in_silence(seed: int) -> None:
+    random = Random(seed)
+    sizes = [random.choice([5, 300, 900, 3_000, 12_000, 40_000]) for _ in range(12)]
+    texts = [f"{number} " + "word " * random.randrange(size) for number, size in enumerate(sizes)]
+    servers: dict[str, Cutter] = {}
+    offers = []
+    for number in range(random.randrange(1, 4)):
+        name = f"server{number}"
+        reads = random.choice([512, 2_048, 8_192, 32_768])
+        servers[name] = Cutter(random, reads, random.random() < 0.4, random.random() < 0.5)
+        states_it = random.random() < 0.5
+        terms = Offer("toy", "toy", max_inputs=10, max_input_tokens=reads if states_it else None)
+        provider = Provider(ProviderConfig(name))
+        offers.append(ConfiguredOffer(f"{name}/toy", provider, name, terms, LONG, Decimal(0), True))
+    clock = SimulatedClock()
+    router = Router(
+        Catalogue(LONG, tuple(offers), {}),
+        free_first,
+        free_first,
+        Health(random),
+        {},
+        clock,
+        lambda event: None,
+        Parity(offers),
+        Canaries(500),
+    )
+    driver = SimulatedDriver(
+        lambda job: servers[job.offer.account].respond(job), MemoryLedger(Budget(), clock), clock
+    )
+    request = EmbedRequest(tuple(texts), "document", EmbeddingSpace("toy", 48))
+    try:
+        result = driver.run(lambda wake: router.flow(request, wake))
+    except NoOfferLeft:
+        return
+    failed = {error.position for error in result.errors}
+    for place, text in enumerate(texts):
+        if place not in failed:
+            whole = reference_vector(text, 48)
+            assert float(result.vectors[place] @ whole) > 0.99, (len(text), result.offers[place])
+    # Nor is anything refused that a reader of all its texts would take.
+    if any(server.reads == 32_768 for server in servers.values()):
+        assert all(reference_tokens(texts[place]) > 10_000 for place in failed)

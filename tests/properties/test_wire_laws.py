@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from typing import Any, get_args
+from urllib.parse import urlsplit
 
 import numpy as np
 import orjson
@@ -15,39 +16,45 @@ from qwen_embed_plugins.errors import ProviderError
 from qwen_embed_plugins.models import Model
 from qwen_embed_plugins.provider import Provider, ProviderConfig
 from qwen_embed_plugins.providers.lexical import lexical_vectors
-from qwen_embed_plugins.providers.ollama import Ollama, ollama_url
+from qwen_embed_plugins.providers.ollama import ollama_url
 from qwen_embed_plugins.providers.openai_compatible import OpenAICompatible
 from qwen_embed_plugins.testing import Behaviour, ProviderContract, reference_vector
-from qwen_embed_plugins.types import Batch, Fault, FaultKind, WireResponse
+from qwen_embed_plugins.testing.dialects import recorded
+from qwen_embed_plugins.types import Batch, Fault, FaultKind, Role, WireResponse
+from tests.services import http_providers, services
 
 KEY = "planted-Key.without+a known/shape"
 MODEL = Model("small", 12, 1000)
 TEXTS = st.text(st.characters(exclude_categories=["Cs"]), min_size=1)
-PROVIDERS = [
-    OpenAICompatible(ProviderConfig("mine", "http://127.0.0.1:1/v1", api_key=KEY)),
-    Ollama(ProviderConfig("ollama", "http://127.0.0.1:1", api_key=KEY)),
-]
 
 
-class OpenAIRoundTrip(ProviderContract):
-    provider = OpenAICompatible
-    model = MODEL
+def made(kind: type[Provider]) -> Provider:
+    options = services()[kind.name].options
+    return kind(ProviderConfig("mine", "http://127.0.0.1:1", KEY, options))
 
 
-class OllamaRoundTrip(ProviderContract):
-    provider = Ollama
-    model = MODEL
+PROVIDERS = [made(kind) for kind in http_providers().values()]
 
 
-@pytest.mark.parametrize("contract", [OpenAIRoundTrip(), OllamaRoundTrip()])
+def round_trip(kind: type[Provider]) -> ProviderContract:
+    """A provider against the simulated server, at a length that makes many examples cheap."""
+    service = services()[kind.name]
+    stated = {"provider": kind, "model": MODEL, "dialect": service.dialect}
+    named = {"wire_name": "@cf/qwen/qwen3-embedding-0.6b", "options": service.options}
+    contract: ProviderContract = type("RoundTrip", (ProviderContract,), stated | named)()
+    return contract
+
+
+@pytest.mark.parametrize("kind", http_providers().values(), ids=http_providers())
 @given(
     texts=st.lists(TEXTS, min_size=1, max_size=12),
     order=st.sampled_from(["in_order", "shuffled", "no_index"]),
     encodings=st.sampled_from(["both", "floats_only"]),
 )
 def test_each_text_gets_its_own_vector(
-    contract: ProviderContract, texts: list[str], order: Any, encodings: Any
+    kind: type[Provider], texts: list[str], order: Any, encodings: Any
 ) -> None:
+    contract = round_trip(kind)
     behaviour = Behaviour(order=order, encodings=encodings)
     answer = contract.run(contract.batch(texts), behaviour)
     expected = np.array([reference_vector(text, MODEL.dimensions) for text in texts])
@@ -57,12 +64,15 @@ def test_each_text_gets_its_own_vector(
 @given(rows=st.permutations(range(8)))
 def test_any_order_of_rows_is_put_right(rows: list[int]) -> None:
     items = [{"index": index, "embedding": [float(index), 1.0]} for index in rows]
-    answer = PROVIDERS[0].parse_response(WireResponse(200, orjson.dumps({"data": items})))
+    response = WireResponse(200, orjson.dumps({"data": items}))
+    answer = made(OpenAICompatible).parse_response(response)
     assert answer.vectors[:, 0].tolist() == list(range(8))
 
 
 NAMES = ["error", "message", "type", "code", "detail", "data", "embedding", "embeddings", "index"]
-NAMES += ["usage", "loc", "msg"]
+NAMES += ["usage", "loc", "msg", "metadata", "error_type", "reason", "fault", "faultstring"]
+NAMES += ["output", "text_index", "result", "success", "errors", "values", "details", "violations"]
+NAMES += ["quotaId", "retryDelay", "usageMetadata"]
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=20) | st.just(KEY),
     lambda inner: (
@@ -108,10 +118,13 @@ def _check(fault: Fault) -> None:
 @pytest.mark.parametrize("provider", PROVIDERS, ids=lambda provider: str(provider.name))
 @given(texts=st.lists(TEXTS, min_size=1, max_size=5))
 def test_requests_carry_texts_as_they_are(provider: Provider, texts: list[str]) -> None:
-    request = provider.build_request(Batch(tuple(texts), "document", MODEL, "m"))
-    body = orjson.loads(request.content)
-    assert body["input"] == texts
-    assert "dimensions" not in body
+    dialect = services()[provider.name].dialect
+    for role in get_args(Role):
+        request = provider.build_request(Batch(tuple(texts), role, MODEL, "m"))
+        path, body = urlsplit(request.url).path, orjson.loads(request.content)
+        arrived = recorded(path, {}, body, dialect=dialect)
+        assert arrived.texts == tuple(texts)
+        assert arrived.dialect.wish(arrived).dimensions is None
 
 
 @given(value=st.text(max_size=40))

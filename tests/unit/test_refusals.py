@@ -142,6 +142,27 @@ def test_the_refused_input_is_named_where_pydantic_names_it() -> None:
     assert openai(422, {"detail": detail * 2}).text_index is None
 
 
+@pytest.mark.parametrize(
+    ("field", "kind", "asks_for_floats"),
+    [
+        ("input", "bad_input", False),
+        ("dimensions", "bad_offer", False),
+        ("user", "bad_offer", False),
+        ("encoding_format", "bad_input", True),
+    ],
+)
+def test_a_refused_field_is_no_texts_fault(field: str, kind: str, asks_for_floats: bool) -> None:
+    detail = [{"loc": ["body", field], "msg": "Input should be something else", "type": "x"}]
+    fault = openai(422, {"detail": detail})
+    assert (fault.kind, fault.asks_for_floats) == (kind, asks_for_floats)
+
+
+@pytest.mark.parametrize("where", [None, [], ["body"], ["body", 15], [3], "body", [None, {}]])
+def test_complaints_that_name_no_field(where: Any) -> None:
+    fault = openai(422, {"detail": [{"loc": where, "msg": "no", "type": "x"}]})
+    assert (fault.kind, fault.text_index) == ("bad_input", None)
+
+
 def test_retry_after_and_status_in_the_message() -> None:
     fault = openai(429, wrapped("wait"), **{"retry-after": "3"})
     assert (fault.retry_after_seconds, fault.message) == (3.0, "HTTP 429: wait")

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from qwen_embed_plugins.call import KNOWN_GOOD
+from qwen_embed_plugins.canary import Canaries
 from qwen_embed_plugins.catalogue import Catalogue, ConfiguredOffer
 from qwen_embed_plugins.effects import Job, Learn
 from qwen_embed_plugins.errors import BudgetExceeded, NoOfferLeft
@@ -28,6 +29,11 @@ from qwen_embed_plugins.testing import reference_vector
 from qwen_embed_plugins.testing.simulation import Served, SimulatedDriver
 from qwen_embed_plugins.types import Answer, EmbedResult, Fault, Role
 
+
+class ReadsAll(Provider):
+    never_cuts = True
+
+
 MODEL = Model("toy", dimensions=64, context_tokens=8192, min_dimensions=8, format_query=qwen3_query)
 
 
@@ -35,7 +41,7 @@ def offer(
     name: str, price: str = "0", max_inputs: int = 8, max_input_tokens: int | None = None
 ) -> ConfiguredOffer:
     terms = Offer("toy", "toy", max_inputs=max_inputs, max_input_tokens=max_input_tokens)
-    provider = Provider(ProviderConfig(name))
+    provider = ReadsAll(ProviderConfig(name))
     return ConfiguredOffer(
         f"{name}/toy", provider, name, terms, MODEL, Decimal(price), private=price == "0"
     )
@@ -73,6 +79,7 @@ class World:
             now=self.driver.clock,
             emit=self.events.append,
             parity=Parity(offers),
+            canaries=Canaries(10**9),
             spill_to_paid=spill_to_paid,
         )
 

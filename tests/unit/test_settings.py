@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from qwen_embed_plugins import ConfigurationError, Offer, Provider, Settings
-from qwen_embed_plugins.catalogue import build_catalogue, is_private
+from qwen_embed_plugins.catalogue import Catalogue, build_catalogue, is_private
 from qwen_embed_plugins.plugins import RegisteredProvider, load_plugins
 from qwen_embed_plugins.setup import settings_from
 
@@ -105,7 +105,7 @@ def test_a_wrong_file_says_what_is_wrong(text: str, said: str) -> None:
         ({"use": ["olama"]}, "did you mean 'ollama'"),
         ({"model": "qwen3-embedding-8"}, "did you mean 'qwen3-embedding-8b'"),
         ({"providers": {"olama": {}}}, "did you mean 'ollama'"),
-        ({"providers": {"mine": {"kind": "openai"}}}, "openai-compatible"),
+        ({"providers": {"mine": {"kind": "openai-compat"}}}, "did you mean 'openai-compatible'"),
         (
             {"providers": {"mine": {"kind": "openai-compatible"}}},
             "providers.mine: base_url is missing",
@@ -142,6 +142,84 @@ def test_a_key_in_place_of_a_variables_name_is_not_repeated() -> None:
     with pytest.raises(ConfigurationError) as caught:
         Settings.load(environ={})
     assert "planted" not in str(caught.value)
+
+
+PASSWORD = "planted-4711"
+WRONG_PROXIES = [
+    f"me:{PASSWORD}@127.0.0.1:8080",
+    f"ftp://me:{PASSWORD}@127.0.0.1:8080",
+    f"socks4://me:{PASSWORD}@127.0.0.1:8080",
+    f"http://me:{PASSWORD}@127.0.0.1",
+    f"http://me:{PASSWORD}@127.0.0.1:0",
+    f"http://me:{PASSWORD}@127.0.0.1:eighty",
+    f"http://me:{PASSWORD}@:8080",
+    f"http://me:{PASSWORD}@[::1:8080",
+    f"http://me:@{PASSWORD}@127.0.0.1:8080",
+    f"http://me:1/{PASSWORD}@127.0.0.1:8080",
+    f"http://me:1#{PASSWORD}@127.0.0.1:8080",
+    f"http://127.0.0.1:8080/{PASSWORD}",
+    8080,
+    "",
+]
+
+
+def assert_a_line_about_proxies(error: ConfigurationError, start: str) -> None:
+    said = str(error)
+    assert said.startswith(f"{start}: expected a proxy such as http://127.0.0.1:8080 or socks5://")
+    assert "\n" not in said
+    assert PASSWORD not in said
+
+
+@pytest.mark.parametrize("proxy", WRONG_PROXIES)
+def test_a_wrong_proxy_is_refused_without_being_repeated(proxy: Any) -> None:
+    with pytest.raises(ConfigurationError) as caught:
+        Settings.load(environ={}, providers={"far": {"proxy": proxy}})
+    assert_a_line_about_proxies(caught.value, "providers.far: proxy")
+
+
+def proxied(**given: Any) -> Catalogue:
+    table = {"kind": "openai-compatible", "base_url": "http://127.0.0.1:1"}
+    environ = given.pop("environ", {})
+    settings = Settings.load(environ=environ, providers={"far": {**table, **given}}, use=["far"])
+    return build_catalogue(settings, load_plugins(found=()))
+
+
+@pytest.mark.parametrize("proxy", [wrong for wrong in WRONG_PROXIES if isinstance(wrong, str)][:-1])
+def test_a_wrong_proxy_in_a_variable_is_refused_without_being_repeated(proxy: str) -> None:
+    with pytest.raises(ConfigurationError) as caught:
+        proxied(proxy_env="FAR_PROXY", environ={"FAR_PROXY": proxy})
+    assert_a_line_about_proxies(caught.value, "providers.far: the variable FAR_PROXY")
+
+
+@pytest.mark.parametrize("environ", [{}, {"FAR_PROXY": ""}])
+def test_a_proxy_that_its_variable_does_not_hold_is_missed(environ: dict[str, str]) -> None:
+    said = r"providers\.far: the variable FAR_PROXY is not set; set it or remove proxy_env"
+    with pytest.raises(ConfigurationError, match=said):
+        proxied(proxy_env="FAR_PROXY", environ=environ)
+
+
+@pytest.mark.parametrize(
+    "proxy",
+    [
+        "http://127.0.0.1:8080",
+        "https://proxy.example:443/",
+        f"socks5://me:{PASSWORD}@[::1]:1080",
+        f"socks5h://me:{PASSWORD}%40@127.0.0.1:1080",
+    ],
+)
+def test_a_proxy_is_taken_from_the_settings_or_from_a_variable(proxy: str) -> None:
+    for catalogue in (
+        proxied(proxy=proxy),
+        proxied(proxy_env="FAR_PROXY", environ={"FAR_PROXY": proxy}),
+    ):
+        [offer] = catalogue.offers
+        assert offer.proxy == proxy
+        assert PASSWORD not in repr(offer)
+
+
+def test_the_scheme_of_a_proxy_may_be_written_in_capitals() -> None:
+    [offer] = proxied(proxy="SOCKS5H://Me@127.0.0.1:1080").offers
+    assert offer.proxy == "socks5h://Me@127.0.0.1:1080"
 
 
 def test_a_missing_named_file_is_an_error() -> None:
@@ -215,8 +293,13 @@ def test_a_price_in_another_currency_is_not_taken_for_dollars() -> None:
     registry = load_plugins(found=())
     terms = Offer("qwen3-embedding-8b", "w", Decimal("0.1"), currency="EUR")
     registry.declared.providers["euro"] = RegisteredProvider(Euro, (terms,), "test")
-    left_out = build_catalogue(Settings.load(environ={}, use=["euro"]), registry).left_out
-    assert "no price is known" in left_out["euro"]
+    (offer,) = build_catalogue(Settings.load(environ={}, use=["euro"]), registry).offers
+    assert offer.price == Decimal("0.12")  # a rate that errs to the dear side
+    own = {"euro": {"price_per_million": "0.2", "currency": "CNY"}}
+    (offer,) = build_catalogue(
+        Settings.load(environ={}, use=["euro"], providers=own), registry
+    ).offers
+    assert offer.price == Decimal("0.030")
 
 
 def test_a_key_for_a_provider_that_does_not_exist_is_refused() -> None:

