@@ -157,6 +157,23 @@ def test_a_refused_field_is_no_texts_fault(field: str, kind: str, asks_for_float
     assert (fault.kind, fault.asks_for_floats) == (kind, asks_for_floats)
 
 
+@pytest.mark.parametrize(
+    ("field", "message", "kind", "limit"),
+    [
+        ("input", "List should have at most 2048 items after validation", "too_large", 2048),
+        ("input", "Input should be a valid string", "bad_input", None),
+        ("encoding_format", "Input should be 'float' or 'base64'", "bad_input", None),
+        ("dimensions", "Input should be a valid integer", "bad_offer", None),
+    ],
+)
+def test_a_field_is_found_behind_the_form_of_the_body(
+    field: str, message: str, kind: str, limit: int | None
+) -> None:
+    where = ["body", "text", field, "list[constrained-str]"]
+    fault = openai(422, {"detail": [{"loc": where, "msg": message, "type": "too_long"}]})
+    assert (fault.kind, fault.limit) == (kind, limit)
+
+
 @pytest.mark.parametrize("where", [None, [], ["body"], ["body", 15], [3], "body", [None, {}]])
 def test_complaints_that_name_no_field(where: Any) -> None:
     fault = openai(422, {"detail": [{"loc": where, "msg": "no", "type": "x"}]})
