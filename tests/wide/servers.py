@@ -51,9 +51,8 @@ class Recipe:
     """How one kind of server is had and started, and what it was seen to do.
 
     `kind` is the provider that the settings name for it. `health` answers once the model is loaded.
-    Texts of up to `cuts_up_to` characters are cut without a word where they have too many tokens;
-    all other long ones are refused. `max_inputs` is the server's own limit, `checks_models` says
-    whether it refuses a model that it does not have.
+    `max_inputs` is the server's own limit, `checks_models` says whether it refuses a model that it
+    does not have.
     """
 
     name: str
@@ -64,7 +63,7 @@ class Recipe:
     path: str = "/v1"
     health: str = "/health"
     gives_base64: bool = True
-    cuts_up_to: float = 0
+    counts_tokens: bool = True
     max_inputs: float = math.inf
     checks_models: Literal["always", "among several", "never"] = "always"
 
@@ -139,7 +138,7 @@ INFINITY = Recipe(
     requirements=("infinity-emb[server,torch]==0.0.78", "torch==2.13.0"),
     command=infinity,
     path="",
-    cuts_up_to=122_880,
+    counts_tokens=False,
     max_inputs=2048,
     checks_models="among several",
 )
@@ -159,7 +158,6 @@ LLAMA_CPP_PYTHON = Recipe(
     command=llama_cpp_python,
     health="/openapi.json",
     gives_base64=False,
-    cuts_up_to=math.inf,
     checks_models="never",
 )
 

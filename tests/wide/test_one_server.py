@@ -98,21 +98,15 @@ def test_an_empty_text_is_named_and_harms_no_other(server: Running, embedder: Em
 
 
 @pytest.mark.parametrize("words", [1_000, 30_000])
-def test_a_too_long_text_is_named_unless_the_server_cuts_it(
+def test_a_too_long_text_is_named_also_where_the_server_cuts_it(
     server: Running, embedder: Embed, words: int
 ) -> None:
     longs = ["night " * words, "night " * words + TEXTS[1]]
     result = embedder(server).embed([*TEXTS, *longs, *TEXTS[:3]])
-    position = len(TEXTS)
-    if len(longs[1]) <= server.recipe.cuts_up_to:
-        assert not result.errors
-        assert least_cosine(result.vectors[[position]], result.vectors[[position + 1]]) > 0.9999
-    else:
-        assert [(error.position, error.kind) for error in result.errors] == [
-            (position, "too_large"),
-            (position + 1, "too_large"),
-        ]
-    others = np.delete(result.vectors, [position, position + 1], axis=0)
+    first = len(TEXTS)
+    named = [(error.position, error.kind) for error in result.errors]
+    assert named == [(first, "too_large"), (first + 1, "too_large")]
+    others = np.delete(result.vectors, [first, first + 1], axis=0)
     assert is_whole(others, len(TEXTS) + 3)
 
 
@@ -146,10 +140,10 @@ async def test_awaiting_gives_the_same(server: Running, embedder: Embed) -> None
     assert least_cosine(found, blocking.embed_documents(TEXTS)) > 0.999
 
 
-def test_tokens_are_counted(server: Running, embedder: Embed) -> None:
+def test_tokens_are_counted_or_estimated(server: Running, embedder: Embed) -> None:
     usage = embedder(server).embed(TEXTS[:3]).usage
     assert usage.tokens > 3
-    assert not usage.estimated
+    assert usage.estimated is not server.recipe.counts_tokens
 
 
 def test_another_model_is_refused_or_known_by_its_length(server: Running, embedder: Embed) -> None:
