@@ -26,10 +26,10 @@ endif
 # Two installs into one venv at a time would break each other.
 .NOTPARALLEL:
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint format docs chaos dist clean
+.PHONY: help demo test test-wide lint format docs chaos dist clean
 
 help:  ## Show this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' Makefile
 
 demo: $(VENV)/demo  ## A table of texts embeds itself in an embedded Postgres; searches print rows
 	@$(PY) -m qwen_embed_plugins demo
@@ -51,6 +51,11 @@ docs: $(VENV)/dev  ## Rewrite docs/providers.md from the package's data
 
 chaos: $(VENV)/dev  ## The long attacks
 	@$(PY) -m pytest -m chaos
+
+# A first run installs the servers, which takes longer than any test may. What is absent is listed
+# once for each server, and not once more for each test.
+test-wide: $(VENV)/dev  ## What needs more than the test's basics; says what was absent
+	@$(PY) -m pytest -m wide -rfE -o faulthandler_timeout=3600
 
 dist: $(VENV)/dev  ## Build the wheel and the source archive into dist/
 	@rm -rf dist

@@ -35,7 +35,7 @@ _KEY_CODES = re.compile(r"(?i)^(invalid_api_key|invalidapikey|authentication_err
 _MODEL_CODES = re.compile(r"(?i)^(model_?not_?found|invalid_model|model_not_exist)$")
 # Only its name may stand between "model" and "not found", lest a quoted text takes the offer out.
 _MODEL_MESSAGES = re.compile(
-    r"""(?ix)^ (unknown | no\ such) \ model\b
+    r"""(?ix)^ (unknown | invalid | no\ such) \ model\b
     | ^ (the\ )? model (\s*[:=]?\s* ['"`]? [\w./:@-]{1,100} ['"`]?)?
         \s+ (is\ |was\ |does\ |could\ )? not\ (be\ )? (found | exist | available | support)"""
 )
@@ -135,10 +135,18 @@ def _validation(detail: list[Any]) -> Refusal:
     """The first of pydantic's complaints; its `loc` is a path such as ["body", "input", 3]."""
     where = detail[0].get("loc")
     path = where[1:] if isinstance(where, list) else []
-    field = path[0] if path and isinstance(path[0], str) else ""
+    field = _field(path)
     in_one_text = len(detail) == 1 and field in _TEXT_FIELDS and type(path[-1]) is int
     message, kind = _word(detail[0].get("msg")), _word(detail[0].get("type"))
     return Refusal(message, kind, "", path[-1] if in_one_text else None, field)
+
+
+def _field(path: list[Any]) -> str:
+    """The field of the body that a path leads to. Infinity, whose body has several forms, puts the
+    form's name before it: ["text", "input", "list[constrained-str]", 3] (seen from 0.0.78)."""
+    named = [part for part in path[:2] if isinstance(part, str)]
+    known = (part for part in named if part in _TEXT_FIELDS or part == "encoding_format")
+    return next(known, named[0] if named and named[0] == path[0] else "")
 
 
 def classify_refusal(response: WireResponse, *, key: str | None = None) -> Fault:

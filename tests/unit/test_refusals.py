@@ -53,6 +53,11 @@ def wrapped(message: str, kind: str | None = None, code: Any = None) -> dict[str
         (400, {"message": "Model does not exist. Please check it carefully."}, "bad_offer"),
         (400, {"detail": {"error": "Model is not available"}}, "bad_offer"),
         (400, wrapped("Unknown model 'x'"), "bad_offer"),
+        (
+            400,  # Infinity 0.0.78 with two models
+            wrapped("Invalid model: Engine for model name `x` not found. Available: ['y', 'z']"),
+            "bad_offer",
+        ),
         (400, wrapped("Model cannot embed 'the page was not found'"), "bad_input"),
         (
             400,
@@ -150,6 +155,23 @@ def test_a_refused_field_is_no_texts_fault(field: str, kind: str, asks_for_float
     detail = [{"loc": ["body", field], "msg": "Input should be something else", "type": "x"}]
     fault = openai(422, {"detail": detail})
     assert (fault.kind, fault.asks_for_floats) == (kind, asks_for_floats)
+
+
+@pytest.mark.parametrize(
+    ("field", "message", "kind", "limit"),
+    [
+        ("input", "List should have at most 2048 items after validation", "too_large", 2048),
+        ("input", "Input should be a valid string", "bad_input", None),
+        ("encoding_format", "Input should be 'float' or 'base64'", "bad_input", None),
+        ("dimensions", "Input should be a valid integer", "bad_offer", None),
+    ],
+)
+def test_a_field_is_found_behind_the_form_of_the_body(
+    field: str, message: str, kind: str, limit: int | None
+) -> None:
+    where = ["body", "text", field, "list[constrained-str]"]
+    fault = openai(422, {"detail": [{"loc": where, "msg": message, "type": "too_long"}]})
+    assert (fault.kind, fault.limit) == (kind, limit)
 
 
 @pytest.mark.parametrize("where", [None, [], ["body"], ["body", 15], [3], "body", [None, {}]])
