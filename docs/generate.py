@@ -48,7 +48,7 @@ This page is made from the package's own data (`make docs`); do not edit it. The
 the version that is installed, are in `qwen-embed providers NAME` and in `--json`.
 
 Every fact has a source and the month in which it was read. A star marks what the provider itself \
-does not say: it comes from a third party, from an issue, or from a note of the author. Prices \
+does not say: it comes from a third party, from an issue, or from hearsay. Prices \
 and limits age. Settings override each of them, and an offer whose price nobody knows is not used \
 while a budget is set.
 

@@ -29,7 +29,8 @@ class Piece:
     whole; `suspicions` counts how often it failed at an offer that took the known-good text right
     after; a `probe` carries the known-good text alone. With an `inquiry`, the piece carries no text
     of the call but those of the inquiry; its places are theirs. A `bare` piece goes without a
-    canary, since it was refused with one, or the offer was looked at just before it.
+    canary, since it was refused with one, or the offer was looked at just before it. `unread` are
+    offers that failed to show that they read texts so long: nothing goes there now.
     """
 
     places: tuple[int, ...]
@@ -42,6 +43,7 @@ class Piece:
     probe: bool = False
     inquiry: Inquiry | None = None
     bare: bool = False
+    unread: frozenset[str] = frozenset()
 
     @property
     def is_ours(self) -> bool:

@@ -164,7 +164,7 @@ class EmbedCall:
             self.pool.append(too_long)
         due = self._may_carry_more(piece) and self.vetting.canary_due(offer)
         batch_piece, rest = self._cut(piece, offer, spare=due)
-        batch_piece = self._without_what_would_be_cut(batch_piece, offer)
+        batch_piece = self._without_what_may_be_cut(batch_piece, offer)
         if not batch_piece.places and not piece.probe:
             self.router.places.give_back(offer.key)
             return rest
@@ -195,18 +195,22 @@ class EmbedCall:
     def _may_carry_more(self, piece: Piece) -> bool:
         return not (piece.is_ours or piece.bare) and piece.split is None
 
-    def _without_what_would_be_cut(self, piece: Piece, offer: ConfiguredOffer) -> Piece:
-        """The piece without texts that this offer is known to cut; those go elsewhere or fail."""
+    def _without_what_may_be_cut(self, piece: Piece, offer: ConfiguredOffer) -> Piece:
+        """The piece without texts that this offer is known to cut, which go elsewhere or fail, and
+        without those for which it failed to show that it does not, which may come back."""
         if piece.is_ours:
             return piece
         kept = []
         for place, text in zip(piece.places, self._texts(piece), strict=True):
-            if not self.vetting.is_cut(offer, text):
+            alone = replace(piece, places=(place,))
+            if self.vetting.is_cut(offer, text):
+                about = estimate_all([text])
+                message = f"about {about} tokens; it cuts texts so long without a word"
+                self.pool.append(alone.refused_by(offer, Fault("too_large", message)))
+            elif self.vetting.is_unread(offer, text):
+                self.pool.append(replace(alone.freed(), unread=piece.unread | {offer.key}))
+            else:
                 kept.append(place)
-                continue
-            message = f"about {estimate_all([text])} tokens; it cuts texts so long without a word"
-            fault = Fault("too_large", message)
-            self.pool.append(replace(piece, places=(place,)).refused_by(offer, fault))
         return replace(piece, places=tuple(kept))
 
     def _send(self, piece: Piece, offer: ConfiguredOffer, canary: int | None) -> Flow[bool]:
@@ -396,7 +400,7 @@ class EmbedCall:
             if fault.kind == "rate_limited":
                 self.chooser.limited.add(offer.key)
         if piece.inquiry is not None:
-            self.vetting.inquiries.close(offer)
+            self.vetting.failed(piece.inquiry)
         else:
             self._release(piece)
 

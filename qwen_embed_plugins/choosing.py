@@ -101,7 +101,9 @@ class Chooser:
         allowed = [
             offer
             for offer in offers
-            if offer.key not in self.out and self.router.parity.refuses(offer) is None
+            if offer.key not in self.out
+            and offer.key not in piece.unread
+            and self.router.parity.refuses(offer) is None
         ]
         return sorted(allowed, key=lambda offer: offer.key in piece.avoid)
 

@@ -17,7 +17,7 @@ USD_PER_UNIT: Mapping[str, Decimal] = {
 """What a price in another currency counts as. Set a little high on purpose: a budget in dollars
 must hold, and these are no market rates. `price_per_million` in settings states the true one."""
 
-Evidence = Literal["documentation", "source code", "issue", "third party", "author's note"]
+Evidence = Literal["documentation", "source code", "issue", "third party", "hearsay"]
 """Where a number was read. Only the first two are the provider's own word."""
 
 

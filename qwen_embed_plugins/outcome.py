@@ -76,6 +76,9 @@ class Outcome:
             self.errors[place] = TextError(place, kind, message)
 
     def _why(self, piece: Piece) -> tuple[TextErrorKind, str]:
+        if piece.unread:
+            unread = ", ".join(sorted(piece.unread))
+            return "no_offer", f"{unread} failed to show that it reads texts so long; try later"
         if not piece.refused:
             return "no_offer", self._told()
         said = "; ".join(f"{key}: {fault.message}" for key, fault in piece.refused.items())

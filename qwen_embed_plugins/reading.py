@@ -11,7 +11,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from functools import lru_cache
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from qwen_embed_plugins.parity import cosines
 from qwen_embed_plugins.tokens import estimate_tokens
@@ -60,6 +60,26 @@ _ENDS = (
 )
 TOKENS_OF_SHARED = 60
 TOKENS_OF_END = 50
+
+FIRST_PAUSE_SECONDS = 60.0
+LONGEST_PAUSE_SECONDS = 3600.0
+"""How long a pair is not sent again to an offer that failed at it: doubled each time."""
+
+
+class Unread(NamedTuple):
+    """A pair that an offer failed at: how long it was, how often in a row, and until when it is not
+    sent again (seconds since the epoch)."""
+
+    tokens: int
+    times: int
+    until: float
+
+    @classmethod
+    def after(cls, before: Unread | None, tokens: int, now: float) -> Unread:
+        """The next failure in a row."""
+        times = 1 if before is None else before.times + 1
+        seconds = min(FIRST_PAUSE_SECONDS * 2.0 ** min(times - 1, 10), LONGEST_PAUSE_SECONDS)
+        return cls(tokens, times, now + seconds)
 
 
 @lru_cache(maxsize=4)

@@ -15,6 +15,7 @@ from qwen_embed_plugins.events import Event
 from qwen_embed_plugins.health import Health, Paused
 from qwen_embed_plugins.parity import Parity
 from qwen_embed_plugins.places import Places
+from qwen_embed_plugins.reading import Unread
 from qwen_embed_plugins.routing import Candidate, Policy
 from qwen_embed_plugins.spaces import EmbeddingSpace
 from qwen_embed_plugins.types import EmbedResult, Role
@@ -55,6 +56,7 @@ class Router:
     spill_after_seconds: float = 2.0
     spill_to_paid: bool = False
     miscounting: set[str] = field(default_factory=set)
+    unread: dict[str, Unread] = field(default_factory=dict)
     places: Places = field(default_factory=Places)
     job_ids: Iterator[int] = field(default_factory=count)
     recalled_at: float = field(init=False)

@@ -6,15 +6,20 @@ from collections.abc import Iterable
 
 BYTES_PER_TOKEN = 4
 
+_DIGITS = b"0123456789"
+
 
 def estimate_tokens(text: str) -> int:
-    """A guess from the text's UTF-8 length: one token for four bytes.
+    """A guess from the text's UTF-8 length: one token for four bytes, and one for each digit.
 
     Bytes even scripts out better than characters do: a Cyrillic letter has two bytes and a Chinese
-    one three, and tokenizers give such scripts about as many tokens more.
+    one three, and tokenizers give such scripts about as many tokens more. Counted with Qwen's
+    tokenizer, which splits numbers into digits: prose in nine languages and code had 0.7 to 1.5 of
+    the truth; base64 a third.
     """
-    length = len(text) if text.isascii() else len(text.encode("utf-8", "surrogatepass"))
-    return length // BYTES_PER_TOKEN + 1
+    content = text.encode("utf-8", "surrogatepass")
+    others = len(content.translate(None, _DIGITS))
+    return len(content) - others + others // BYTES_PER_TOKEN + 1
 
 
 def estimate_all(texts: Iterable[str]) -> int:

@@ -37,6 +37,7 @@ from qwen_embed_plugins.parity import PROBES
 from qwen_embed_plugins.tokens import estimate_all
 from qwen_embed_plugins.types import Answer, Fault
 from qwen_embed_plugins.verdicts import Verdict
+from qwen_embed_plugins.vetting import CUTS, READS, REFUSES, SEEN, SHORTENS
 
 if TYPE_CHECKING:
     from qwen_embed_plugins.router import Router
@@ -46,8 +47,6 @@ PATIENCE_SECONDS = 60.0
 """How long one request of an examination waits for a rate limit, each time."""
 
 ATTEMPTS = 3
-
-CAPABILITIES_OF_READING = ("reads_tokens", "cuts_at_tokens")
 
 
 @dataclass(frozen=True, slots=True)
@@ -285,10 +284,13 @@ class Verification:
         if probes is not None and not any(row < len(PROBES) for row in observed.bad):
             self.router.parity.met[offer.endpoint] = probes
             yield KeepProbes(offer.endpoint, probes)
-            yield from self._learn(offer, "seen_at", str(self.router.now()))
-        lengths = (observed.read, observed.cut_at)
-        for name, length in zip(CAPABILITIES_OF_READING, lengths, strict=True):
+            yield from self._learn(offer, SEEN, str(self.router.now()))
+        lengths = {READS: observed.read, CUTS: observed.cut_at, REFUSES: observed.refused_at}
+        for name, length in lengths.items():
             yield from self._learn(offer, name, str(length or 0))
+        if observed.shortening is not None:
+            yield from self._learn(offer, SHORTENS, observed.shortening)
+        self.router.unread.pop(offer.endpoint, None)
 
 
 def _is_decisive(observed: Observed) -> bool:

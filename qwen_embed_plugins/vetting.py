@@ -36,6 +36,9 @@ REFUSES = "refuses_at_tokens"
 """Capability: the shortest pair that was refused. So long a text is not cut; of shorter ones that
 says nothing, since the model may read less than a gateway before it lets pass."""
 
+SHORTENS = "dimensions"
+"""Capability: what becomes of a wish for fewer numbers, in `verify`'s words; for people."""
+
 SEEN = "seen_at"
 """Capability: when its vectors were last seen to be the known ones, in seconds since the epoch."""
 
@@ -88,7 +91,7 @@ class Vetting:
         needed = self._unrefused(offer, longest)
         cuts_at = self._tokens(offer, CUTS)
         known = needed <= self._tokens(offer, READS) or 0 < cuts_at <= needed
-        return 0 if known else needed
+        return 0 if known or self._failed_to_read(offer, needed) else needed
 
     def _unrefused(self, offer: ConfiguredOffer, shared_tokens: int) -> int:
         """The proof of this length, or the next shorter one where the offer refuses it."""
@@ -96,6 +99,27 @@ class Vetting:
         if 0 < refused <= shared_tokens:
             return reading.shorter_proof(refused, _limit(offer))
         return shared_tokens
+
+    def is_unread(self, offer: ConfiguredOffer, text: str) -> bool:
+        """Whether the offer has just failed to show that it reads texts as long as this one."""
+        return self._failed_to_read(offer, reading.length_to_prove((text,), _limit(offer)))
+
+    def _failed_to_read(self, offer: ConfiguredOffer, shared_tokens: int) -> bool:
+        unread = self.router.unread.get(offer.endpoint)
+        return (
+            unread is not None
+            and unread.tokens <= shared_tokens
+            and self.router.now() < unread.until
+        )
+
+    def failed(self, inquiry: Inquiry) -> None:
+        """An inquiry got no answer. A long pair may be what the offer fails at, so it is left in
+        peace with pairs for a while, longer each time; short texts go there meanwhile."""
+        self.inquiries.close(inquiry.offer)
+        if inquiry.is_reading:
+            unread, endpoint = self.router.unread, inquiry.offer.endpoint
+            tokens, now = inquiry.shared_tokens, self.router.now()
+            unread[endpoint] = reading.Unread.after(unread.get(endpoint), tokens, now)
 
     def is_cut(self, offer: ConfiguredOffer, text: str) -> bool:
         """Whether the offer is known to cut texts as long as this one."""
@@ -141,6 +165,7 @@ class Vetting:
 
     def _read(self, inquiry: Inquiry, vectors: Matrix) -> Flow[None]:
         offer, shared = inquiry.offer, inquiry.shared_tokens
+        self.router.unread.pop(offer.endpoint, None)
         if not reading.is_cut(vectors):
             yield from self.learn(offer, READS, str(shared))
             return

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from decimal import Decimal
 from typing import Any
 
@@ -45,7 +46,8 @@ def route(
     )
     for entry in entries:
         if not entry["serves"]:
-            click.echo(f"left out: {entry['offer']}: {entry['reason']}")
+            said = f"left out: {entry['offer']}: {entry['reason']}"
+            click.echo(textwrap.fill(said, 80, subsequent_indent="  "))
 
 
 def explained(setup: Any, role: Any, tokens: int) -> list[dict[str, Any]]:

@@ -96,7 +96,7 @@ def _print(report: Report) -> None:
             f"\nCosines on the model's card, queries by documents: {_matrix(report.published)}"
         )
     if report.reference:
-        click.echo(f"Measured by {report.reference}, in {report.space}.")
+        click.echo(f"Measured by {report.reference}")
     for entry in report.offers:
         click.echo(f"\n{entry.offer}")
         for said in (entry.reason, *entry.findings):

@@ -210,7 +210,7 @@ def test_the_json_of_providers_holds_every_fact_with_its_source(run: Run, seller
         "evidence": "documentation",
         "verified": True,
     }
-    assert offer["sources"]["price_per_million"]["evidence"] == "author's note"
+    assert offer["sources"]["price_per_million"]["evidence"] == "hearsay"
     assert offer["sources"]["grant"]["verified"] is False
     doubtful = found["cloud-doubtful", "qwen3-embedding-8b"]
     assert (doubtful["membership"], doubtful["dimensions"]) == ("unproven", 2048)

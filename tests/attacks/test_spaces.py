@@ -447,3 +447,30 @@ def test_many_threads_that_meet_an_offer_at_once_say_it_once(
             assert len(list(pool.map(embed, range(8)))) == 8
     assert two.servers["other"].request_count > 1
     assert sum("left out" in record.message for record in caplog.records) == 1
+
+
+def test_failing_at_long_texts_keeps_no_short_one_away_and_is_not_paid_for_again(
+    row: Callable[[Behaviours], Row],
+) -> None:
+    one = row({"frail": Behaviour()})
+
+    def fails_at_long_ones(request: Any) -> Reply | None:
+        return Reply(503, "out of memory") if any(len(t) > 2000 for t in request.texts) else None
+
+    one.servers["frail"].respond = fails_at_long_ones
+    with Embedder(one.settings()) as embedder:
+        result = embedder.embed(["short", WEEK * 140])
+        assert [(error.position, error.kind) for error in result.errors] == [(1, "no_offer")]
+        assert "failed to show" in result.errors[0].message
+        seen = one.servers["frail"].request_count
+        assert not embedder.embed(["another short one"]).errors
+        assert one.servers["frail"].request_count == seen + 1
+    assert sum(len(text) > 2000 for text in one.servers["frail"].texts_seen) <= 2
+
+
+def test_a_text_of_digits_has_many_tokens(row: Callable[[Behaviours], Row]) -> None:
+    one = row({"cutter": Behaviour(context_tokens=512, too_long="cut", reports_tokens=False)})
+    digits = "3141592653" * 100
+    with Embedder(one.settings()) as embedder, pytest.raises(NoOfferLeft, match="cuts texts"):
+        embedder.embed([digits])
+    assert digits not in one.servers["cutter"].texts_seen
