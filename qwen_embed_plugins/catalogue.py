@@ -91,8 +91,8 @@ class ConfiguredOffer:
 class Catalogue:
     """The offers that may serve a model, in the order of the settings, and why others may not.
 
-    `unnamed` are those among the left out that the settings do not speak of: known to a plugin, and
-    not set up here.
+    `unnamed` are those among the left out that neither settings nor environment speak of: known to
+    a plugin, and not set up here.
     """
 
     model: Model
@@ -118,8 +118,17 @@ def build_catalogue(settings: Settings, registry: Registry) -> Catalogue:
             left_out[table.name] = outcome
         else:
             offers.append(outcome)
-    named = {*settings.providers, *(settings.use or ()), *settings.api_keys}
-    return Catalogue(model, tuple(offers), left_out, frozenset(left_out.keys() - named))
+    unnamed = frozenset(name for name in left_out if not _is_named(name, settings, registry))
+    return Catalogue(model, tuple(offers), left_out, unnamed)
+
+
+def _is_named(name: str, settings: Settings, registry: Registry) -> bool:
+    """Whether settings or the environment speak of a provider."""
+    if name in settings.providers or name in (settings.use or ()) or name in settings.api_keys:
+        return True
+    declared = registry.providers[name].provider
+    variables = (declared.api_key_env, *declared.other_key_envs, declared.base_url_env)
+    return any(variable and settings.environ.get(variable) for variable in variables)
 
 
 def provider_tables(settings: Settings, registry: Registry) -> Iterator[ProviderSettings]:
