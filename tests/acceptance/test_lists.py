@@ -7,10 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from qwen_embed_plugins.testing import Reply
+from qwen_embed_plugins.testing import Reply, SimulatedServer
 
 if TYPE_CHECKING:
-    from qwen_embed_plugins.testing import SimulatedServer
     from tests.acceptance.conftest import Run
 
 
@@ -275,6 +274,14 @@ def test_a_failed_check_says_what_to_do(
     failed = run("providers", "mine", "--check", "--json")
     assert failed.code == 1
     assert failed.json["offers"][0]["check"]["ok"] is False
+
+
+def test_a_check_puts_a_wrong_length_down_to_a_wrong_model_first(run: Run) -> None:
+    with SimulatedServer(native=1024) as small:
+        run.settings({"mine": {"kind": "openai-compatible", "base_url": small.url + "/v1"}})
+        done = run("providers", "--check")
+    shown = " ".join(done.out.split())
+    assert "1024 numbers where qwen3-embedding-8b gives 4096; see that the right model" in shown
 
 
 def test_one_failed_offer_does_not_stop_the_check_of_another(
