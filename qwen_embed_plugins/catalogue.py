@@ -95,7 +95,7 @@ def build_catalogue(settings: Settings, registry: Registry) -> Catalogue:
         raise unknown_name(registry, "models", settings.model)
     for name in settings.api_keys:
         if name not in settings.providers and name not in registry.providers:
-            raise unknown_name(registry, "providers", name)
+            raise unknown_name(registry, "providers", name, settings.providers)
     model = registry.models[settings.model]
     offers: list[ConfiguredOffer] = []
     left_out: dict[str, str] = {}
@@ -112,7 +112,7 @@ def provider_tables(settings: Settings, registry: Registry) -> Iterator[Provider
     """The providers to consider: those in `use` in its order, else all tables and built-ins."""
     for name in settings.use or ():
         if name not in settings.providers and name not in registry.providers:
-            raise unknown_name(registry, "providers", name)
+            raise unknown_name(registry, "providers", name, settings.providers)
     names = settings.use or tuple(dict.fromkeys((*settings.providers, *registry.providers)))
     for name in names:
         yield settings.providers.get(name) or ProviderSettings(name=name)

@@ -75,7 +75,7 @@ def list_offers(
     """Every provider of plugins and settings, or the one named, once for each model it serves."""
     names = tuple(dict.fromkeys((*settings.providers, *registry.providers)))
     if provider is not None and provider not in names:
-        raise unknown_name(registry, "providers", provider)
+        raise unknown_name(registry, "providers", provider, settings.providers)
     for name in names if provider is None else (provider,):
         table = settings.providers.get(name) or ProviderSettings(name=name)
         declared = registry.providers.get(table.kind or table.name)
