@@ -230,6 +230,55 @@ def test_what_settings_state_has_no_source_and_is_in_dollars(run: Run, sellers: 
     assert "tokens a text 8,192 2026-11 [1]" in facts
 
 
+def lines_of(page: str) -> list[str]:
+    return [" ".join(line.split()) for line in page.splitlines()]
+
+
+def test_one_provider_is_shown_where_the_settings_put_it(run: Run, sellers: str) -> None:
+    address = f"http://me:{run.planted}@127.0.0.1:1/v1"
+    run.settings({"cloud-one": {"base_url": address, "api_key_env": "MY_OWN_KEY"}})
+    facts = lines_of(run("providers", "cloud-one", PYTHONPATH=sellers).out)
+    assert "Address http://me:***@127.0.0.1:1/v1" in facts
+    assert "Key in MY_OWN_KEY" in facts
+    assert "Address http://127.0.0.1:5" in lines_of(
+        run("providers", "ollama", OLLAMA_HOST="127.0.0.1:5").out
+    )
+
+
+def test_what_nobody_but_the_plugin_states_is_not_said_to_be_set_here(
+    run: Run, plugins: str
+) -> None:
+    run.settings({"working": {"max_inputs": 5}})
+    facts = lines_of(run("providers", "working", PYTHONPATH=plugins).out)
+    assert "name there its-8b as its plugin says" in facts
+    assert "texts a request 5 as set here" in facts
+
+
+def test_the_source_of_a_whole_offer_is_that_of_each_fact(run: Run, tmp_path: Path) -> None:
+    source = (
+        "from qwen_embed_plugins import Offer, Provider, hookimpl\n"
+        "class Open(Provider):\n"
+        "    name = 'open'\n"
+        "@hookimpl\n"
+        "def register_providers(register):\n"
+        "    register(Open, offers=[Offer('qwen3-embedding-8b', 'its-8b',\n"
+        "        source='https://open.example/terms', checked='2026-10')])\n"
+    )
+    site = install(tmp_path / "site", {"open": source})
+    facts = lines_of(run("providers", "open", PYTHONPATH=site).out)
+    assert "name there its-8b 2026-10 [1]" in facts
+    assert "[1] https://open.example/terms (documentation, read 2026-10)" in facts
+
+
+def test_what_is_near_is_free_whether_it_is_used_or_not(run: Run) -> None:
+    run.settings({"gpu": {"kind": "openai-compatible", "base_url": "http://127.0.0.1:1/v1"}})
+    unused = offers(run("providers", "--json", QWEN_EMBED_DIMENSIONS="1024").json)
+    assert unused["ollama", "qwen3-embedding-8b"]["price_per_million"] == "0"
+    too_short = unused["ollama", "nomic-embed-text-v1.5"]
+    assert (too_short["configured"], too_short["price_per_million"]) == (False, "0")
+    assert unused["deepinfra", "qwen3-embedding-4b"]["price_per_million"] is None
+
+
 def test_lists_reach_no_network(run: Run, mine: SimulatedServer) -> None:
     for command in ("providers", "models"):
         assert run(command).code == 0
