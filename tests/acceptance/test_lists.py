@@ -119,7 +119,9 @@ def test_a_broken_plugin_is_named_and_harms_nothing(run: Run, plugins: str) -> N
     assert found["qwen_embed_plugins.providers.ollama"]["source"] == "built-in"
     table = run("plugins", PYTHONPATH=plugins).out
     assert run.fits(table)
-    assert "left out: RuntimeError: no such" in table
+    lines = lines_of(table)
+    assert "broken broken 1.0: left out: RuntimeError: no such luck" in lines
+    assert "providers.ollama provider ollama" in lines
     listed = offers(run("providers", "--json", PYTHONPATH=plugins).json)
     assert listed["working", "qwen3-embedding-8b"]["configured"] is True
     done = run("embed", "text", "--model", "lexical", PYTHONPATH=plugins)
