@@ -7,7 +7,13 @@ from typing import Any
 
 import click
 
-from qwen_embed_plugins.cli.output import Column, json_option, print_json, print_table
+from qwen_embed_plugins.cli.output import (
+    Column,
+    json_option,
+    print_json,
+    print_table,
+    print_text,
+)
 from qwen_embed_plugins.cli.session import common_options, current, embedding_options, joined
 
 
@@ -45,7 +51,7 @@ def route(
     )
     for entry in entries:
         if not entry["serves"]:
-            click.echo(f"left out: {entry['offer']}: {entry['reason']}")
+            print_text(f"left out: {entry['offer']}: {entry['reason']}")
 
 
 def explained(setup: Any, role: Any, tokens: int) -> list[dict[str, Any]]:
