@@ -357,6 +357,16 @@ def test_one_failed_offer_does_not_stop_the_check_of_another(
     assert run("providers", "up", "--check").code == 0
 
 
+def test_a_check_names_what_it_passes_over(run: Run, server: SimulatedServer) -> None:
+    table = {"kind": "openai-compatible", "base_url": f"{server.url}/v1"}
+    run.settings({"up": table, "keyless": {**table, "api_key_env": "NOT_SET"}})
+    done = run("providers", "--check")
+    shown = " ".join(done.out.split())
+    assert "keyless/qwen3-embedding-8b: not checked: providers.keyless: the variable" in shown
+    assert "up/qwen3-embedding-8b: ok" in shown
+    assert shown.count("not checked") == 1
+
+
 def test_a_check_without_any_offer_is_no_success(run: Run) -> None:
     done = run("providers", "openai-compatible", "--check")
     assert done.code == 1
