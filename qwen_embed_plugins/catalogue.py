@@ -108,7 +108,7 @@ def build_catalogue(settings: Settings, registry: Registry) -> Catalogue:
         raise unknown_name(registry, "models", settings.model)
     for name in settings.api_keys:
         if name not in settings.providers and name not in registry.providers:
-            raise unknown_name(registry, "providers", name)
+            raise unknown_name(registry, "providers", name, settings.providers)
     model = registry.models[settings.model]
     offers: list[ConfiguredOffer] = []
     left_out: dict[str, str] = {}
@@ -135,7 +135,7 @@ def provider_tables(settings: Settings, registry: Registry) -> Iterator[Provider
     """The providers to consider: those in `use` in its order, else all tables and built-ins."""
     for name in settings.use or ():
         if name not in settings.providers and name not in registry.providers:
-            raise unknown_name(registry, "providers", name)
+            raise unknown_name(registry, "providers", name, settings.providers)
     names = settings.use or tuple(dict.fromkeys((*settings.providers, *registry.providers)))
     for name in names:
         yield settings.providers.get(name) or ProviderSettings(name=name)
@@ -203,7 +203,7 @@ def configure(
     if provider_class.needs_naming and not named and model.name != provider_class.name:
         return "serves only when named"
     try:
-        base_url = table.base_url or _base_url(provider_class, settings.environ)
+        base_url = base_url_of(table, provider_class, settings.environ)
     except Exception as error:
         return _not_set_up(table, error, named)
     if base_url is None and provider_class.needs_address:
@@ -315,10 +315,7 @@ def _offer_for(
 def overridden(offer: Offer, table: ProviderSettings) -> Offer:
     """The offer with what a table states of it. That is in dollars unless said otherwise, and was
     read nowhere."""
-    stated: dict[str, Any] = {
-        name: value for name in MODEL_OVERRIDES if (value := getattr(table, name)) is not None
-    }
-    stated.update(table.models.get(offer.model, {}))
+    stated = stated_terms(table, offer.model)
     if "price_per_million" in stated:
         stated.setdefault("currency", "USD")
     if stated.get("currency", offer.currency) != offer.currency:
@@ -326,6 +323,13 @@ def overridden(offer: Offer, table: ProviderSettings) -> Offer:
         stated["batch_price_per_million"] = None
     sources = {name: source for name, source in offer.sources.items() if name not in stated}
     return replace(offer, **stated, sources=sources)
+
+
+def stated_terms(table: ProviderSettings, model: str) -> dict[str, Any]:
+    """The fields of `Offer` that a table states for a model, as the user wrote them."""
+    stated = {name: getattr(table, name) for name in MODEL_OVERRIDES}
+    stated.update(table.models.get(model, {}))
+    return {name: value for name, value in stated.items() if value is not None}
 
 
 def _unknown_kind(table: ProviderSettings, registry: Registry) -> ConfigurationError:
@@ -351,7 +355,13 @@ def _check_options(table: ProviderSettings, provider_class: type[Provider]) -> N
             raise ConfigurationError(f"{where}: {name}{found}: expected {expected.__name__}")
 
 
-def _base_url(provider_class: type[Provider], environ: Mapping[str, str]) -> str | None:
+def base_url_of(
+    table: ProviderSettings, provider_class: type[Provider], environ: Mapping[str, str]
+) -> str | None:
+    """Where a provider is: as set, else as its variable says, else as its class does. Raises what
+    a plugin raises that cannot read the variable."""
+    if table.base_url:
+        return table.base_url
     if provider_class.base_url_env and environ.get(provider_class.base_url_env):
         return provider_class.url_from_environment(environ[provider_class.base_url_env])
     return provider_class.base_url

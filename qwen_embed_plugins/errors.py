@@ -115,7 +115,7 @@ _SECRETS = re.compile(
   | (?P<url>[a-z][a-z0-9+.-]*://[^\s:/@]*:) [^\s@/]+ (?=@)
   | (?P<named>["']?(?:api[_-]?key|token|secret|password|authorization)["']?\s*[:=]\s*["']?)
         (?:bearer\s+)? [^\s"',}&]+
-  | (?P<key>\b(?:sk|pk|al|jina|fw|nvapi|hf|gsk|r8)[-_]) [A-Za-z0-9_-]{8,}
+  | (?P<key>\b(?:(?:sk|pk|al|fw|nvapi|hf|gsk|r8)[-_]|jina_)) [A-Za-z0-9_-]{8,}
     """
 )
 

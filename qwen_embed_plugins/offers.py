@@ -60,9 +60,9 @@ class Offer:
     input tokens in `currency`; None means that no price is known. `batch_price_per_million` is what
     the provider's own deferred batch service costs; it is shown, not used.
 
-    Limits left None are unknown and therefore not enforced beforehand: `max_inputs`,
-    `max_batch_tokens` and `max_batch_bytes` bound a request, `max_input_tokens` a text. Limits per
-    time are what the provider states for a new account.
+    Limits left None are unknown and therefore not enforced beforehand, but for `max_inputs`, which
+    then counts as 32: it, `max_batch_tokens` and `max_batch_bytes` bound a request,
+    `max_input_tokens` a text. Limits per time are what the provider states for a new account.
 
     `dimensions` is the length that this offer gives where it is not the model's own; it is asked
     for by that number. `membership` says why the vectors belong to the model's space: "declared"

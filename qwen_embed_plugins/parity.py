@@ -101,7 +101,9 @@ class Parity:
             return None
         verdict = self.verdicts.get(offer.endpoint)
         if verdict is not None:
-            return None if verdict.serves else f"{verdict.reason} ({verdict.date})"
+            if verdict.serves:
+                return None
+            return f"{verdict.reason} ({verdict.date}; `qwen-embed verify` measures it again)"
         if not offer.is_proven_by_name:
             return (
                 f"unproven: nothing has shown that its vectors are {offer.model.name}'s; run "
@@ -185,7 +187,8 @@ def cosines(one: Matrix, other: Matrix) -> Matrix:
     first, second = one[:, :length].astype(np.float64), other[:, :length].astype(np.float64)
     products = np.einsum("ij,ij->i", first, second)
     norms = np.linalg.norm(first, axis=1) * np.linalg.norm(second, axis=1)
-    return np.asarray(products / norms)
+    # Rounding makes 1.0000000000000009 of equal rows.
+    return np.asarray(np.clip(products / norms, -1.0, 1.0))
 
 
 def least_cosine(one: Matrix, other: Matrix) -> float:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import importlib
 import os
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import EntryPoint, entry_points
 from typing import TYPE_CHECKING, Any, Literal
@@ -248,12 +248,15 @@ def _add_entry_point(registry: Registry, point: EntryPoint) -> None:
 Kind = Literal["models", "providers", "policies"]
 
 
-def unknown_name(registry: Registry, kind: Kind, name: str) -> ConfigurationError:
-    """The error for a name that no plugin registered: the nearest names, and broken plugins."""
+def unknown_name(
+    registry: Registry, kind: Kind, name: str, also_known: Iterable[str] = ()
+) -> ConfigurationError:
+    """The error for a name that neither a plugin registered nor settings add (`also_known`): the
+    nearest names, and broken plugins."""
     from difflib import get_close_matches
 
-    known = sorted(getattr(registry, kind))
-    near = get_close_matches(name, known, n=1, cutoff=0.5)
+    known = sorted({*getattr(registry, kind), *also_known})
+    near = get_close_matches(name, known, n=1, cutoff=0.6)
     singular = {"models": "model", "providers": "provider", "policies": "policy"}[kind]
     hint = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(known)}"
     broken = "".join(

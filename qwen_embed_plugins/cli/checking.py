@@ -27,7 +27,7 @@ REMEDIES: Mapping[FaultKind, str] = {
     "quota_spent": "top the account up, or wait for its reset",
     "rate_limited": "wait a little; max_concurrency in [providers.{name}] bounds requests at once",
     "bad_offer": "wire_name in [providers.{name}] says what the model is called there",
-    "bad_vector": "run the model in BF16 or FP32; half precision is known to fail",
+    "bad_vector": "see that the right model runs there, in BF16 or FP32 (half precision fails)",
     "unavailable": "try again later; if it cannot be reached from here, set proxy",
 }
 """What a user can do about a fault, where its own message does not say it."""

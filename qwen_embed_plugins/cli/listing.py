@@ -8,7 +8,14 @@ from decimal import Decimal
 from typing import Any
 
 from qwen_embed_plugins.cards import cards
-from qwen_embed_plugins.catalogue import ConfiguredOffer, configure, in_usd, overridden
+from qwen_embed_plugins.catalogue import (
+    ConfiguredOffer,
+    base_url_of,
+    configure,
+    in_usd,
+    is_private,
+    overridden,
+)
 from qwen_embed_plugins.cli.sources import source_as_dict
 from qwen_embed_plugins.cli.terms import price_text
 from qwen_embed_plugins.errors import ConfigurationError
@@ -19,15 +26,22 @@ from qwen_embed_plugins.settings import ProviderSettings, Settings
 
 @dataclass(frozen=True, slots=True)
 class ListedOffer:
-    """One provider for one model. `reason` says why it cannot serve here."""
+    """One provider for one model. `address` is where it would be reached, None where nothing says
+    it; `reason` says why it cannot serve here."""
 
-    provider: str
+    table: ProviderSettings
     declared: RegisteredProvider | None
+    address: str | None
     model: str
     terms: Offer | None
     configured: ConfiguredOffer | None
     reason: str | None
     serves: bool
+
+    @property
+    def provider(self) -> str:
+        """The name by which settings know it."""
+        return self.table.name
 
     @property
     def here(self) -> str:
@@ -39,7 +53,14 @@ class ListedOffer:
         """What a million tokens count as, in US dollars; None where no price is known."""
         if self.configured:
             return self.configured.price
-        return in_usd(self.terms) if self.terms else None
+        stated = in_usd(self.terms) if self.terms else None
+        return Decimal(0) if stated is None and self._is_near else stated
+
+    @property
+    def _is_near(self) -> bool:
+        if self.address is None:
+            return self.declared is not None and not self.declared.provider.needs_address
+        return is_private(self.address)
 
     @property
     def price(self) -> str:
@@ -75,7 +96,7 @@ def list_offers(
     """Every provider of plugins and settings, or the one named, once for each model it serves."""
     names = tuple(dict.fromkeys((*settings.providers, *registry.providers)))
     if provider is not None and provider not in names:
-        raise unknown_name(registry, "providers", provider)
+        raise unknown_name(registry, "providers", provider, settings.providers)
     for name in names if provider is None else (provider,):
         table = settings.providers.get(name) or ProviderSettings(name=name)
         declared = registry.providers.get(table.kind or table.name)
@@ -108,14 +129,26 @@ def _listed(
     if configured and not used:
         configured, reason = None, "not in `use`"
     return ListedOffer(
-        provider=table.name,
+        table=table,
         declared=declared,
+        address=_address(table, declared, settings),
         model=model,
         terms=terms,
         configured=configured,
         reason=reason,
         serves=configured is not None and model == settings.model,
     )
+
+
+def _address(
+    table: ProviderSettings, declared: RegisteredProvider | None, settings: Settings
+) -> str | None:
+    if declared is None:
+        return table.base_url
+    try:
+        return base_url_of(table, declared.provider, settings.environ)
+    except Exception:  # a stranger's plugin runs in it; `reason` says what is wrong
+        return None
 
 
 def by_provider(listed: list[ListedOffer]) -> dict[str, list[ListedOffer]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import Sequence
 from typing import Any, Literal, NamedTuple
@@ -55,12 +56,12 @@ def print_table(
         )
     for row in rows:
         table.add_row(*map(_cell, row, described))
-    console(sys.stdout).print(table)
+    _print(table)
 
 
 def print_text(text: str) -> None:
     """A paragraph, wrapped to the terminal's width."""
-    console(sys.stdout).print(_cell(text, Column("")))
+    _print(_cell(text, Column("")))
 
 
 def print_pairs(pairs: Sequence[tuple[str, object]]) -> None:
@@ -69,7 +70,7 @@ def print_pairs(pairs: Sequence[tuple[str, object]]) -> None:
     for name, value in pairs:
         if value not in (None, ""):
             grid.add_row(_cell(name, Column("")), _cell(value, Column("")))
-    console(sys.stdout).print(grid)
+    _print(grid)
 
 
 class Block(NamedTuple):
@@ -84,20 +85,19 @@ def print_blocks(columns: Sequence[Column], blocks: Sequence[Block]) -> None:
     """Blocks one below the other, their columns in line, without headings."""
     from rich.padding import Padding
 
-    out = console(sys.stdout)
     widths = [
         max((len(str(row[place])) for block in blocks for row in block.rows), default=0)
         for place in range(len(columns))
     ]
     for block in blocks:
-        out.print(_cell(block.title, Column("")), style="bold")
+        _print(_cell(block.title, Column("")), style="bold")
         grid = _grid(columns)
         for column, width in zip(grid.columns, widths, strict=True):
             column.min_width = width if column.no_wrap else None
         for row in block.rows:
             grid.add_row(*map(_cell, row, columns))
         for part in filter(None, (_cell(block.shared, Column("")), grid if block.rows else None)):
-            out.print(Padding(part, (0, 0, 0, 2), expand=False))
+            _print(Padding(part, (0, 0, 0, 2), expand=False))
 
 
 def _grid(columns: Sequence[Column]) -> Any:
@@ -121,6 +121,14 @@ def _cell(value: object, column: Column) -> Any:
     if column.long == "is cut":
         return Text(said, no_wrap=True, overflow="ellipsis")
     return Text(said)
+
+
+def _print(drawing: Any, style: str | None = None) -> None:
+    """Print without the blanks with which rich fills lines: they stay in what people copy."""
+    out = console(sys.stdout)
+    with out.capture() as drawn:
+        out.print(drawing, style=style)
+    sys.stdout.write(re.sub(" +\n", "\n", drawn.get()))
 
 
 def console(stream: Any) -> Any:

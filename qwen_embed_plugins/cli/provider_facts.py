@@ -6,12 +6,13 @@ from typing import NamedTuple
 
 import click
 
+from qwen_embed_plugins.catalogue import stated_terms
 from qwen_embed_plugins.cli.listing import ListedOffer
 from qwen_embed_plugins.cli.output import Block, Column, print_blocks, print_pairs
 from qwen_embed_plugins.cli.sources import SourceNotes
 from qwen_embed_plugins.cli.terms import LABELS, fact_texts
-from qwen_embed_plugins.offers import Source
-from qwen_embed_plugins.plugins import RegisteredProvider
+from qwen_embed_plugins.errors import without_secrets
+from qwen_embed_plugins.offers import Offer, Source
 
 COLUMNS = (
     Column("Fact", long="fits"),
@@ -22,15 +23,17 @@ COLUMNS = (
 
 
 class _Fact(NamedTuple):
+    """A fact, and where it was read, or in words who states it."""
+
     name: str
     said: str
-    source: Source | None
+    source: Source | str
 
 
 def print_provider(listed: list[ListedOffer]) -> None:
     """The facts of one provider: first what all its offers share, then each offer's own."""
     first = listed[0]
-    print_pairs([("Provider", first.provider), *_about(first.declared)])
+    print_pairs([("Provider", first.provider), *_about(first)])
     facts = {offer.model: _facts(offer) for offer in listed}
     shared = [fact for fact in facts[first.model] if _is_shared(fact, facts)]
     notes = SourceNotes()
@@ -43,15 +46,15 @@ def print_provider(listed: list[ListedOffer]) -> None:
     notes.print()
 
 
-def _about(declared: RegisteredProvider | None) -> list[tuple[str, object]]:
-    if declared is None:
+def _about(offer: ListedOffer) -> list[tuple[str, object]]:
+    if offer.declared is None:
         return []
-    provider = declared.provider
+    provider = offer.declared.provider
     keys = filter(None, (provider.api_key_env, *provider.other_key_envs))
     return [
-        ("Plugin", declared.plugin),
-        ("Address", provider.base_url),
-        ("Key in", " or ".join(keys)),
+        ("Plugin", offer.declared.plugin),
+        ("Address", without_secrets(offer.address or "")),
+        ("Key in", offer.table.api_key_env or " or ".join(keys)),
         ("Options", ", ".join(provider.options)),
     ]
 
@@ -59,8 +62,17 @@ def _about(declared: RegisteredProvider | None) -> list[tuple[str, object]]:
 def _facts(offer: ListedOffer) -> list[_Fact]:
     if offer.terms is None:
         return []
-    sources = offer.terms.sources
-    return [_Fact(name, said, sources.get(name)) for name, said in fact_texts(offer.terms).items()]
+    stated = stated_terms(offer.table, offer.model)
+    return [
+        _Fact(name, said, "as set here" if name in stated else _source(offer.terms, name))
+        for name, said in fact_texts(offer.terms).items()
+    ]
+
+
+def _source(terms: Offer, name: str) -> Source | str:
+    if name in terms.sources:
+        return terms.sources[name]
+    return Source(terms.source, terms.checked) if terms.source else "as its plugin says"
 
 
 def _is_shared(fact: _Fact, facts: dict[str, list[_Fact]]) -> bool:
@@ -70,6 +82,8 @@ def _is_shared(fact: _Fact, facts: dict[str, list[_Fact]]) -> bool:
 def _block(title: str, facts: list[_Fact], notes: SourceNotes) -> Block:
     rows = []
     for name, said, source in facts:
-        note = notes.note(source) if source else "as set here"
-        rows.append((LABELS[name], said, source.read if source else "", note))
+        read, note = (
+            (source.read, notes.note(source)) if isinstance(source, Source) else ("", source)
+        )
+        rows.append((LABELS[name], said, read, note))
     return Block(title, rows)

@@ -7,7 +7,14 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from qwen_embed_plugins.cli.failures import Unfinished
-from qwen_embed_plugins.cli.output import Block, Column, json_option, print_blocks, print_json
+from qwen_embed_plugins.cli.output import (
+    Block,
+    Column,
+    json_option,
+    print_blocks,
+    print_json,
+    print_text,
+)
 from qwen_embed_plugins.cli.session import common_options, current
 
 if TYPE_CHECKING:
@@ -64,6 +71,10 @@ def _check(listed: list[ListedOffer], settings: Settings, *, say: bool) -> dict[
     from qwen_embed_plugins.cli.checking import check_offers
 
     offers = [offer.configured for offer in listed if offer.serves and offer.configured]
+    if say:
+        for offer in listed:
+            if _is_expected(offer, settings):
+                print_text(f"{offer.provider}/{offer.model}: not checked: {offer.reason}")
     if not offers:
         raise Unfinished(
             f"no offer for {settings.model} is set up here; `qwen-embed providers` says what is "
@@ -76,6 +87,12 @@ def _check(listed: list[ListedOffer], settings: Settings, *, say: bool) -> dict[
             notes = [(note,) for note in check.notes]
             print_blocks([Column("")], [Block(check.title, notes)])
     return checks
+
+
+def _is_expected(offer: ListedOffer, settings: Settings) -> bool:
+    """Whether the user set it up for the model in force, and it cannot serve all the same."""
+    chosen = settings.providers if settings.use is None else settings.use
+    return offer.model == settings.model and offer.provider in chosen and not offer.serves
 
 
 def _as_json(listed: list[ListedOffer], checks: dict[str, Check]) -> list[dict[str, Any]]:

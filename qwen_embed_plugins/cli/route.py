@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
-import textwrap
 from decimal import Decimal
 from typing import Any
 
 import click
 
-from qwen_embed_plugins.cli.output import Column, json_option, print_json, print_table
+from qwen_embed_plugins.cli.output import (
+    Column,
+    json_option,
+    print_json,
+    print_table,
+    print_text,
+)
 from qwen_embed_plugins.cli.session import common_options, current, embedding_options, joined
 
 
@@ -46,8 +51,7 @@ def route(
     )
     for entry in entries:
         if not entry["serves"]:
-            said = f"left out: {entry['offer']}: {entry['reason']}"
-            click.echo(textwrap.fill(said, 80, subsequent_indent="  "))
+            print_text(f"left out: {entry['offer']}: {entry['reason']}")
 
 
 def explained(setup: Any, role: Any, tokens: int) -> list[dict[str, Any]]:

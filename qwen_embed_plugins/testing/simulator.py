@@ -322,11 +322,20 @@ def _parsed(body: bytes) -> Any:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Serve in the foreground until SIGTERM or SIGINT; prints the URL on a line."""
-    parser = argparse.ArgumentParser(prog="python -m qwen_embed_plugins.testing.simulator")
-    parser.add_argument("--port", type=int, default=0)
-    parser.add_argument("--native", type=int, help="length of every vector")
+    parser = argparse.ArgumentParser(
+        prog="python -m qwen_embed_plugins.testing.simulator",
+        description="A server at 127.0.0.1 that answers as services for embeddings do, with "
+        "made-up vectors and without a key, until Ctrl-C. Its first line is its URL; most clients "
+        "want /v1 after it.",
+    )
+    parser.add_argument("--port", type=int, default=0, help="default: one that is free")
+    parser.add_argument(
+        "--native", type=int, help="length of every vector; default: by the model's name"
+    )
     parser.add_argument("--model", action="append", help="a name it knows; default: any")
-    parser.add_argument("--latency", type=float, default=0.0, metavar="SECONDS")
+    parser.add_argument(
+        "--latency", type=float, default=0.0, metavar="SECONDS", help="how long each answer takes"
+    )
     given = parser.parse_args(arguments)
     named = dict.fromkeys(given.model, given.native or 4096) if given.model else None
     ended = threading.Event()

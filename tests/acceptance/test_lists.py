@@ -7,10 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from qwen_embed_plugins.testing import Reply
+from qwen_embed_plugins.testing import Reply, SimulatedServer
 
 if TYPE_CHECKING:
-    from qwen_embed_plugins.testing import SimulatedServer
     from tests.acceptance.conftest import Run
 
 
@@ -120,7 +119,9 @@ def test_a_broken_plugin_is_named_and_harms_nothing(run: Run, plugins: str) -> N
     assert found["qwen_embed_plugins.providers.ollama"]["source"] == "built-in"
     table = run("plugins", PYTHONPATH=plugins).out
     assert run.fits(table)
-    assert "left out: RuntimeError: no such" in table
+    lines = lines_of(table)
+    assert "broken broken 1.0: left out: RuntimeError: no such luck" in lines
+    assert "providers.ollama provider ollama" in lines
     listed = offers(run("providers", "--json", PYTHONPATH=plugins).json)
     assert listed["working", "qwen3-embedding-8b"]["configured"] is True
     done = run("embed", "text", "--model", "lexical", PYTHONPATH=plugins)
@@ -231,6 +232,62 @@ def test_what_settings_state_has_no_source_and_is_in_dollars(run: Run, sellers: 
     assert "tokens a text 8,192 2026-11 [1]" in facts
 
 
+def lines_of(page: str) -> list[str]:
+    return [" ".join(line.split()) for line in page.splitlines()]
+
+
+def test_one_provider_is_shown_where_the_settings_put_it(run: Run, sellers: str) -> None:
+    address = f"http://me:{run.planted}@127.0.0.1:1/v1"
+    run.settings({"cloud-one": {"base_url": address, "api_key_env": "MY_OWN_KEY"}})
+    facts = lines_of(run("providers", "cloud-one", PYTHONPATH=sellers).out)
+    assert "Address http://me:***@127.0.0.1:1/v1" in facts
+    assert "Key in MY_OWN_KEY" in facts
+    assert "Address http://127.0.0.1:5" in lines_of(
+        run("providers", "ollama", OLLAMA_HOST="127.0.0.1:5").out
+    )
+
+
+def test_what_nobody_but_the_plugin_states_is_not_said_to_be_set_here(
+    run: Run, plugins: str
+) -> None:
+    run.settings({"working": {"max_inputs": 5}})
+    facts = lines_of(run("providers", "working", PYTHONPATH=plugins).out)
+    assert "name there its-8b as its plugin says" in facts
+    assert "texts a request 5 as set here" in facts
+
+
+def test_the_source_of_a_whole_offer_is_that_of_each_fact(run: Run, tmp_path: Path) -> None:
+    source = (
+        "from qwen_embed_plugins import Offer, Provider, hookimpl\n"
+        "class Open(Provider):\n"
+        "    name = 'open'\n"
+        "@hookimpl\n"
+        "def register_providers(register):\n"
+        "    register(Open, offers=[Offer('qwen3-embedding-8b', 'its-8b',\n"
+        "        source='https://open.example/terms', checked='2026-10')])\n"
+    )
+    site = install(tmp_path / "site", {"open": source})
+    facts = lines_of(run("providers", "open", PYTHONPATH=site).out)
+    assert "name there its-8b 2026-10 [1]" in facts
+    assert "[1] https://open.example/terms (documentation, read 2026-10)" in facts
+
+
+def test_what_is_near_is_free_whether_it_is_used_or_not(run: Run) -> None:
+    run.settings({"gpu": {"kind": "openai-compatible", "base_url": "http://127.0.0.1:1/v1"}})
+    unused = offers(run("providers", "--json", QWEN_EMBED_DIMENSIONS="1024").json)
+    assert unused["ollama", "qwen3-embedding-8b"]["price_per_million"] == "0"
+    too_short = unused["ollama", "nomic-embed-text-v1.5"]
+    assert (too_short["configured"], too_short["price_per_million"]) == (False, "0")
+    assert unused["deepinfra", "qwen3-embedding-4b"]["price_per_million"] is None
+
+
+@pytest.mark.parametrize("command", ["plugins", "providers", "models", "route", "settings"])
+def test_lines_in_a_pipe_are_short_and_end_in_no_blanks(run: Run, command: str) -> None:
+    shown = run(command).out
+    assert run.fits(shown)
+    assert [line for line in shown.splitlines() if line.endswith(" ")] == []
+
+
 def test_lists_reach_no_network(run: Run, mine: SimulatedServer) -> None:
     for command in ("providers", "models"):
         assert run(command).code == 0
@@ -277,6 +334,14 @@ def test_a_failed_check_says_what_to_do(
     assert failed.json["offers"][0]["check"]["ok"] is False
 
 
+def test_a_check_puts_a_wrong_length_down_to_a_wrong_model_first(run: Run) -> None:
+    with SimulatedServer(native=1024) as small:
+        run.settings({"mine": {"kind": "openai-compatible", "base_url": small.url + "/v1"}})
+        done = run("providers", "--check")
+    shown = " ".join(done.out.split())
+    assert "1024 numbers where qwen3-embedding-8b gives 4096; see that the right model" in shown
+
+
 def test_one_failed_offer_does_not_stop_the_check_of_another(
     run: Run, server: SimulatedServer
 ) -> None:
@@ -290,6 +355,16 @@ def test_one_failed_offer_does_not_stop_the_check_of_another(
     assert (done.code, done.complaint) == (1, "1 of 2 offers failed: down/qwen3-embedding-8b")
     assert "up/qwen3-embedding-8b: ok" in done.out
     assert run("providers", "up", "--check").code == 0
+
+
+def test_a_check_names_what_it_passes_over(run: Run, server: SimulatedServer) -> None:
+    table = {"kind": "openai-compatible", "base_url": f"{server.url}/v1"}
+    run.settings({"up": table, "keyless": {**table, "api_key_env": "NOT_SET"}})
+    done = run("providers", "--check")
+    shown = " ".join(done.out.split())
+    assert "keyless/qwen3-embedding-8b: not checked: providers.keyless: the variable" in shown
+    assert "up/qwen3-embedding-8b: ok" in shown
+    assert shown.count("not checked") == 1
 
 
 def test_a_check_without_any_offer_is_no_success(run: Run) -> None:

@@ -101,6 +101,11 @@ def test_tables_fit_narrow_and_wide_terminals(run: Run, ollama: SimulatedServer)
             assert run.fits(drawn, columns), (command, columns)
 
 
+def test_names_of_plugins_are_whole_on_a_narrow_terminal(run: Run) -> None:
+    words = plain(on_terminal(run, "plugins", columns=60)).replace(",", " ").split()
+    assert {"providers.openai_compatible", "dashscope-text-embedding-v4"} <= {*words}
+
+
 def test_numbers_are_not_drawn_on_a_terminal_as_bytes(run: Run, ollama: SimulatedServer) -> None:
     leader, follower = pty.openpty()
     embed = run.start("embed", "x", "--format", "npy", stdout=follower, stderr=subprocess.PIPE)

@@ -63,6 +63,7 @@ def test_verify_tells_them_apart_and_route_heeds_it(run: Run, four: Path) -> Non
     assert after["noisy"]["verdict"]["cosine_min"] > 0.9999
     assert "not those of good" in after["other"]["reason"]
     assert "cuts texts" in after["cutter"]["reason"]
+    assert after["cutter"]["reason"].endswith("; `qwen-embed verify` measures it again)")
     shown = run("route", "--tokens", 1000, *settings)
     assert shown.code == 0
     assert "left out: cutter" in shown.out

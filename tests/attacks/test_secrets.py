@@ -14,7 +14,9 @@ import pytest
 from pydantic import SecretStr, ValidationError
 
 from qwen_embed_plugins import ConfigurationError, Embedder, NoOfferLeft, Settings
+from qwen_embed_plugins.errors import without_secrets
 from qwen_embed_plugins.langchain import QwenEmbeddings
+from qwen_embed_plugins.plugins import load_plugins
 from qwen_embed_plugins.testing import SimulatedServer
 
 SECRET = "planted-hunter2"
@@ -29,6 +31,13 @@ def test_dumps_of_embeddings_hold_neither_keys_nor_the_environment(
         embeddings = QwenEmbeddings(settings=given)
         dumps = (repr(embeddings), str(embeddings.model_dump()), embeddings.model_dump_json())
         assert not any(SECRET in dump for dump in dumps)
+
+
+def test_names_of_models_and_offers_are_no_keys() -> None:
+    registry = load_plugins(found=())
+    offers = [offer for provider in registry.providers.values() for offer in provider.offers]
+    names = {*registry.models, *registry.providers, *(offer.wire_name for offer in offers)}
+    assert {name for name in names if without_secrets(name) != name} == set()
 
 
 def test_a_mistaken_argument_is_not_quoted() -> None:

@@ -14,7 +14,7 @@ import pytest
 from qwen_embed_plugins.catalogue import ConfiguredOffer
 from qwen_embed_plugins.models import Model
 from qwen_embed_plugins.offers import Offer
-from qwen_embed_plugins.parity import PROBES, Met, Parity, known_probes
+from qwen_embed_plugins.parity import PROBES, Met, Parity, cosines, known_probes
 from qwen_embed_plugins.provider import Provider, ProviderConfig
 from qwen_embed_plugins.testing import reference_vector
 from qwen_embed_plugins.verdicts import Verdict
@@ -68,3 +68,10 @@ def test_what_is_known_of_one_model_says_nothing_of_another_under_the_same_name(
     terms = replace(one.offer, wire_name="default")
     assert replace(one, offer=terms).endpoint != replace(other, offer=terms).endpoint
     assert offer("a").endpoint == one.endpoint
+
+
+def test_no_cosine_is_beyond_one_by_rounding() -> None:
+    rows = np.random.RandomState(0).standard_normal((1000, 64)).astype(np.float32)
+    assert np.allclose(cosines(rows, rows), 1)
+    assert cosines(rows, rows).max() == 1
+    assert cosines(rows, -rows).min() == -1

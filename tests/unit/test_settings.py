@@ -103,6 +103,15 @@ def test_a_wrong_file_says_what_is_wrong(text: str, said: str) -> None:
     ("arguments", "said"),
     [
         ({"use": ["olama"]}, "did you mean 'ollama'"),
+        ({"use": ["alfa"]}, "unknown provider 'alfa': known: "),
+        (
+            {"use": ["alfa"], "providers": {"alpha": {"kind": "ollama"}}},
+            "unknown provider 'alfa': did you mean 'alpha'",
+        ),
+        (
+            {"use": ["scaleway"], "api_keys": {"alfa": "x"}, "providers": {"alpha": {}}},
+            "unknown provider 'alfa': did you mean 'alpha'",
+        ),
         ({"model": "qwen3-embedding-8"}, "did you mean 'qwen3-embedding-8b'"),
         ({"providers": {"olama": {}}}, "did you mean 'ollama'"),
         ({"providers": {"mine": {"kind": "openai-compat"}}}, "did you mean 'openai-compatible'"),
