@@ -193,6 +193,7 @@ def test_one_provider_is_shown_with_all_its_facts(run: Run, sellers: str) -> Non
     assert "name there BAAI/bge-m3 2026-11 [1]" in facts
     assert "price 0.05 USD for a million tokens 2026-11 [3] unverified" in facts
     assert any(fact.startswith("[1] https://api-docs.siliconflow.cn/") for fact in facts)
+    assert "[3] no page (hearsay, read 2026-11)" in facts
     entry = run("providers", "cloud-one", "--json", PYTHONPATH=sellers).json
     assert (entry["provider"], len(entry["offers"])) == ("cloud-one", 4)
     done = run("providers", "cloud-on", PYTHONPATH=sellers)
