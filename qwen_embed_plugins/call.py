@@ -420,6 +420,8 @@ class EmbedCall:
 
     def _pause(self, offer: ConfiguredOffer, fault: Fault, began: float) -> None:
         key = offer.account if fault.scope == "account" else offer.key
+        if fault.kind == "bad_key":
+            fault = replace(fault, message=f"{fault.message}; {offer.key_remedy}")
         pause = self.router.health.failed(key, fault, self.router.now(), began)
         self.router.emit(OfferPaused(key, fault.kind, fault.message, pause.until))
 

@@ -40,7 +40,8 @@ class ConfiguredOffer:
 
     `key` names it everywhere ("ollama/qwen3-embedding-8b"). `price` is US dollars per million
     tokens: what the user states, else 0 for private addresses, None when unknown. `trusted` says
-    that the user vouches for its vectors. `endpoint` tells servers apart for what is learnt about
+    that the user vouches for its vectors. `key_variable` is the variable that holds its key, if it
+    wants one. `endpoint` tells servers apart for what is learnt about
     them.
     """
 
@@ -53,7 +54,7 @@ class ConfiguredOffer:
     private: bool
     trusted: bool = False
     proxy: str | None = field(default=None, repr=False)
-
+    key_variable: str | None = None
     endpoint: str = field(init=False)
 
     def __post_init__(self) -> None:
@@ -81,6 +82,13 @@ class ConfiguredOffer:
     @property
     def max_inputs(self) -> int:
         return self.offer.max_inputs or DEFAULT_MAX_INPUTS
+
+    @property
+    def key_remedy(self) -> str:
+        """What to do when the provider refuses the key, or asks for one."""
+        table = f"[providers.{self.provider.config.name}]"
+        variable = self.key_variable or f"a variable, and name it: api_key_env in {table}"
+        return f"put a valid key into {variable}"
 
     def cost(self, tokens: int) -> Decimal:
         """What so many tokens cost here, in US dollars; 0 where no price is known."""
@@ -283,6 +291,7 @@ def _configured(
         private=private,
         trusted=table.trust,
         proxy=table.proxy,
+        key_variable=table.api_key_env or provider.api_key_env,
     )
 
 

@@ -23,7 +23,6 @@ from qwen_embed_plugins.transport import HttpTransport
 from qwen_embed_plugins.types import EmbedResult, FaultKind
 
 REMEDIES: Mapping[FaultKind, str] = {
-    "bad_key": "put a valid key into {variable}",
     "quota_spent": "top the account up, or wait for its reset",
     "rate_limited": "wait a little; max_concurrency in [providers.{name}] bounds requests at once",
     "bad_offer": "wire_name in [providers.{name}] says what the model is called there",
@@ -100,7 +99,7 @@ def _check(offer: ConfiguredOffer, settings: Settings, transport: HttpTransport)
         if not result.errors:
             return _served(offer, result, _notes(offer, settings, transport))
         said = result.errors[0].message
-    return Check(offer.key, problem=said + _remedy(attempts.kind, offer, settings))
+    return Check(offer.key, problem=said + _remedy(attempts.kind, offer))
 
 
 def _served(offer: ConfiguredOffer, result: EmbedResult, notes: tuple[str, ...]) -> Check:
@@ -124,12 +123,8 @@ def _said(error: QwenEmbedError, offer: ConfiguredOffer) -> str:
     return str(error)
 
 
-def _remedy(kind: FaultKind | None, offer: ConfiguredOffer, settings: Settings) -> str:
+def _remedy(kind: FaultKind | None, offer: ConfiguredOffer) -> str:
     remedy = REMEDIES.get(kind) if kind else None
     if remedy is None or (offer.private and kind in SAY_IT_THEMSELVES):
         return ""
-    name = offer.provider.config.name
-    table = settings.providers.get(name)
-    variable = (table.api_key_env if table else None) or offer.provider.api_key_env
-    named = variable or f"a variable, and name it: api_key_env in [providers.{name}]"
-    return "; " + remedy.format(name=name, variable=named)
+    return "; " + remedy.format(name=offer.provider.config.name)

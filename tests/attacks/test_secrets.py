@@ -17,7 +17,7 @@ from qwen_embed_plugins import ConfigurationError, Embedder, NoOfferLeft, Settin
 from qwen_embed_plugins.errors import without_secrets
 from qwen_embed_plugins.langchain import QwenEmbeddings
 from qwen_embed_plugins.plugins import load_plugins
-from qwen_embed_plugins.testing import SimulatedServer
+from qwen_embed_plugins.testing import Behaviour, SimulatedServer
 
 SECRET = "planted-hunter2"
 
@@ -131,3 +131,22 @@ def test_embeddings_may_be_pickled_and_copied(monkeypatch: pytest.MonkeyPatch) -
         for twin in copied(embeddings):
             assert twin.embed_query("a") == embeddings.embed_query("a")
             assert twin.model_dump() == embeddings.model_dump()
+
+
+@pytest.mark.parametrize(
+    ("more", "named"),
+    [({}, "api_key_env in [providers.mine]"), ({"api_key_env": "MY_KEY"}, "valid key into MY_KEY")],
+)
+def test_a_refused_key_is_answered_with_the_name_of_its_variable(
+    monkeypatch: pytest.MonkeyPatch, more: dict[str, str], named: str
+) -> None:
+    monkeypatch.setenv("MY_KEY", "a-wrong-one-0123456789")
+    with SimulatedServer(Behaviour(key="right")) as server:
+        table = {"kind": "openai-compatible", "base_url": f"{server.url}/v1", **more}
+        with (
+            Embedder({"use": ["mine"], "providers": {"mine": table}}) as embedder,
+            pytest.raises(NoOfferLeft) as caught,
+        ):
+            embedder.embed(["a"])
+    assert named in str(caught.value)
+    assert "a-wrong-one" not in str(caught.value)
