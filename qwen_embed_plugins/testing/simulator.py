@@ -78,7 +78,7 @@ class SimulatedServer:
         self._http = _HTTPServer(self._port, self)
         self._port = self._http.server_address[1]
         self._thread = threading.Thread(
-            target=self._http.serve_forever, args=(0.02,), name="simulated-server", daemon=True
+            target=self._http.serve_forever, args=(0.005,), name="simulated-server", daemon=True
         )
         self._thread.start()
         return self

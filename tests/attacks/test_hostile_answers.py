@@ -7,6 +7,7 @@ import tracemalloc
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import replace
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -94,13 +95,16 @@ class Pair:
             state=str(state),
             **given,
         )
-        return Embedder(settings, registry=self._registry())
+        return Embedder(settings, registry=registry_without_terms())
 
-    def _registry(self) -> Registry:
-        registry = load_plugins(found=(), disabled=())
-        own = registry.declared.providers
-        own[self.service.name] = replace(own[self.service.name], offers=())
-        return registry
+
+@lru_cache(maxsize=1)
+def registry_without_terms() -> Registry:
+    """The built-ins without what they say of prices and models: only their answers count here."""
+    registry = load_plugins(found=(), disabled=())
+    providers = registry.declared.providers
+    providers.update({name: replace(item, offers=()) for name, item in providers.items()})
+    return registry
 
 
 Make = Callable[..., Pair]

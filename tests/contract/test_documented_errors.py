@@ -11,6 +11,7 @@ import traceback
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import replace
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, get_args
 from urllib.parse import urlsplit
@@ -71,6 +72,26 @@ def _with_key(value: Any) -> Any:
     return f"{value} {KEY}" if isinstance(value, str) else value
 
 
+class Observer:
+    """Hears what happens and notes it for the scene of the moment."""
+
+    events: list[Event]
+
+    @hookimpl
+    def observe(self, event: Event) -> None:
+        self.events.append(event)
+
+
+@lru_cache(maxsize=1)
+def loaded() -> tuple[Registry, Observer]:
+    """The built-ins without what they say of prices and models: only their answers count here."""
+    observer = Observer()
+    registry = load_plugins(extra={"observer": observer}, found=(), disabled=())
+    providers = registry.declared.providers
+    providers.update({name: replace(item, offers=()) for name, item in providers.items()})
+    return registry, observer
+
+
 class Scene:
     """Three offers in this order, each with a server of its own: `first` gives the error to every
     request that holds the text, `second` is of the same account, `third` of another provider."""
@@ -99,7 +120,9 @@ class Scene:
             use=list(use),
             api_keys=dict.fromkeys(use, KEY),
         )
-        return Embedder(settings, registry=self._registry())
+        registry, observer = loaded()
+        observer.events = self.events
+        return Embedder(settings, registry=registry)
 
     def _table(self, server: SimulatedServer) -> dict[str, Any]:
         own_url = http_providers()[self.service.name].base_url or ""
@@ -111,20 +134,6 @@ class Scene:
             "account": "theirs",
             **self.service.options,
         }
-
-    def _registry(self) -> Registry:
-        events = self.events
-
-        class Observer:
-            @hookimpl
-            def observe(self, event: Event) -> None:
-                events.append(event)
-
-        registry = load_plugins(extra={"observer": Observer()}, found=(), disabled=())
-        # Its own terms may say that a model is unproven; here only its answers count.
-        name, own = self.service.name, registry.declared.providers
-        own[name] = replace(own[name], offers=())
-        return registry
 
     @property
     def paused(self) -> dict[str, FaultKind]:
