@@ -276,10 +276,8 @@ class EmbedCall:
                 self._failure(item, finished, checked.fault)
             return
         if item.canary is not None:
-            changed = yield from self.vetting.has_changed(offer, item.canary, checked.last_row())
-            if changed:
-                self.pool.appendleft(item.piece.freed())
-                return
+            # Should it have changed, it is refused from here on, and so is what came along.
+            yield from self.vetting.look_at(offer, item.canary, checked.last_row())
             checked = checked.without_last_row()
         yield from self._accepted(item, finished, checked)
 
@@ -306,7 +304,7 @@ class EmbedCall:
         if item.piece.inquiry is not None:
             yield from self._inquired(item.piece, item.piece.inquiry, checked)
         elif self.router.parity.refuses(offer) is not None:
-            # Another flow found out meanwhile that these are not the space's vectors.
+            # It was found out meanwhile that these are not the space's vectors.
             self._release(item.piece)
             return
         elif not item.piece.probe:

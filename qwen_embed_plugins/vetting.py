@@ -226,25 +226,23 @@ class Vetting:
         unseen = known and self.router.now() - seen > canary.UNSEEN_SECONDS
         return self.router.canaries.due(offer.key) or unseen
 
-    def has_changed(self, offer: ConfiguredOffer, probe: int, row: Matrix | None) -> Flow[bool]:
-        """Compare a canary's vector with the known one. True: the offer is set aside, and what came
-        along is not to be believed. A broken vector (None) is a failure like any other's."""
+    def look_at(self, offer: ConfiguredOffer, probe: int, row: Matrix | None) -> Flow[None]:
+        """Compare a canary's vector with the known one; an offer that has changed is set aside. A
+        broken vector (None) is a failure like any other's."""
         met = self.router.parity.met.get(offer.endpoint)
-        if met is None or row is None:
-            return False
-        return (yield from self._looked_at(offer, canary.cosine(row, met, probe)))
+        if met is not None and row is not None:
+            yield from self._looked_at(offer, canary.cosine(row, met, probe))
 
-    def _looked_at(self, offer: ConfiguredOffer, near: float) -> Flow[bool]:
+    def _looked_at(self, offer: ConfiguredOffer, near: float) -> Flow[None]:
         """Judge an offer that was met before by how near its vectors still are to those."""
         if near >= self.router.min_parity:
             yield from self.learn(offer, SEEN, str(self.router.now()))
-            return False
+            return
         reason = (
             f"its vectors have changed since it was met: cosine {near:.3f} for a known text; what "
             "it gave since the change belongs to another space"
         )
         yield from self._set_aside(offer, "canary", reason, near)
-        return True
 
     def _set_aside(
         self, offer: ConfiguredOffer, measure: Measure, reason: str, cosine: float | None

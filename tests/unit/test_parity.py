@@ -17,7 +17,7 @@ from qwen_embed_plugins.offers import Offer
 from qwen_embed_plugins.parity import PROBES, Met, Parity, cosines, known_probes
 from qwen_embed_plugins.provider import Provider, ProviderConfig
 from qwen_embed_plugins.testing import reference_vector
-from qwen_embed_plugins.verdicts import Verdict
+from qwen_embed_plugins.verdicts import Measure, Verdict
 
 MODEL = Model("toy", dimensions=64, context_tokens=8192)
 ROWS = np.stack([reference_vector(text, 64) for text in PROBES])
@@ -28,6 +28,19 @@ def offer(name: str) -> ConfiguredOffer:
     return ConfiguredOffer(
         f"{name}/toy", provider, name, Offer("toy", "toy"), MODEL, Decimal(0), private=True
     )
+
+
+@pytest.mark.parametrize(
+    ("measure", "stays_out"), [("canary", True), ("reading", True), ("verify", False)]
+)
+def test_who_was_set_aside_later_still_gives_the_measure(measure: Measure, stays_out: bool) -> None:
+    """Else the next offer, of a space that was refused, would set it; `verify` alone moves it."""
+    first, second = offer("first"), offer("second")
+    parity = Parity([first, second], {first.endpoint: ROWS, second.endpoint: ROWS[::-1].copy()})
+    assert parity.refuses(second) is not None
+    parity.verdicts[first.endpoint] = Verdict("toy", False, "it changed", measure, at=0.0)
+    assert parity.refuses(first) is not None
+    assert (parity.refuses(second) is not None) is stays_out
 
 
 @pytest.fixture
