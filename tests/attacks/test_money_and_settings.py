@@ -135,5 +135,6 @@ def test_a_budget_is_used_up_before_a_call_gives_up(made: Made) -> None:
         settings={"budget": {"usd_per_day": "1"}},
     )
     result = embedder.embed([f"text number {number:06d} with some words" for number in range(2000)])
-    assert Decimal("0.8") < result.cost <= 1
+    # The last request that is refused could have cost 0.22, twice what its digits are taken for.
+    assert Decimal("0.75") < result.cost <= 1
     assert embedder._setup.ledger.reserved == 0  # type: ignore[attr-defined]
