@@ -66,7 +66,7 @@ class Ledger(Protocol):
         """Nobody will learn what the attempt used: its upper bound stands."""
 
     def write(self) -> None:
-        """Bring the shared record up to date."""
+        """Bring the shared record up to date, after an attempt that used more than its bound."""
 
     def after_fork(self) -> None:
         """Called in a child process: another thread of the parent's may have held a lock."""

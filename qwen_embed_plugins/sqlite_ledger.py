@@ -12,6 +12,9 @@ of 32 attempts for each offer, and of the money at most a sixteenth of what was 
 or one attempt; and by what the bounds of open reservations were too high. A power cut may undo the
 last transactions, since `synchronous = normal`.
 
+An attempt that used more than its bound may overrun a budget by that much. What other attempts had
+reserved by then may still be spent.
+
 What was used is written with the next filling of a block, after a second, and at the end. A process
 that is idle for that long gives its blocks back, so that others can use a budget to its end.
 
@@ -248,11 +251,12 @@ class SQLiteLedger:
             self._block(use).spare += bound
 
     def write(self) -> None:
-        """Write what was used; what cannot be written now stays in memory, and is said in the
-        log."""
+        """Write what was used, and give back the rest: attempts that used more than their bounds
+        may have used up what a budget had left. What cannot be written now stays in memory, and is
+        said in the log."""
         with self._file_lock:
             if monotonic() >= self._rests_until:
-                self._write(lambda block: False)
+                self._write(lambda block: True)
 
     def _write(self, gives_back: Callable[[Block], bool]) -> None:
         try:

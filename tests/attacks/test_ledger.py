@@ -113,10 +113,10 @@ def test_a_budget_is_for_all_processes_and_the_next_run(opened: Opened) -> None:
 
 def test_what_others_have_in_advance_is_used_once_they_give_it_back(opened: Opened) -> None:
     one, two = opened(), opened()
-    for _ in range(10):
+    for _ in range(40):
         spend(one)
-    in_advance = 100 - 10 - spend_all(two)
-    assert 0 <= in_advance <= 90 // 16
+    in_advance = 100 - 40 - spend_all(two)
+    assert 0 <= in_advance <= 100 // 16
     one.close()
     assert spend_all(two) == in_advance
     assert spend_all(one) == 0
