@@ -36,7 +36,7 @@ from qwen_embed_plugins.events import (
 )
 from qwen_embed_plugins.formats import formatted
 from qwen_embed_plugins.inquiries import Inquiry
-from qwen_embed_plugins.jobs import make_job
+from qwen_embed_plugins.jobs import estimated_tokens, make_job
 from qwen_embed_plugins.ledger import Refused, Reservation, Use
 from qwen_embed_plugins.outcome import Outcome
 from qwen_embed_plugins.parity import PROBES
@@ -219,9 +219,7 @@ class EmbedCall:
         try:
             # Made before money is held for it: a plugin's code runs in it, and may fail.
             job = self._job(piece, offer, canary)
-            tokens = estimate_all(self._texts(piece))
-            if canary is not None:
-                tokens += estimate_all([PROBES[canary]])
+            tokens = estimated_tokens(job)
             bound = tokens * RESERVED_OVER_ESTIMATE
             use = Use(offer.account, offer.key, bound, offer.cost(bound))
             reserved = yield Reserve(use)

@@ -20,7 +20,7 @@ from typing import Any
 import pytest
 
 from qwen_embed_plugins import AsyncEmbedder, BudgetExceeded, ConfigurationError, Embedder, Offer
-from qwen_embed_plugins.blocks import NOTHING, Amount, usd
+from qwen_embed_plugins.blocks import NOTHING, Amount, attempt, units, usd
 from qwen_embed_plugins.books import BLOCK_SECONDS, Books, usage
 from qwen_embed_plugins.ledger import DAY_SECONDS, Refused, Reservation, Use
 from qwen_embed_plugins.settings import Budget
@@ -205,6 +205,11 @@ def test_a_server_that_counts_beyond_all_measure_breaks_no_book(opened: Opened, 
     assert line.used.tokens > 10**18
 
 
+def test_money_is_rounded_against_us() -> None:
+    assert attempt(1, Decimal("1e-13")) == Amount(1, 1, 1)
+    assert usd(units(Decimal("0.000000000001"))) == Decimal("0.000000000001")
+
+
 def test_threads_share_one_ledger(path: Path, opened: Opened) -> None:
     ledger = opened("10")
     spent: list[int] = []
@@ -376,6 +381,7 @@ def test_a_fork_takes_neither_block_nor_connection_along(path: Path, opened: Ope
     if child == 0:
         status = 1
         try:
+            assert ledger._books._database is None, "SQLite: a child must not have one of these"
             assert ledger.reserved == 0
             ledger.abandon(held)
             assert [spend(ledger) for _ in range(20)] == [True] * 20
@@ -440,6 +446,7 @@ def test_with_a_bad_file_only_what_costs_money_is_refused(
         return database
 
     ledger = opened()
+    monkeypatch.setattr("qwen_embed_plugins.sqlite_ledger.REST_SECONDS", 0)
     monkeypatch.setattr("qwen_embed_plugins.books.connect", connect_badly)
     for _ in range(3):
         assert spend(ledger, long_name)
@@ -527,9 +534,18 @@ def test_an_embedder_counts_what_it_used_to_the_token(made: Made, path: Path) ->
     assert (line.account, line.offer, line.cost) == ("made", f"made/{SMALL}", result.cost)
 
 
+def test_a_bound_holds_the_instruction_too(made: Made, path: Path) -> None:
+    with paid(made, path) as embedder:
+        embedder._setup.ledger.write = lambda: pytest.fail("beyond its bound")  # type: ignore[method-assign]
+        for number in range(5):
+            embedder.embed_query(f"q{number}")
+
+
 def test_a_program_that_closes_nothing_leaves_exact_books(path: Path) -> None:
     with SimulatedServer(native=1024) as server:
-        program = BUSY.replace("while True:", "for number in range(3):")
+        held = "import threading, time\n" + BUSY.replace("while True:", "for number in range(3):")
+        keeper = "threading.Thread(target=lambda _: time.sleep(60), args=(embedder,), daemon=True)"
+        program = held.replace("number = 0", f"{keeper}.start()\nnumber = 0")
         ended = start(program, f"{server.url}/v1", path, 1)
         ended.communicate(timeout=60)
         assert ended.returncode == 0
