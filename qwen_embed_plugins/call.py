@@ -36,8 +36,8 @@ from qwen_embed_plugins.events import (
 )
 from qwen_embed_plugins.formats import formatted
 from qwen_embed_plugins.inquiries import Inquiry
-from qwen_embed_plugins.jobs import make_job
-from qwen_embed_plugins.ledger import Refused, Reservation
+from qwen_embed_plugins.jobs import estimated_tokens, make_job
+from qwen_embed_plugins.ledger import Refused, Reservation, Use
 from qwen_embed_plugins.outcome import Outcome
 from qwen_embed_plugins.parity import PROBES
 from qwen_embed_plugins.tokens import estimate_all
@@ -106,7 +106,7 @@ class EmbedCall:
             # Places are shared with other flows; one that ends early must not keep them.
             self.router.places.wait_only_for(self.chooser.wake)
             for item in self.under_way.values():
-                self.router.places.give_back(item.reservation.offer)
+                self.router.places.give_back(item.reservation.use.offer)
         return self.outcome.result()
 
     # Choosing an offer
@@ -219,11 +219,10 @@ class EmbedCall:
         try:
             # Made before money is held for it: a plugin's code runs in it, and may fail.
             job = self._job(piece, offer, canary)
-            tokens = estimate_all(self._texts(piece))
-            if canary is not None:
-                tokens += estimate_all([PROBES[canary]])
+            tokens = estimated_tokens(job)
             bound = tokens * RESERVED_OVER_ESTIMATE
-            reserved = yield Reserve(offer.key, bound, offer.cost(bound))
+            use = Use(offer.account, offer.key, bound, offer.cost(bound))
+            reserved = yield Reserve(use)
             started = isinstance(reserved, Reservation)
         finally:
             if not started:
@@ -236,7 +235,7 @@ class EmbedCall:
         return True
 
     def _too_dear(self, offer: ConfiguredOffer, refused: Refused) -> None:
-        if any(item.reservation.cost for item in self.under_way.values()):
+        if any(item.reservation.use.cost for item in self.under_way.values()):
             # What is held is an upper bound: when a request settles there may be enough again.
             self.chooser.short_of_money.add(offer.key)
             return

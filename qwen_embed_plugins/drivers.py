@@ -33,7 +33,7 @@ from qwen_embed_plugins.effects import (
     Wait,
 )
 from qwen_embed_plugins.errors import ConfigurationError, ProviderError, shown, without_secrets
-from qwen_embed_plugins.ledger import Ledger, Reservation
+from qwen_embed_plugins.ledger import Ledger, Refused, Reservation
 from qwen_embed_plugins.state import State
 from qwen_embed_plugins.types import (
     Answer,
@@ -75,11 +75,42 @@ def settle_rest(ledger: Ledger, held: dict[int, Reservation]) -> None:
 
 
 def keep_books(effect: Reserve | Settle, ledger: Ledger, held: dict[int, Reservation]) -> Any:
-    """Carry out a ledger effect, noting which reservations are open."""
+    """Carry out a ledger effect, noting which reservations are open. May wait for a file."""
     if isinstance(effect, Settle):
-        held.pop(effect.reservation.id, None)
-        return ledger.settle(effect.reservation, effect.tokens, effect.cost)
-    outcome = ledger.reserve(effect.offer, effect.tokens, effect.cost)
+        if _settled(effect, ledger, held):
+            ledger.write()
+        return None
+    while (outcome := _reserved(effect, ledger, held)) is None:
+        refused = ledger.top_up(effect.use)
+        if refused is not None:
+            return refused
+    return outcome
+
+
+async def akeep_books(
+    effect: Reserve | Settle, ledger: Ledger, held: dict[int, Reservation]
+) -> Any:
+    """`keep_books`, awaiting: what may wait for a file does so in a thread."""
+    if isinstance(effect, Settle):
+        if _settled(effect, ledger, held):
+            await asyncio.to_thread(ledger.write)
+        return None
+    while (outcome := _reserved(effect, ledger, held)) is None:
+        refused = await asyncio.to_thread(ledger.top_up, effect.use)
+        if refused is not None:
+            return refused
+    return outcome
+
+
+def _settled(effect: Settle, ledger: Ledger, held: dict[int, Reservation]) -> bool:
+    held.pop(effect.reservation.id, None)
+    return ledger.settle(effect.reservation, effect.tokens, effect.cost)
+
+
+def _reserved(
+    effect: Reserve, ledger: Ledger, held: dict[int, Reservation]
+) -> Reservation | Refused | None:
+    outcome = ledger.reserve(effect.use)
     if isinstance(outcome, Reservation):
         held[outcome.id] = outcome
     return outcome
@@ -423,7 +454,7 @@ class AwaitingDriver:
                 elif isinstance(effect, Wait):
                     reply = await _atake(mailbox, effect.until)
                 elif isinstance(effect, (Reserve, Settle)):
-                    reply = keep_books(effect, self._ledger, held)
+                    reply = await akeep_books(effect, self._ledger, held)
                 else:
                     reply = await asyncio.to_thread(remember, effect, self._state)
         except StopIteration as stop:

@@ -12,7 +12,7 @@ from decimal import Decimal
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias, TypeVar
 
 from qwen_embed_plugins.catalogue import ConfiguredOffer
-from qwen_embed_plugins.ledger import Reservation
+from qwen_embed_plugins.ledger import Reservation, Use
 from qwen_embed_plugins.parity import Met
 from qwen_embed_plugins.types import Answer, Batch, Fault
 from qwen_embed_plugins.verdicts import Verdict
@@ -70,9 +70,7 @@ class Wait:
 class Reserve:
     """Hold tokens and money for an attempt; gives a `Reservation` or `Refused`."""
 
-    offer: str
-    tokens: int
-    cost: Decimal
+    use: Use
 
 
 @dataclass(frozen=True, slots=True)

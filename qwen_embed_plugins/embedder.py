@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import weakref
 from collections.abc import Sequence
@@ -136,9 +137,11 @@ class Embedder(_Shell):
         return twin
 
     def close(self) -> None:
-        """Close connections and let threads end. The embedder may be used again."""
+        """Close connections, let threads end, write down what was used. The embedder may be used
+        again."""
         self._driver.close()
         self._transport.close()
+        self._setup.ledger.close()
 
     def __enter__(self) -> Embedder:
         return self
@@ -176,8 +179,10 @@ class AsyncEmbedder(_Shell):
         return await self._driver.run(lambda wake: self._verification(against, longest).run())
 
     async def aclose(self) -> None:
-        """Close the running loop's connections. The embedder may be used again."""
+        """Close the running loop's connections, write down what was used. The embedder may be used
+        again."""
         await self._transport.aclose()
+        await asyncio.to_thread(self._setup.ledger.close)
 
     async def __aenter__(self) -> AsyncEmbedder:
         return self

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from qwen_embed_plugins.catalogue import ConfiguredOffer
 from qwen_embed_plugins.effects import Job
+from qwen_embed_plugins.tokens import estimate_all
 from qwen_embed_plugins.types import Batch, Role
 
 if TYPE_CHECKING:
@@ -40,3 +41,11 @@ def make_job(
     )
     size = len(texts) * offer.dimensions * BYTES_PER_NUMBER + ANSWER_SLACK_BYTES
     return Job(next(router.job_ids), offer, batch, router.timeout_seconds, size)
+
+
+def estimated_tokens(job: Job) -> int:
+    """About how many tokens a job is counted with: its texts as they are sent, and the instruction
+    that a server puts before each."""
+    batch, apart = job.batch, job.offer.provider.adds_instruction
+    instructions = [batch.instruction or ""] * len(batch.texts) if apart else []
+    return estimate_all([*batch.texts, *instructions])

@@ -15,7 +15,7 @@ from qwen_embed_plugins.canary import Canaries
 from qwen_embed_plugins.catalogue import Catalogue, build_catalogue, ways_out
 from qwen_embed_plugins.errors import ConfigurationError
 from qwen_embed_plugins.health import Health
-from qwen_embed_plugins.ledger import Ledger, MemoryLedger
+from qwen_embed_plugins.ledger import Ledger
 from qwen_embed_plugins.parity import Parity, known_probes
 from qwen_embed_plugins.plugins import Registry, load_plugins, unknown_name
 from qwen_embed_plugins.router import Router
@@ -27,6 +27,7 @@ from qwen_embed_plugins.settings import (
     unknown_setting,
 )
 from qwen_embed_plugins.spaces import EmbeddingSpace
+from qwen_embed_plugins.sqlite_ledger import SQLiteLedger
 from qwen_embed_plugins.state import SQLiteState, State
 
 log = logging.getLogger("qwen_embed_plugins")
@@ -91,7 +92,7 @@ class Setup:
             catalogue,
             space_of(settings, catalogue),
             SQLiteState(settings.state_path()),
-            MemoryLedger(settings.budget, time.time),
+            SQLiteLedger(settings.state_path(), settings.budget, time.time),
         )
 
     def router(self) -> Router:

@@ -1,7 +1,7 @@
 """What outlives a process: what offers were found able to do, and the vectors they are known by.
 
-One SQLite file in WAL mode. Learning is rare, so each write opens the file and closes it: nothing
-is held across a fork, and no thread owns a connection.
+Learning is rare, so each write opens the state file and closes it: nothing is held across a fork,
+and no thread owns a connection.
 """
 
 from __future__ import annotations
@@ -13,35 +13,12 @@ from pathlib import Path
 from time import time
 from typing import Protocol
 
-from qwen_embed_plugins.errors import ConfigurationError
 from qwen_embed_plugins.parity import Met
+from qwen_embed_plugins.state_file import connect, naming
 from qwen_embed_plugins.verdicts import Verdict, from_json, to_json
-
-VERSION = 3
 
 CAPABILITY_SECONDS = 7 * 86_400
 """How long a learnt capability is believed."""
-
-SCHEMA = """
-create table if not exists capability (
-    endpoint text not null,
-    name text not null,
-    value text not null,
-    learnt_at real not null,
-    primary key (endpoint, name)
-) without rowid;
-create table if not exists probe (
-    endpoint text primary key,
-    vectors blob not null,
-    met_at real not null
-);
-create table if not exists verdict (
-    endpoint text not null,
-    model text not null,
-    content text not null,
-    primary key (endpoint, model)
-) without rowid;
-"""
 
 
 class State(Protocol):
@@ -98,7 +75,7 @@ class SQLiteState:
     `learn`; until then reading it gives nothing."""
 
     def __init__(self, path: str) -> None:
-        self.path = Path(path)
+        self.path = Path(path).absolute()  # a daemon changes its folder
 
     def capabilities(self) -> dict[tuple[str, str], str]:
         if not self.path.exists():
@@ -156,28 +133,8 @@ class SQLiteState:
 
     @contextmanager
     def _opened(self) -> Iterator[sqlite3.Connection]:
-        try:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            with closing(sqlite3.connect(self.path, timeout=10)) as database:
-                self._prepare(database)
-                yield database
-        except (OSError, sqlite3.Error) as error:
-            raise ConfigurationError(
-                f"state file {self.path}: {error}; make it writable, or name another with "
-                "state = … or QWEN_EMBED_STATE"
-            ) from error
-
-    def _prepare(self, database: sqlite3.Connection) -> None:
-        (version,) = database.execute("pragma user_version").fetchone()
-        if version > VERSION:
-            raise ConfigurationError(
-                f"state file {self.path}: made by a newer version (schema {version}, this one "
-                f"knows {VERSION}); upgrade qwen-embed-plugins, or name another file"
-            )
-        if version < VERSION:
-            database.execute("pragma journal_mode = wal")
-            database.executescript(SCHEMA + f"pragma user_version = {VERSION};")
-        database.execute("pragma synchronous = normal")
+        with naming(self.path), closing(connect(self.path)) as database:
+            yield database
 
 
 def _readable(content: str) -> Verdict | None:

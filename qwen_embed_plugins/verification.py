@@ -32,7 +32,7 @@ from qwen_embed_plugins.examination import (
 from qwen_embed_plugins.findings import Judgement, Near, choose_reference, judge
 from qwen_embed_plugins.formats import formatted
 from qwen_embed_plugins.jobs import make_job
-from qwen_embed_plugins.ledger import Refused, Reservation
+from qwen_embed_plugins.ledger import Refused, Reservation, Use
 from qwen_embed_plugins.parity import PROBES
 from qwen_embed_plugins.tokens import estimate_all
 from qwen_embed_plugins.types import Answer, Fault
@@ -143,7 +143,8 @@ class Verification:
         texts = formatted(question.texts, question.role, instruction, offer)
         job = make_job(self.router, offer, texts, question.role, instruction, question.dimensions)
         tokens = estimate_all(texts)
-        reserved = yield Reserve(offer.key, tokens * 2, offer.cost(tokens * 2))
+        use = Use(offer.account, offer.key, tokens * 2, offer.cost(tokens * 2))
+        reserved = yield Reserve(use)
         if isinstance(reserved, Refused):
             item.question, item.observed = None, Observed(Fault("quota_spent", reserved.message))
             return
