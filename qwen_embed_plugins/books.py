@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from datetime import date, timedelta
 from decimal import Decimal
@@ -179,3 +179,9 @@ class Books:
         database, self._database = self._database, None
         if database is not None:
             database.close()
+
+    def __del__(self) -> None:
+        # A ledger may be dropped while attempts hold something of it; Python 3.13 warns of a
+        # connection that nobody closed.
+        with suppress(Exception):
+            self.close()

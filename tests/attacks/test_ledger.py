@@ -442,7 +442,11 @@ def test_with_a_bad_file_only_what_costs_money_is_refused(
 
     def connect_badly(path: Path) -> sqlite3.Connection:
         database = connect(path)
-        broken(database)
+        try:
+            broken(database)
+        except sqlite3.Error:
+            database.close()
+            raise
         return database
 
     ledger = opened()
