@@ -1,73 +1,121 @@
-"""The ledger's tables in the state file: totals of what was used, and the blocks of processes.
+"""The ledger's tables: tallies of what was used, and the blocks of processes.
 
-What was used is `usage`; what processes have taken in advance is `block`. Both count against a
-budget. A block whose deadline has passed belonged to a process that died: it is booked as used,
+What was used is `tally`; what processes have taken in advance is `block`. Both count against a
+limit. A block whose deadline has passed belonged to a process that died: it is booked as used,
 since nobody will ever know.
+
+The statements are those of SQLite and of Postgres alike, but for the sign of a parameter.
 """
 
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Iterator
-from contextlib import closing, contextmanager, suppress
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, closing, contextmanager, suppress
 from dataclasses import dataclass
 from datetime import date, timedelta
 from decimal import Decimal
 from pathlib import Path
+from typing import Any, Protocol
 
-from qwen_embed_plugins.blocks import NOTHING, Amount, Key, usd
+from qwen_embed_plugins.amounts import NOTHING, Amount, usd
+from qwen_embed_plugins.ledger import Slice
+from qwen_embed_plugins.meters import Key, Meter
 from qwen_embed_plugins.state_file import connect, naming
+from qwen_embed_plugins.windows import DAY, EPOCH, MINUTE, Rolling
 
 BLOCK_SECONDS = 600.0
 """How long a process may keep a block without a sign of life. While it uses one, or waits for an
 attempt, it renews it each few minutes."""
 
+LIMIT_SECONDS = 90.0
+"""The same for what is limited by the minute or while it is under way: a process that was killed
+and started again must not wait long for what it had taken itself."""
+
+ROLLING = {"minute": MINUTE, "day": DAY}
+"""Kinds of meters that forget by and by."""
+
 _BOOK = """
-insert into usage values (?, ?, ?, ?, ?, ?) on conflict (day, account, offer) do update set
-    requests = min(requests + excluded.requests, 4000000000000000000),
-    tokens = min(tokens + excluded.tokens, 4000000000000000000),
-    money = min(money + excluded.money, 4000000000000000000)
-"""
+insert into tally (kind, account, offer, period, requests, tokens, money)
+values (?, ?, ?, ?, ?, ?, ?) on conflict (kind, account, offer, period) do update set
+    requests = {requests}, tokens = {tokens}, money = {money}
+""".format(
+    **{
+        part: f"case when tally.{part} + excluded.{part} < 4000000000000000000 "
+        f"then tally.{part} + excluded.{part} else 4000000000000000000 end"
+        for part in ("requests", "tokens", "money")
+    }
+)
 
 _KEEP = """
-insert into block values (?, ?, ?, ?, ?, ?, ?, ?) on conflict (holder, day, account, offer)
+insert into block (holder, kind, account, offer, period, requests, tokens, money, deadline)
+values (?, ?, ?, ?, ?, ?, ?, ?, ?) on conflict (holder, kind, account, offer, period)
 do update set requests = excluded.requests, tokens = excluded.tokens, money = excluded.money,
     deadline = excluded.deadline
 """
 
+_END = """
+delete from block where holder = ? and kind = ? and account = ? and offer = ? and period = ?
+"""
+
 _DEAD = """
-select holder, day, account, offer, requests, tokens, money from block
+select holder, kind, account, offer, period, requests, tokens, money from block
 where deadline < ? and holder <> ?
 """
 
-_TODAY = """
-select coalesce((select sum(money) from usage where day = ?1), 0)
-    + coalesce((select sum(money) from block where day = ?1), 0)
+_FORGET = "delete from tally where kind = ? and period < ?"
+
+_TALLY = """
+select requests, tokens, money from tally
+where kind = ? and account = ? and offer = ? and period = ?
+union all
+select requests, tokens, money from block
+where kind = ? and account = ? and offer = ? and period = ?
 """
 
-_EVER = """
-select coalesce((select sum(money) from usage), 0) + coalesce((select sum(money) from block), 0)
+_SLICES = """
+select period, requests, tokens, money from tally
+where kind = ? and account = ? and offer = ? and period >= ? order by period
+"""
+
+_BLOCKS = """
+select requests, tokens, money from block
+where kind = ? and account = ? and offer = ? and period = ?
 """
 
 _ALL = """
-select day, account, offer, sum(requests), sum(tokens), sum(money),
+select kind, account, offer, period, sum(requests), sum(tokens), sum(money),
     sum(held_requests), sum(held_tokens), sum(held_money)
 from (
-    select day, account, offer, requests, tokens, money,
-        0 as held_requests, 0 as held_tokens, 0 as held_money from usage
+    select kind, account, offer, period, requests, tokens, money,
+        0 as held_requests, 0 as held_tokens, 0 as held_money from tally
     union all
-    select day, account, offer, 0, 0, 0, requests, tokens, money from block
-)
-where day >= ? group by day, account, offer order by day, account, offer
+    select kind, account, offer, period, 0, 0, 0, requests, tokens, money from block
+) as counts
+group by kind, account, offer, period order by kind, period, account, offer
 """
 
-EPOCH = date(1970, 1, 1)
+_CORRECT = """
+insert into tally (kind, account, offer, period, requests, tokens, money)
+values (?, ?, ?, ?, ?, ?, ?) on conflict (kind, account, offer, period) do update set
+    tokens = excluded.tokens, money = excluded.money
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Count:
+    """One count of the record: what was used, and what is held besides: reserved for attempts under
+    way, or taken in advance."""
+
+    key: Key
+    used: Amount
+    held: Amount
 
 
 @dataclass(frozen=True, slots=True)
 class Used:
-    """What was used of an offer on a day (UTC), and what is held besides: reserved for attempts
-    under way, or taken in advance."""
+    """What was used of an offer on a day (UTC), and what is held besides."""
 
     day: date
     account: str
@@ -81,82 +129,122 @@ class Used:
         return usd(self.used.money)
 
 
-def usage(path: Path, since: date = EPOCH) -> list[Used]:
-    """What all processes used from a day on, by day, account and offer. Makes no file; raises
-    `ConfigurationError` when the file cannot be read."""
-    if not path.exists():
-        return []
-    with naming(path), closing(connect(path)) as database:
-        rows = database.execute(_ALL, ((since - EPOCH).days,)).fetchall()
-    return [
-        Used(EPOCH + timedelta(day), account, offer, Amount(*counts[:3]), Amount(*counts[3:]))
-        for day, account, offer, *counts in rows
-    ]
+class Execute(Protocol):
+    """Runs a statement with `?` for each parameter; gives its rows, none where it has none."""
+
+    def __call__(self, statement: str, values: Sequence[Any] = ()) -> list[tuple[Any, ...]]: ...
 
 
 class Page:
-    """One transaction on the books."""
+    """One transaction on the books, at a moment of the clock that all its processes share."""
 
-    def __init__(self, database: sqlite3.Connection) -> None:
-        self._database = database
+    def __init__(self, execute: Execute, now: float) -> None:
+        self._execute = execute
+        self.now = now
 
-    def book(self, key: Key, used: Amount) -> None:
-        """Add to the totals."""
-        if used != NOTHING:
-            self._database.execute(_BOOK, (*key, used.requests, used.tokens, used.money))
+    def book(self, key: Key | None, used: Amount) -> None:
+        """Add to a tally; None where nothing of it is kept."""
+        if key is not None and used != NOTHING:
+            self._execute(_BOOK, (*key, used.requests, used.tokens, used.money))
 
-    def keep(self, holder: str, key: Key, content: Amount, deadline: float) -> None:
+    def keep(self, holder: str, key: Key, content: Amount, seconds: float) -> None:
         """Say what a holder's block has in it from now on; nothing ends it."""
         if content == NOTHING:
-            self._database.execute(
-                "delete from block where holder = ? and day = ? and account = ? and offer = ?",
-                (holder, *key),
-            )
+            self._execute(_END, (holder, *key))
         else:
             counts = (content.requests, content.tokens, content.money)
-            self._database.execute(_KEEP, (holder, *key, *counts, deadline))
+            self._execute(_KEEP, (holder, *key, *counts, self.now + seconds))
 
-    def recover(self, now: float, holder: str) -> None:
-        """Book the blocks of dead processes as used. A holder does not declare itself dead."""
-        dead = self._database.execute(_DEAD, (now, holder)).fetchall()
-        for of, day, account, offer, *counts in dead:
-            key = Key(day, account, offer)
-            self.book(key, Amount(*counts))
-            self.keep(of, key, NOTHING, now)
+    def recover(self, holder: str) -> None:
+        """Book the blocks of dead processes as used, and let go of what is over. A holder does not
+        declare itself dead."""
+        for of, kind, account, offer, period, *counts in self._execute(_DEAD, (self.now, holder)):
+            key = Key(kind, account, offer, period)
+            self.book(_when_lost(key, self.now), Amount(*counts))
+            self.keep(of, key, NOTHING, 0.0)
+        for kind, window in ROLLING.items():
+            self._execute(_FORGET, (kind, window.first_live(self.now)))
 
-    def spent_on(self, day: int) -> int:
-        """Money used or taken on a day, by all processes."""
-        (money,) = self._database.execute(_TODAY, (day,)).fetchone()
-        return int(money)
+    def counted(self, meter: Meter, key: Key) -> tuple[Amount, list[Slice]]:
+        """All that counts against a meter, and the slices of it that will be forgotten."""
+        if not isinstance(meter.window, Rolling):
+            rows = self._execute(_TALLY, (*key, *key))
+            return sum((Amount(*map(int, row)) for row in rows), NOTHING), []
+        rows = self._execute(_SLICES, (*key[:3], meter.window.first_live(self.now)))
+        slices = [Slice(period, Amount(*counts)) for period, *counts in rows]
+        total = sum((Amount(*row) for row in self._execute(_BLOCKS, key)), NOTHING)
+        return sum((amount for _, amount in slices), total), slices
 
-    def spent_ever(self) -> int:
-        """Money used or taken at all."""
-        (money,) = self._database.execute(_EVER).fetchone()
-        return int(money)
+    def correct(self, key: Key, amount: Amount) -> None:
+        """Set the tokens and the money of a tally."""
+        self._execute(_CORRECT, (*key, 0, amount.tokens, amount.money))
+
+    def all(self) -> list[Count]:
+        """Every count; of those over the last minute or day each slice is one."""
+        return [
+            Count(Key(*row[:4]), Amount(*map(int, row[4:7])), Amount(*map(int, row[7:])))
+            for row in self._execute(_ALL)
+        ]
 
 
-class Books:
-    """One connection to the state file, made when first needed. For one thread at a time, and not
-    for the child of a fork: close it before."""
+def _when_lost(key: Key, now: float) -> Key | None:
+    """Where a dead process's block is booked."""
+    if key.kind == "flight":
+        return None
+    window = ROLLING.get(key.kind)
+    return key if window is None else key._replace(period=window.used_in(now))
 
-    def __init__(self, path: Path) -> None:
+
+class Books(ABC):
+    """Where tallies and blocks are kept. For one thread at a time, and not for the child of a fork:
+    close them before."""
+
+    @abstractmethod
+    def page(self) -> AbstractContextManager[Page]:
+        """One transaction, undone if the body raises. Raises `ConfigurationError` when the record
+        cannot be used; then the next page tries a connection of its own."""
+
+    @abstractmethod
+    def read(self) -> list[Count]:
+        """Every count, as of now. Makes no file and no table; blocks."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """Let go of the connection."""
+
+    def __del__(self) -> None:
+        # A ledger may be dropped while attempts hold something of it; Python 3.13 warns of a
+        # connection that nobody closed.
+        with suppress(Exception):
+            self.close()
+
+
+class SQLiteBooks(Books):
+    """The books in the state file: one connection, made when first needed."""
+
+    def __init__(self, path: Path, now: Callable[[], float]) -> None:
         self.path = path
+        self._now = now
         self._database: sqlite3.Connection | None = None
         self._identity: tuple[int, int] | None = None
 
     @contextmanager
     def page(self) -> Iterator[Page]:
-        """One transaction, undone if the body raises. Raises `ConfigurationError` when the file
-        cannot be used; then the next page tries a connection of its own."""
         with naming(self.path):
             try:
                 database = self._connected()
                 database.execute("begin immediate")
-                yield Page(database)
+                yield Page(_executing(database), self._now())
                 database.execute("commit")
             except BaseException:
                 self.close()  # which undoes what was not committed
                 raise
+
+    def read(self) -> list[Count]:
+        if not self.path.exists():
+            return []
+        with naming(self.path), closing(connect(self.path)) as database:
+            return Page(_executing(database), self._now()).all()
 
     def _connected(self) -> sqlite3.Connection:
         """The connection, made anew if the file was deleted or replaced under it."""
@@ -175,13 +263,28 @@ class Books:
         return found.st_dev, found.st_ino
 
     def close(self) -> None:
-        """Let go of the file."""
         database, self._database = self._database, None
         if database is not None:
             database.close()
 
-    def __del__(self) -> None:
-        # A ledger may be dropped while attempts hold something of it; Python 3.13 warns of a
-        # connection that nobody closed.
-        with suppress(Exception):
-            self.close()
+
+def _executing(database: sqlite3.Connection) -> Execute:
+    def execute(statement: str, values: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
+        return database.execute(statement, values).fetchall()
+
+    return execute
+
+
+def used(counts: Sequence[Count], since: date = EPOCH) -> list[Used]:
+    """What was used from a day on, by day, account and offer."""
+    return [
+        Used(EPOCH + timedelta(count.key.period), *count.key[1:3], count.used, count.held)
+        for count in counts
+        if count.key.kind == "use" and count.key.period >= (since - EPOCH).days
+    ]
+
+
+def usage(path: Path, since: date = EPOCH) -> list[Used]:
+    """What all processes that share a state file used from a day on. Makes no file; raises
+    `ConfigurationError` when the file cannot be read."""
+    return used(SQLiteBooks(path, float).read(), since)

@@ -37,7 +37,8 @@ from qwen_embed_plugins.events import (
 from qwen_embed_plugins.formats import formatted
 from qwen_embed_plugins.inquiries import Inquiry
 from qwen_embed_plugins.jobs import estimated_tokens, make_job
-from qwen_embed_plugins.ledger import Refused, Reservation, Use
+from qwen_embed_plugins.ledger import Reservation, Use
+from qwen_embed_plugins.meters import Refused
 from qwen_embed_plugins.outcome import Outcome
 from qwen_embed_plugins.parity import PROBES
 from qwen_embed_plugins.tokens import estimate_all
@@ -241,7 +242,7 @@ class EmbedCall:
             return
         self.vetting.inquiries.close(offer)
         self.outcome.over_budget(offer, refused)
-        self.router.emit(BudgetReached(refused.budget, refused.message))
+        self.router.emit(BudgetReached(refused.meter.setting, refused.message))
 
     def _job(self, piece: Piece, offer: ConfiguredOffer, canary: int | None) -> Job:
         role: Role = "document" if piece.is_ours else self.request.role

@@ -33,7 +33,8 @@ from qwen_embed_plugins.effects import (
     Wait,
 )
 from qwen_embed_plugins.errors import ConfigurationError, ProviderError, shown, without_secrets
-from qwen_embed_plugins.ledger import Ledger, Refused, Reservation
+from qwen_embed_plugins.ledger import Ledger, Reservation
+from qwen_embed_plugins.meters import Refused
 from qwen_embed_plugins.state import State
 from qwen_embed_plugins.types import (
     Answer,

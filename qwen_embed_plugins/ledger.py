@@ -1,66 +1,77 @@
-"""Money and tokens: reserved before an attempt, settled after it. What every ledger does, and one
-that lives in memory; the one in a file is in `sqlite_ledger.py`."""
+"""Requests, tokens and money: reserved before an attempt, settled after it. What every ledger does,
+and one that lives in memory; the one that processes share is in `shared_ledger.py`."""
 
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
-from typing import Protocol
+from functools import lru_cache
+from typing import NamedTuple, Protocol
 
+from qwen_embed_plugins.amounts import MOST, NOTHING, Amount, units, usd
+from qwen_embed_plugins.meters import Key, Meter, Refused, in_dollars, refusal
 from qwen_embed_plugins.settings import Budget
+from qwen_embed_plugins.windows import UTC_DAY, Ever, Rolling, UnderWay
 
 DAY_SECONDS = 86_400
+
+POLL_SECONDS = 0.5
+"""When to ask again for what others hold: nobody knows when they give it back."""
 
 
 @dataclass(frozen=True, slots=True)
 class Use:
-    """What one attempt may use at most: tokens, and `cost` in US dollars. Offers of one account
-    share what the account has."""
+    """What one attempt may use at most: one request, tokens, and `cost` in US dollars; `credit` is
+    what tokens that a grant covers would have cost. `meters` are those that it moves besides the
+    record of use and the budgets over all."""
 
     account: str
     offer: str
     tokens: int
     cost: Decimal
+    credit: Decimal = Decimal(0)
+    meters: tuple[Meter, ...] = ()
+
+    @property
+    def amount(self) -> Amount:
+        return attempt(self.tokens, self.cost)
 
 
 @dataclass(frozen=True, slots=True)
 class Reservation:
-    """Use held for one attempt: an upper bound, until it is settled. `day` counts from 1970-01-01
-    in UTC."""
+    """Use held for one attempt: an upper bound, until it is settled."""
 
     id: int
     use: Use
-    day: int
-
-
-@dataclass(frozen=True, slots=True)
-class Refused:
-    """The ledger does not allow the attempt. `until` is when it may (None: not by waiting)."""
-
-    budget: str
-    message: str
-    until: float | None = None
 
 
 class Ledger(Protocol):
     """What the drivers need of a ledger; every method is safe to call from any thread.
 
     `reserve`, `settle` and `abandon` are arithmetic in memory. Only `top_up`, `write` and `close`
-    may wait for a file, so an event loop runs these in a thread. None of the three holds anything
-    for its caller: it may be cancelled meanwhile.
+    may wait for a file or a database, so an event loop runs these in a thread. None of the three
+    holds anything for its caller: it may be cancelled meanwhile.
     """
 
     def reserve(self, use: Use) -> Reservation | Refused | None:
-        """Hold use for one attempt, or say which budget forbids it; None to `top_up` first."""
+        """Hold use for one attempt, or say which meter forbids it; None to `top_up` first."""
 
     def top_up(self, use: Use) -> Refused | None:
         """Fetch from the shared record what `reserve` of this use needs, or say why not."""
 
-    def settle(self, reservation: Reservation, tokens: int, cost: Decimal) -> bool:
-        """Replace a reservation by what the attempt really used; 0 and 0 where nothing was. True
-        if that was more than the shared record knows of, so that `write` must follow."""
+    def settle(
+        self,
+        reservation: Reservation,
+        tokens: int,
+        cost: Decimal,
+        *,
+        requests: int = 1,
+        credit: Decimal = Decimal(0),
+    ) -> bool:
+        """Replace a reservation by what the attempt really used; `requests` is 0 where nothing was
+        sent. True if that was more than the shared record knows of, so that `write` must follow."""
 
     def abandon(self, reservation: Reservation) -> None:
         """Nobody will learn what the attempt used: its upper bound stands."""
@@ -75,91 +86,181 @@ class Ledger(Protocol):
         """Give back what is not used. The ledger may be used again."""
 
 
+def attempt(tokens: int, cost: Decimal, requests: int = 1) -> Amount:
+    """One request with its tokens and its cost in US dollars."""
+    return Amount(requests, min(MOST, tokens), units(cost))
+
+
+@lru_cache(maxsize=1024)
+def use_meter(account: str, offer: str) -> Meter:
+    """The record of what is used of an offer, by days in UTC."""
+    return Meter("use", account, offer, UTC_DAY)
+
+
+def budget_meters(budget: Budget) -> tuple[Meter, ...]:
+    """The meters of the budgets over all offers."""
+    per_day, total = in_dollars(budget.usd_per_day), in_dollars(budget.usd_total)
+    table = "[budget]"
+    return (
+        Meter("budget", "", "", UTC_DAY, money=per_day, setting="usd_per_day", table=table),
+        Meter("budget", "", "", Ever(), money=total, setting="usd_total", table=table),
+    )
+
+
+def meters_of(use: Use, budgets: tuple[Meter, ...]) -> tuple[Meter, ...]:
+    """All that an attempt moves. What can cost money counts against the budgets, also where a
+    grant covers it: it may use more than was thought."""
+    record = use_meter(use.account, use.offer)
+    if use.cost or use.credit:
+        return (record, *budgets, *use.meters)
+    return (record, *use.meters)
+
+
+class Hold(NamedTuple):
+    """What an attempt holds of a count."""
+
+    meter: Meter
+    key: Key
+    bound: Amount
+
+
+class Slice(NamedTuple):
+    """Part of a count over the last minute or day, and the period in which it is forgotten."""
+
+    period: int
+    amount: Amount
+
+
+def allowed_at(
+    meter: Meter, counted: Amount, bound: Amount, slices: Sequence[Slice], now: float
+) -> float | None:
+    """When a count may have room for an attempt that it has no room for now."""
+    window = meter.window
+    if isinstance(window, UnderWay):
+        return now + POLL_SECONDS
+    if not isinstance(window, Rolling):
+        return window.ends(now)
+    for period, amount in slices:
+        counted -= amount
+        if meter.lacks(counted + bound) is None:
+            return max(now + POLL_SECONDS, period * window.step)
+    return now + min(window.step, 60.0)
+
+
 class MemoryLedger:
     """A ledger for one process, forgotten with it. Days are counted in UTC."""
 
     def __init__(self, budget: Budget, now: Callable[[], float]) -> None:
-        self._budget = budget
+        self._budgets = budget_meters(budget)
         self._now = now
         self._lock = threading.Lock()
         self._next_id = 0
-        self._open: dict[int, Reservation] = {}
-        self._spent_by_day: dict[int, Decimal] = {}
+        self._open: dict[int, tuple[Hold, ...]] = {}
+        self._held: dict[Key, Amount] = {}
+        self._used: dict[Key, Amount] = {}
+        self._sliced: dict[Key, dict[int, Amount]] = {}
+
+    def load(self, counts: Iterable[tuple[Key, Amount]]) -> None:
+        """Take over what another ledger has counted."""
+        with self._lock:
+            for key, amount in counts:
+                if key.kind in ("minute", "day"):
+                    slices = self._sliced.setdefault(key._replace(period=0), {})
+                    slices[key.period] = slices.get(key.period, NOTHING) + amount
+                else:
+                    self._used[key] = self._used.get(key, NOTHING) + amount
 
     def after_fork(self) -> None:
         self._lock = threading.Lock()
         self._open.clear()
+        self._held.clear()
 
     @property
     def spent(self) -> Decimal:
         """US dollars settled so far, open reservations not counted."""
         with self._lock:
-            return sum(self._spent_by_day.values(), Decimal(0))
+            return usd(sum(of.money for key, of in self._used.items() if key.kind == "use"))
 
     @property
     def reserved(self) -> Decimal:
         """US dollars held for attempts that are under way."""
         with self._lock:
-            return self._held()
+            return usd(sum(of.money for key, of in self._held.items() if key.kind == "use"))
+
+    def used(self) -> dict[Key, Amount]:
+        """What was used, by account, offer and day."""
+        with self._lock:
+            return {key: amount for key, amount in self._used.items() if key.kind == "use"}
 
     def reserve(self, use: Use) -> Reservation | Refused:
-        day = day_of(self._now())
+        now, amount, credit = self._now(), use.amount, units(use.credit)
         with self._lock:
-            refused = self._refusal(use.cost, day) if use.cost else None
-            if refused:
-                return refused
+            holds = []
+            for meter in meters_of(use, self._budgets):
+                hold = Hold(meter, meter.held_key(now), meter.bound(amount, credit))
+                refused = self._refusal(hold, now)
+                if refused is not None:
+                    return refused
+                holds.append(hold)
+            for hold in holds:
+                self._held[hold.key] = self._held.get(hold.key, NOTHING) + hold.bound
             self._next_id += 1
-            reservation = Reservation(self._next_id, use, day)
-            self._open[reservation.id] = reservation
-            return reservation
+            self._open[self._next_id] = tuple(holds)
+            return Reservation(self._next_id, use)
+
+    def _refusal(self, hold: Hold, now: float) -> Refused | None:
+        meter, key, bound = hold
+        slices = self._live(meter, key, now)
+        counted = self._held.get(key, NOTHING) + self._used.get(key, NOTHING)
+        counted = sum((amount for _, amount in slices), counted)
+        if meter.lacks(counted + bound) is None:
+            return None
+        return refusal(meter, counted, bound, allowed_at(meter, counted, bound, slices, now))
+
+    def _live(self, meter: Meter, key: Key, now: float) -> list[Slice]:
+        """What a count over the last minute or day still remembers, the oldest first."""
+        if not isinstance(meter.window, Rolling):
+            return []
+        first = meter.window.first_live(now)
+        slices = self._sliced.get(key, {})
+        for period in [period for period in slices if period < first]:
+            del slices[period]
+        return [Slice(period, slices[period]) for period in sorted(slices)]
 
     def top_up(self, use: Use) -> Refused | None:
         return None
 
-    def settle(self, reservation: Reservation, tokens: int, cost: Decimal) -> bool:
+    def settle(
+        self,
+        reservation: Reservation,
+        tokens: int,
+        cost: Decimal,
+        *,
+        requests: int = 1,
+        credit: Decimal = Decimal(0),
+    ) -> bool:
+        now, amount, credit_ = self._now(), attempt(tokens, cost, requests), units(credit)
         with self._lock:
-            if self._open.pop(reservation.id, None) is not None and cost:
-                day = reservation.day
-                self._spent_by_day[day] = self._spent_by_day.get(day, Decimal(0)) + cost
+            for meter, key, bound in self._open.pop(reservation.id, ()):
+                self._held[key] -= bound
+                self._count(meter, meter.used_key(now, key), meter.counts(amount, credit_))
         return False
 
+    def _count(self, meter: Meter, key: Key | None, amount: Amount) -> None:
+        if key is None or amount == NOTHING:
+            return
+        if isinstance(meter.window, Rolling):
+            slices = self._sliced.setdefault(key._replace(period=0), {})
+            slices[key.period] = slices.get(key.period, NOTHING) + amount
+        else:
+            self._used[key] = self._used.get(key, NOTHING) + amount
+
     def abandon(self, reservation: Reservation) -> None:
-        self.settle(reservation, reservation.use.tokens, reservation.use.cost)
+        use = reservation.use
+        self.settle(reservation, use.tokens, use.cost, credit=use.credit)
 
     def write(self) -> None:
         pass
 
     def close(self) -> None:
         pass
-
-    def _held(self, day: int | None = None) -> Decimal:
-        held = (item.use.cost for item in self._open.values() if day in (None, item.day))
-        return sum(held, Decimal(0))
-
-    def _refusal(self, cost: Decimal, day: int) -> Refused | None:
-        today = self._spent_by_day.get(day, Decimal(0)) + self._held(day)
-        total = sum(self._spent_by_day.values(), Decimal(0)) + self._held()
-        return refusal(self._budget, day, today + cost, total + cost)
-
-
-def day_of(moment: float) -> int:
-    """The day in UTC, counted from 1970-01-01, of seconds since the epoch."""
-    return int(moment // DAY_SECONDS)
-
-
-def refusal(budget: Budget, day: int, today: Decimal, total: Decimal) -> Refused | None:
-    """Why so much money on a day, and so much in total, is not allowed; None if it is."""
-    per_day, in_total = budget.usd_per_day, budget.usd_total
-    if per_day is not None and today > per_day:
-        return Refused("usd_per_day", _over("usd_per_day", today, per_day), (day + 1) * DAY_SECONDS)
-    if in_total is not None and total > in_total:
-        return Refused("usd_total", _over("usd_total", total, in_total))
-    return None
-
-
-def _over(budget: str, would_be: Decimal, limit: Decimal) -> str:
-    renews = "; it renews at 00:00 UTC" if budget == "usd_per_day" else ""
-    return (
-        f"budget {budget} = {limit} US dollars would be overrun ({would_be:.6f}){renews}; raise it "
-        f'under [budget], or set {budget} = "unlimited"'
-    )

@@ -22,7 +22,7 @@ from qwen_embed_plugins.types import (
 if TYPE_CHECKING:
     from qwen_embed_plugins.bisect import Piece
     from qwen_embed_plugins.catalogue import ConfiguredOffer
-    from qwen_embed_plugins.ledger import Refused
+    from qwen_embed_plugins.meters import Refused
     from qwen_embed_plugins.router import EmbedRequest, Router
     from qwen_embed_plugins.types import Matrix
 

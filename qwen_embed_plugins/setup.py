@@ -26,8 +26,8 @@ from qwen_embed_plugins.settings import (
     merged_budget,
     unknown_setting,
 )
+from qwen_embed_plugins.shared_ledger import SQLiteLedger
 from qwen_embed_plugins.spaces import EmbeddingSpace
-from qwen_embed_plugins.sqlite_ledger import SQLiteLedger
 from qwen_embed_plugins.state import SQLiteState, State
 
 log = logging.getLogger("qwen_embed_plugins")

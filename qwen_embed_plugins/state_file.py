@@ -14,7 +14,7 @@ from time import monotonic, sleep
 
 from qwen_embed_plugins.errors import ConfigurationError
 
-VERSION = 4
+VERSION = 5
 
 BUSY_SECONDS = 10.0
 """How long one process waits for another that writes."""
@@ -38,28 +38,46 @@ create table if not exists verdict (
     content text not null,
     primary key (endpoint, model)
 ) without rowid;
--- Days are counted from 1970-01-01 in UTC, money in units of 1e-12 US dollars.
-create table if not exists usage (
-    day integer not null,
+-- What was used, by meter. Money is in units of 1e-12 US dollars. A period is what its meter's
+-- window says: mostly a day counted from 1970-01-01, 0 for what is never forgotten.
+create table if not exists tally (
+    kind text not null,
     account text not null,
     offer text not null,
+    period integer not null,
     requests integer not null,
     tokens integer not null,
     money integer not null,
-    primary key (day, account, offer)
+    primary key (kind, account, offer, period)
 ) without rowid;
 create table if not exists block (
     holder text not null,
-    day integer not null,
+    kind text not null,
     account text not null,
     offer text not null,
+    period integer not null,
     requests integer not null,
     tokens integer not null,
     money integer not null,
     deadline real not null,
-    primary key (holder, day, account, offer)
+    primary key (holder, kind, account, offer, period)
 ) without rowid;
 """
+
+FROM_VERSION_4 = """
+insert into tally
+select 'use', account, offer, day, sum(requests), sum(tokens), sum(money) from (
+    select day, account, offer, requests, tokens, money from usage
+    union all select day, account, offer, requests, tokens, money from block_4
+) group by account, offer, day;
+insert into tally select 'budget', '', '', period, sum(requests), sum(tokens), sum(money)
+from tally where kind = 'use' group by period;
+insert into tally select 'budget', '', '', 0, sum(requests), sum(tokens), sum(money)
+from tally where kind = 'use' having count(*) > 0;
+drop table usage;
+drop table block_4;
+"""
+"""What was used stays, and counts against the budgets; what was held is taken for used."""
 
 
 @contextmanager
@@ -108,12 +126,26 @@ def _bring_up(database: sqlite3.Connection) -> None:
     while True:
         try:
             database.execute("pragma journal_mode = wal")
-            database.executescript(
-                f"begin immediate; {SCHEMA} pragma user_version = {VERSION}; commit;"
-            )
+            with database:  # which undoes half a step
+                database.execute("begin immediate")
+                (found,) = database.execute("pragma user_version").fetchone()
+                for statement in _steps(found):
+                    database.execute(statement)
         except sqlite3.OperationalError as error:
             if "locked" not in str(error) or monotonic() > give_up_at:
                 raise
             sleep(0.01)
         else:
             return
+
+
+def _steps(found: int) -> Iterator[str]:
+    """The statements that lead from a version to this one; none if another process was faster."""
+    if found >= VERSION:
+        return
+    if found == 4:
+        yield "alter table block rename to block_4"
+    yield from SCHEMA.split(";")
+    if found == 4:
+        yield from FROM_VERSION_4.split(";")
+    yield f"pragma user_version = {VERSION}"

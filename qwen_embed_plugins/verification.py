@@ -32,7 +32,8 @@ from qwen_embed_plugins.examination import (
 from qwen_embed_plugins.findings import Judgement, Near, choose_reference, judge
 from qwen_embed_plugins.formats import formatted
 from qwen_embed_plugins.jobs import make_job
-from qwen_embed_plugins.ledger import Refused, Reservation, Use
+from qwen_embed_plugins.ledger import Reservation, Use
+from qwen_embed_plugins.meters import Refused
 from qwen_embed_plugins.parity import PROBES
 from qwen_embed_plugins.tokens import estimate_all
 from qwen_embed_plugins.types import Answer, Fault

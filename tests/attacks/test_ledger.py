@@ -20,11 +20,12 @@ from typing import Any
 import pytest
 
 from qwen_embed_plugins import AsyncEmbedder, BudgetExceeded, ConfigurationError, Embedder, Offer
-from qwen_embed_plugins.blocks import NOTHING, Amount, attempt, units, usd
-from qwen_embed_plugins.books import BLOCK_SECONDS, Books, usage
-from qwen_embed_plugins.ledger import DAY_SECONDS, Refused, Reservation, Use
+from qwen_embed_plugins.amounts import NOTHING, Amount, units, usd
+from qwen_embed_plugins.books import BLOCK_SECONDS, SQLiteBooks, usage
+from qwen_embed_plugins.ledger import DAY_SECONDS, Reservation, Use, attempt
+from qwen_embed_plugins.meters import Refused
 from qwen_embed_plugins.settings import Budget
-from qwen_embed_plugins.sqlite_ledger import SQLiteLedger
+from qwen_embed_plugins.shared_ledger import SQLiteLedger
 from qwen_embed_plugins.state import SQLiteState
 from qwen_embed_plugins.state_file import connect
 from qwen_embed_plugins.testing import SimulatedServer
@@ -107,7 +108,7 @@ def test_a_budget_is_for_all_processes_and_the_next_run(opened: Opened) -> None:
     refused = reserve(opened(), DEAR)
     assert isinstance(refused, Refused)
     assert refused.message.startswith(
-        "budget usd_per_day = 1 US dollars would be overrun (1.010000); it renews at 00:00 UTC"
+        "budget usd_per_day = 1.00 US dollars would be overrun (1.010000); it renews at 00:00 UTC"
     )
 
 
@@ -170,7 +171,7 @@ def test_a_total_holds_over_days_and_offers(opened: Opened, clock: SimulatedCloc
     clock.seconds += DAY_SECONDS
     refused = reserve(ledger, DEAR)
     assert isinstance(refused, Refused)
-    assert refused.budget == "usd_total"
+    assert refused.meter.setting == "usd_total"
 
 
 def test_each_process_goes_by_its_own_budget(opened: Opened) -> None:
@@ -247,14 +248,14 @@ def test_a_transaction_serves_many_attempts_of_several_offers(
     opened: Opened, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pages = 0
-    page = Books.page
+    page = SQLiteBooks.page
 
-    def counting(books: Books) -> Any:
+    def counting(books: SQLiteBooks) -> Any:
         nonlocal pages
         pages += 1
         return page(books)
 
-    monkeypatch.setattr(Books, "page", counting)
+    monkeypatch.setattr(SQLiteBooks, "page", counting)
     ledger = opened("100")
     for _ in range(200):
         assert spend(ledger)
@@ -267,9 +268,10 @@ def test_a_transaction_serves_many_attempts_of_several_offers(
 CROWD = """
 import random, sys, time
 from decimal import Decimal
-from qwen_embed_plugins.ledger import Refused, Use
+from qwen_embed_plugins.ledger import Use
+from qwen_embed_plugins.meters import Refused
 from qwen_embed_plugins.settings import Budget
-from qwen_embed_plugins.sqlite_ledger import SQLiteLedger
+from qwen_embed_plugins.shared_ledger import SQLiteLedger
 
 ledger = SQLiteLedger(sys.argv[1], Budget(Decimal("0.05")), time.time)
 chance, spent, refusals = random.Random(int(sys.argv[2])), Decimal(0), 0
@@ -381,6 +383,7 @@ def test_a_fork_takes_neither_block_nor_connection_along(path: Path, opened: Ope
     if child == 0:
         status = 1
         try:
+            assert isinstance(ledger._books, SQLiteBooks)
             assert ledger._books._database is None, "SQLite: a child must not have one of these"
             assert ledger.reserved == 0
             ledger.abandon(held)
@@ -450,7 +453,7 @@ def test_with_a_bad_file_only_what_costs_money_is_refused(
         return database
 
     ledger = opened()
-    monkeypatch.setattr("qwen_embed_plugins.sqlite_ledger.REST_SECONDS", 0)
+    monkeypatch.setattr("qwen_embed_plugins.shared_ledger.REST_SECONDS", 0)
     monkeypatch.setattr("qwen_embed_plugins.books.connect", connect_badly)
     for _ in range(3):
         assert spend(ledger, long_name)

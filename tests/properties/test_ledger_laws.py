@@ -5,19 +5,29 @@ from __future__ import annotations
 
 import tempfile
 from dataclasses import dataclass, field
+from datetime import time, timezone
 from decimal import Decimal
 from pathlib import Path
 from random import Random
+from typing import TypedDict
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from qwen_embed_plugins.blocks import NOTHING, Amount, attempt, usd
-from qwen_embed_plugins.books import BLOCK_SECONDS, usage
-from qwen_embed_plugins.ledger import DAY_SECONDS, MemoryLedger, Refused, Reservation, Use
+from qwen_embed_plugins.amounts import NOTHING, Amount, usd
+from qwen_embed_plugins.books import BLOCK_SECONDS, LIMIT_SECONDS, SQLiteBooks, usage
+from qwen_embed_plugins.ledger import (
+    DAY_SECONDS,
+    MemoryLedger,
+    Reservation,
+    Use,
+    attempt,
+)
+from qwen_embed_plugins.meters import GRANTS, Key, Meter, Refused
 from qwen_embed_plugins.settings import Budget
-from qwen_embed_plugins.sqlite_ledger import SQLiteLedger
+from qwen_embed_plugins.shared_ledger import SQLiteLedger
 from qwen_embed_plugins.testing.simulation import SimulatedClock
+from qwen_embed_plugins.windows import DAY, MINUTE, UTC_DAY, Daily, Ever, Rolling, UnderWay
 
 STEPS = 60
 
@@ -30,10 +40,26 @@ def reserve(ledger: SQLiteLedger, use: Use) -> Reservation | Refused:
     return outcome
 
 
+MINUTELY = Meter("minute", "account", "", MINUTE, requests=5, tokens=300)
+METERS = (
+    Meter("budget", "account", "", UTC_DAY, money=2 * 10**11),
+    Meter("grant", "account", "", Ever(), tokens=500),
+    Meter("grant", "account", "", Daily(time(5), timezone.utc), tokens=200),
+    Meter("credit", "account", "", Ever(), money=10**11),
+    Meter("day", "account", "", DAY, requests=9),
+    MINUTELY,
+    Meter("flight", "account", "", UnderWay(), requests=3),
+)
+
+
 def random_use(random: Random) -> Use:
     price = random.choice([0, 0, 1, 3_333, 10**9])
     tokens = random.randrange(1, 100)
-    return Use("account", f"offer{random.randrange(3)}", tokens, usd(tokens * price))
+    meters = tuple(meter for meter in METERS if random.random() < 0.2)
+    money = usd(tokens * price)
+    granted = any(meter.kind in GRANTS for meter in meters)
+    cost, credit = (Decimal(0), money) if granted else (money, Decimal(0))
+    return Use("account", f"offer{random.randrange(3)}", tokens, cost, credit, meters)
 
 
 def random_budget(random: Random) -> Budget:
@@ -45,10 +71,26 @@ WITHIN = (0, 1, 50, 100)
 BEYOND = (*WITHIN, 173)
 
 
-def used_of(random: Random, use: Use, percents: tuple[int, ...]) -> tuple[int, Decimal]:
+class Result(TypedDict):
+    tokens: int
+    cost: Decimal
+    requests: int
+    credit: Decimal
+
+
+def used_of(random: Random, use: Use, percents: tuple[int, ...]) -> Result:
     """What an attempt may turn out to have used of its bound: nothing, a part, or more."""
     share = Decimal(random.choice(percents)) / 100
-    return int(use.tokens * share), usd(int(use.cost * share * 10**12))
+    return Result(
+        tokens=int(use.tokens * share),
+        cost=usd(int(use.cost * share * 10**12)),
+        requests=int(share > 0 or random.random() < 0.5),
+        credit=usd(int(use.credit * share * 10**12)),
+    )
+
+
+def amount_of(used: Result) -> Amount:
+    return attempt(used["tokens"], used["cost"], used["requests"])
 
 
 @settings(max_examples=150)
@@ -78,13 +120,14 @@ def test_one_process_decides_as_in_memory(seed: int) -> None:
                     model.abandon(theirs)
                 else:
                     used = used_of(random, ours.use, WITHIN)
-                    if ledger.settle(ours, *used):
+                    if ledger.settle(ours, **used):
                         ledger.write()
-                    model.settle(theirs, *used)
+                    model.settle(theirs, **used)
             elif step < 0.95:
                 random.choice([ledger.write, ledger.tend, ledger.close])()
             else:
-                clock.seconds += random.choice([1, 40_000, DAY_SECONDS, -40_000])
+                ledger.write()  # counted from when it is written, not from when it was settled
+                clock.seconds += random.choice([1, 30, 40_000, DAY_SECONDS])
             assert ledger.reserved == model.reserved
         for ours, theirs in under_way:
             ledger.abandon(ours)
@@ -106,7 +149,10 @@ class World:
     ledgers: list[SQLiteLedger] = field(default_factory=list)
     under_way: list[tuple[SQLiteLedger, Reservation]] = field(default_factory=list)
     used: Amount = NOTHING
-    beyond: int = 0
+    beyond: Amount = NOTHING
+    arrivals: dict[int, list[tuple[float, Meter]]] = field(default_factory=dict)
+    reservations: list[Reservation] = field(default_factory=list)
+    """When each attempt reached the server, somewhere between reserving and settling."""
 
     def start(self) -> None:
         ledger = SQLiteLedger(str(self.path), self.budget, self.clock, tend_seconds=None)
@@ -121,20 +167,33 @@ class World:
         self.under_way = [item for item in self.under_way if item[0] is not ledger]
         self.start()
 
+    def arrives(self, reservation: Reservation) -> None:
+        moments = self.arrivals.setdefault(id(reservation), [])
+        moments[:] = [
+            (self.clock.seconds, meter)
+            for meter in reservation.use.meters
+            if meter.kind in ("minute", "day")
+        ]
+
     def reserve(self) -> None:
         ledger = self.random.choice(self.ledgers)
         outcome = reserve(ledger, random_use(self.random))
         if isinstance(outcome, Reservation):
             self.under_way.append((ledger, outcome))
+            self.reservations.append(outcome)  # else its id may be another's later
+            self.arrives(outcome)
 
     def settle(self) -> None:
         ledger, reservation = self.under_way.pop(self.random.randrange(len(self.under_way)))
         used = used_of(self.random, reservation.use, BEYOND)
-        if ledger.settle(reservation, *used):
+        if not used["requests"]:
+            del self.arrivals[id(reservation)]  # nothing was sent
+        elif self.random.random() < 0.5:
+            self.arrives(reservation)
+        if ledger.settle(reservation, **used):
             ledger.write()
-        self.used += attempt(*used)
-        bound = attempt(reservation.use.tokens, reservation.use.cost)
-        self.beyond += max(0, attempt(*used).money - bound.money)
+        self.used += amount_of(used)
+        self.beyond += (amount_of(used) - reservation.use.amount).or_nothing()
 
     def check(self) -> None:
         counted = NOTHING
@@ -142,15 +201,34 @@ class World:
             counted += line.used + line.held
         assert counted.covers(self.used), (counted, self.used)
 
-    def check_budget(self) -> None:
-        lines = usage(self.path)
-        total = sum(line.used.money + line.held.money for line in lines)
-        if self.budget.usd_total is not None:
-            assert usd(total) <= self.budget.usd_total + usd(self.beyond)
-        if self.budget.usd_per_day is not None:
-            for day in {line.day for line in lines}:
-                today = sum(of.used.money + of.held.money for of in lines if of.day == day)
-                assert usd(today) <= self.budget.usd_per_day + usd(self.beyond)
+    def check_limits(self) -> None:
+        beyond = self.beyond
+        for key, used, held in self.counts():
+            counted = used + held
+            if key.kind == "budget" and not key.account:
+                limit = self.budget.usd_per_day if key.period else self.budget.usd_total
+                assert limit is None or usd(counted.money) <= limit + usd(beyond.money), key
+            for meter in METERS:
+                if meter.held_key(self.clock.seconds) == key and meter.kind in GRANTS:
+                    # Money that a grant covers goes beyond with its tokens.
+                    assert meter.tokens is None or counted.tokens <= meter.tokens + beyond.tokens
+                    assert meter.money is None or beyond.tokens or counted.money <= meter.money
+        for meter in (meter for meter in METERS if meter.kind in ("minute", "day")):
+            self.check_arrivals(meter)
+        flying = [1 for _, held in self.under_way if METERS[-1] in held.use.meters]
+        assert len(flying) <= (METERS[-1].requests or 0)
+
+    def check_arrivals(self, meter: Meter) -> None:
+        assert isinstance(meter.window, Rolling)
+        moments = sorted(
+            moment for arrival in self.arrivals.values() for moment, of in arrival if of == meter
+        )
+        for first, last in zip(moments, moments[meter.requests :], strict=False):
+            assert last - first >= meter.window.seconds, moments
+
+    def counts(self) -> list[tuple[Key, Amount, Amount]]:
+        counts = SQLiteBooks(self.path, self.clock).read()
+        return [(count.key, count.used, count.held) for count in counts]
 
 
 @settings(max_examples=150)
@@ -159,7 +237,7 @@ def test_whatever_dies_the_count_is_never_too_low_and_no_budget_is_overrun(seed:
     random = Random(seed)
     with tempfile.TemporaryDirectory() as folder:
         world = World(random, Path(folder) / "state.db", random_budget(random))
-        jumps = random.choice([(1, 5), (1, 200, DAY_SECONDS, -40_000)])
+        jumps = random.choice([(0.1, 1.4), (0.1, 1.4), (1, 200, DAY_SECONDS, -40_000)])
         for _ in range(3):
             world.start()
         for _ in range(STEPS):
@@ -176,9 +254,9 @@ def test_whatever_dies_the_count_is_never_too_low_and_no_budget_is_overrun(seed:
             else:
                 world.clock.seconds += random.choice(jumps)
             world.check()
-            if max(jumps) < BLOCK_SECONDS / STEPS:
+            if max(jumps) < LIMIT_SECONDS / STEPS:
                 # Else who sleeps beyond a deadline finds its block booked, and books its use again.
-                world.check_budget()
+                world.check_limits()
         for ledger in world.ledgers:
             ledger._books.close()
             ledger.after_fork()

@@ -1,25 +1,25 @@
-"""The ledger in the state file: one truth for all processes that share it.
+"""The ledger that processes share, in the state file or in a database: one truth for all of them.
 
 A process reserves from *blocks* that it has taken in advance, so that most attempts cost it some
-arithmetic and no transaction. At any moment
+arithmetic and no transaction. At any moment, for each count,
 
-    totals in the file + blocks in the file  >=  what was really used,
+    what is booked + all blocks of it  >=  what was really used,
 
 less what requests under way will use beyond their bounds. So `kill -9` loses no count: what the
 process had used and not yet written is covered by its blocks, which are booked as used, whole, once
 their deadline has passed. The count is then too high by what was left in them: at most the bounds
-of 32 attempts for each offer, and of the money at most a sixteenth of what was left of the budget,
-or one attempt; and by what the bounds of open reservations were too high. A power cut may undo the
-last transactions, since `synchronous = normal`.
+of 32 attempts for each offer, and of what is limited at most a sixteenth of what was left, or one
+attempt; and by what the bounds of open reservations were too high. A power cut may undo the last
+transactions of a file, since `synchronous = normal`.
 
-An attempt that used more than its bound may overrun a budget by that much. What other attempts had
+An attempt that used more than its bound may overrun a limit by that much. What other attempts had
 reserved by then may still be spent.
 
 What was used is written with the next filling of a block, after a second, and at the end. A process
-that is idle for that long gives its blocks back, so that others can use a budget to its end.
+that is idle for that long gives its blocks back, so that others can use a limit to its end.
 
-A file that cannot be written stops only what costs money; what is free goes on uncounted until it
-can be written again.
+A record that cannot be written stops only what costs money or is taken from a grant; what is free
+goes on uncounted until it can be written again.
 """
 
 from __future__ import annotations
@@ -36,21 +36,23 @@ from decimal import Decimal
 from pathlib import Path
 from time import monotonic
 
-from qwen_embed_plugins.blocks import (
-    LARGEST,
-    NOTHING,
-    UNITS_PER_USD,
-    Amount,
-    Block,
-    Key,
-    attempt,
-    filling,
-    usd,
-)
-from qwen_embed_plugins.books import BLOCK_SECONDS, Books, Page
+from qwen_embed_plugins.amounts import NOTHING, Amount, units, usd
+from qwen_embed_plugins.blocks import LARGEST, Block, affordable, filling
+from qwen_embed_plugins.books import BLOCK_SECONDS, LIMIT_SECONDS, Books, Page, SQLiteBooks
 from qwen_embed_plugins.errors import ConfigurationError
-from qwen_embed_plugins.ledger import Refused, Reservation, Use, day_of, refusal
+from qwen_embed_plugins.forks import let_go_at_forks
+from qwen_embed_plugins.ledger import (
+    Hold,
+    Reservation,
+    Use,
+    allowed_at,
+    attempt,
+    budget_meters,
+    meters_of,
+)
+from qwen_embed_plugins.meters import GRANTS, Key, Meter, Refused, refusal
 from qwen_embed_plugins.settings import Budget
+from qwen_embed_plugins.windows import Ever, UnderWay
 
 log = logging.getLogger("qwen_embed_plugins")
 
@@ -61,10 +63,10 @@ REST_SECONDS = 30.0
 """For so long a file that could not be written is left alone by attempts that cost nothing."""
 
 
-@dataclass(frozen=True, slots=True)
-class _Open:
-    block: Block
-    bound: Amount
+BOOKED_FOR_GOOD = ("use", "budget", *GRANTS, "daily")
+
+_STATE = Meter("budget", "", "", Ever(), setting="state")
+"""What refuses money while nothing can be counted."""
 
 
 @dataclass(slots=True, eq=False)
@@ -84,27 +86,28 @@ class _Entry:
         self.block.filed = self.left + self.filling
 
 
-class SQLiteLedger:
-    """A ledger that outlives the process, shared by all that name the same state file.
+class SharedLedger:
+    """A ledger that outlives the process, shared by all that keep the same books.
 
-    Everything that is sent is counted, what is free too, so the file appears with the first
+    Everything that is sent is counted, what is free too, so a state file appears with the first
     attempt. `now` gives seconds since the epoch. With `tend_seconds` None no thread writes and
     gives back; then `tend` does. See the module for what a crash may lose.
     """
 
     def __init__(
         self,
-        path: str,
+        books: Books,
         budget: Budget,
         now: Callable[[], float],
         *,
         tend_seconds: float | None = TEND_SECONDS,
     ) -> None:
-        self._budget = budget
+        self._budgets = budget_meters(budget)
         self._now = now
         self._tend_seconds = tend_seconds
-        self._books = Books(Path(path).absolute())
+        self._books = books
         self._begin()
+        let_go_at_forks(self)
         _ledgers.add(self)
 
     def _begin(self) -> None:
@@ -112,10 +115,10 @@ class SQLiteLedger:
         # The first guards memory, and is never held while waiting. The second lets one thread at a
         # time write; who has it may take the first, never the other way round.
         self._lock = threading.Lock()
-        self._file_lock = threading.Lock()
+        self._write_lock = threading.Lock()
         self._holder = os.urandom(16).hex()
         self._blocks: dict[Key, Block] = {}
-        self._open: dict[int, _Open] = {}
+        self._open: dict[int, list[tuple[Block, Meter, Amount]]] = {}
         self._next_id = 0
         self._tender: threading.Thread | None = None
         self._renew_at = 0.0
@@ -125,90 +128,123 @@ class SQLiteLedger:
     def reserved(self) -> Decimal:
         """US dollars held for attempts of this process that are under way."""
         with self._lock:
-            return usd(sum(item.bound.money for item in self._open.values()))
+            holds = (hold for holds in self._open.values() for hold in holds)
+            return usd(sum(bound.money for _, meter, bound in holds if meter.kind == "use"))
 
     # In memory
 
     def reserve(self, use: Use) -> Reservation | None:
-        bound = attempt(use.tokens, use.cost)
+        amount, credit, now = use.amount, units(use.credit), self._now()
         with self._lock:
-            block = self._block(use)
-            if not block.hold(bound):
+            holds = [
+                (self._block(meter, now), meter, meter.bound(amount, credit))
+                for meter in meters_of(use, self._budgets)
+            ]
+            if not all(block.has(bound) for block, _, bound in holds):
                 return None
+            for block, _, bound in holds:
+                block.hold(bound)
             self._next_id += 1
-            self._open[self._next_id] = _Open(block, bound)
-            return Reservation(self._next_id, use, block.key.day)
+            self._open[self._next_id] = holds
+            return Reservation(self._next_id, use)
 
-    def settle(self, reservation: Reservation, tokens: int, cost: Decimal) -> bool:
-        used = attempt(tokens, cost)
+    def settle(
+        self,
+        reservation: Reservation,
+        tokens: int,
+        cost: Decimal,
+        *,
+        requests: int = 1,
+        credit: Decimal = Decimal(0),
+    ) -> bool:
+        amount, credit_ = attempt(tokens, cost, requests), units(credit)
+        behind = False
         with self._lock:
-            item = self._open.pop(reservation.id, None)
-            if item is None:
-                return False
-            item.block.settle(item.bound, used)
-            return item.block.behind
+            for block, meter, bound in self._open.pop(reservation.id, ()):
+                flies = isinstance(meter.window, UnderWay)
+                block.settle(bound, NOTHING if flies else meter.counts(amount, credit_))
+                behind |= block.behind
+        return behind
 
     def abandon(self, reservation: Reservation) -> None:
-        self.settle(reservation, reservation.use.tokens, reservation.use.cost)
+        use = reservation.use
+        self.settle(reservation, use.tokens, use.cost, credit=use.credit)
 
-    def _block(self, use: Use) -> Block:
-        key = Key(day_of(self._now()), use.account, use.offer)
-        return self._blocks.setdefault(key, Block(key))
+    def _block(self, meter: Meter, now: float) -> Block:
+        key = meter.held_key(now)
+        block = self._blocks.get(key)
+        if block is None:
+            block = self._blocks[key] = Block(key, meter)
+        return block
 
-    # In the file
+    # In the shared record
 
     def top_up(self, use: Use) -> Refused | None:
-        bound = attempt(use.tokens, use.cost)
-        with self._file_lock:
-            if not bound.money and monotonic() < self._rests_until:
-                self._go_uncounted(use, bound)
+        holds = self._wanted(use)
+        is_free = not (use.cost or any(meter.kind in GRANTS for meter in use.meters))
+        with self._write_lock:
+            if is_free and monotonic() < self._rests_until:
+                self._go_uncounted(holds)
                 return None
             try:
                 # What other offers have taken in advance is given back only if it is needed.
-                refused = self._fill(use, bound, lambda block: block.key.day != self._today())
+                refused = self._fill(holds, self._is_over)
                 if refused is not None:
-                    refused = self._fill(use, bound, lambda block: True)
+                    refused = self._fill(holds, lambda block: True)
             except ConfigurationError as error:
-                if bound.money:
-                    return Refused("state", f"{error}; nothing is spent that cannot be counted")
+                if not is_free:
+                    return Refused(_STATE, f"{error}; nothing is spent that cannot be counted")
                 self._warn(error)
-                self._go_uncounted(use, bound)
+                self._go_uncounted(holds)
                 return None
             self._start_tending()
         return refused
 
-    def _today(self) -> int:
-        return day_of(self._now())
+    def _wanted(self, use: Use) -> list[Hold]:
+        """What an attempt needs of each count."""
+        amount, credit, now = use.amount, units(use.credit), self._now()
+        return [
+            Hold(meter, meter.held_key(now), meter.bound(amount, credit))
+            for meter in meters_of(use, self._budgets)
+        ]
 
-    def _fill(self, use: Use, bound: Amount, gives_back: Callable[[Block], bool]) -> Refused | None:
-        """Write everything, and fill the block for this use if the budget has room for it."""
+    def _is_over(self, block: Block) -> bool:
+        """Whether a block's period has passed."""
+        return block.key != block.meter.held_key(self._now())
+
+    def _fill(self, holds: list[Hold], gives_back: Callable[[Block], bool]) -> Refused | None:
+        """Write everything, and fill the blocks for an attempt if all limits have room for it."""
         with self._lock:
-            wanted = self._block(use)
-            if wanted.spare.covers(bound):
-                return None  # another thread has filled it meanwhile
+            wanted = {hold.key: self._block_of(hold) for hold in holds}
+            if all(wanted[hold.key].spare.covers(hold.bound) for hold in holds):
+                return None  # another thread has filled them meanwhile
         with self._page(gives_back) as (page, entries):
-            page.recover(self._now(), self._holder)
-            entry = next(entry for entry in entries if entry.block is wanted)
-            needed = max(0, bound.money - entry.spare.money)
-            refused, left = self._room(page, wanted.key.day, needed)
-            if refused is None:
-                entry.filling = filling(bound, wanted.size, entry.spare, left)
+            page.recover(self._holder)
+            entry_of = {entry.block.key: entry for entry in entries}
+            attempts = LARGEST
+            for hold in holds:
+                entry = entry_of[hold.key]
+                counted, slices = page.counted(hold.meter, hold.key)
+                without = counted - entry.spare  # its own is not lost to it
+                refused = refusal(
+                    hold.meter,
+                    without,
+                    hold.bound,
+                    allowed_at(hold.meter, without, hold.bound, slices, page.now),
+                )
+                if refused is not None:
+                    return refused
+                fits = affordable(hold.bound, hold.meter.left(counted))
+                attempts = min(attempts, entry.block.size, fits)
+            for hold in holds:
+                entry = entry_of[hold.key]
+                entry.filling = filling(hold.bound, attempts, entry.spare)
                 self._keep(page, entry)
-                wanted.size = min(LARGEST, wanted.size * 2)
-        return refused
+                entry.block.size = min(LARGEST, entry.block.size * 2)
+        return None
 
-    def _room(self, page: Page, day: int, needed: int) -> tuple[Refused | None, int | None]:
-        """Whether a budget forbids so much more money on a day, and how much is left of it (None:
-        without limit)."""
-        per_day, in_total = self._budget.usd_per_day, self._budget.usd_total
-        if not needed or not self._budget.limited:
-            return None, None if needed else 0
-        today = page.spent_on(day) if per_day is not None else 0
-        total = page.spent_ever() if in_total is not None else 0
-        refused = refusal(self._budget, day, usd(today + needed), usd(total + needed))
-        limits = ((per_day, today), (in_total, total))
-        left = [int(limit * UNITS_PER_USD) - spent for limit, spent in limits if limit is not None]
-        return refused, min(left)
+    def _block_of(self, hold: Hold) -> Block:
+        return self._blocks.setdefault(hold.key, Block(hold.key, hold.meter))
 
     @contextlib.contextmanager
     def _page(self, gives_back: Callable[[Block], bool]) -> Iterator[tuple[Page, list[_Entry]]]:
@@ -219,7 +255,8 @@ class SQLiteLedger:
         entries = self._entries(gives_back)
         with self._books.page() as page:
             for entry in entries:
-                page.book(entry.block.key, entry.used)
+                block = entry.block
+                page.book(block.meter.used_key(page.now, block.key), entry.used)
                 self._keep(page, entry)
             yield page, entries
         with self._lock:
@@ -229,7 +266,9 @@ class SQLiteLedger:
                 if block.empty and gives_back(block):  # else its size would be forgotten
                     del self._blocks[block.key]
         self._rests_until = 0.0
-        self._renew_at = self._now() + BLOCK_SECONDS / 4
+        with self._lock:
+            held = (_seconds(block) for block in self._blocks.values() if not block.empty)
+            self._renew_at = self._now() + min(held, default=BLOCK_SECONDS) / 4
 
     def _entries(self, gives_back: Callable[[Block], bool]) -> list[_Entry]:
         with self._lock:
@@ -242,19 +281,20 @@ class SQLiteLedger:
             return entries
 
     def _keep(self, page: Page, entry: _Entry) -> None:
-        deadline = self._now() + BLOCK_SECONDS
-        page.keep(self._holder, entry.block.key, entry.left + entry.filling, deadline)
+        key = entry.block.key
+        page.keep(self._holder, key, entry.left + entry.filling, _seconds(entry.block))
 
-    def _go_uncounted(self, use: Use, bound: Amount) -> None:
-        """Let an attempt that costs nothing go on without the file."""
+    def _go_uncounted(self, holds: list[Hold]) -> None:
+        """Let an attempt that costs nothing go on without the record."""
         with self._lock:
-            self._block(use).spare += bound
+            for hold in holds:
+                self._block_of(hold).spare += hold.bound
 
     def write(self) -> None:
         """Write what was used, and give back the rest: attempts that used more than their bounds
         may have used up what a budget had left. What cannot be written now stays in memory, and is
         said in the log."""
-        with self._file_lock:
+        with self._write_lock:
             if monotonic() >= self._rests_until:
                 self._write(lambda block: True)
 
@@ -274,7 +314,7 @@ class SQLiteLedger:
     def close(self) -> None:
         """Write what was used and give back the rest. What attempts under way hold stays theirs,
         and with it the connection; the ledger may be used again."""
-        with self._file_lock:
+        with self._write_lock:
             if self._blocks:
                 self._write(lambda block: True)
             if not self._blocks:
@@ -290,7 +330,7 @@ class SQLiteLedger:
     def tend(self) -> bool:
         """Write what was used, give back what was idle since the last time, and renew what is
         held; whether anything is left to be tended."""
-        with self._file_lock:
+        with self._write_lock:
             with self._lock:
                 idle = {block for block in self._blocks.values() if block.idle}
                 used = any(block.used != NOTHING for block in self._blocks.values())
@@ -320,21 +360,42 @@ class SQLiteLedger:
     # Forks
 
     def before_fork(self) -> None:
-        """Wait for who writes, and close the file: SQLite forbids to take a connection along."""
-        self._file_lock.acquire()
+        """Wait for who writes, and close the books: a connection must not be taken along."""
+        self._write_lock.acquire()
         self._lock.acquire()
         self._books.close()
 
     def after_fork_in_parent(self) -> None:
         self._lock.release()
-        self._file_lock.release()
+        self._write_lock.release()
 
     def after_fork(self) -> None:
         """What the parent holds is the parent's."""
         self._begin()
 
 
-def _tend(reference: weakref.ref[SQLiteLedger], seconds: float) -> None:
+class SQLiteLedger(SharedLedger):
+    """The ledger in the state file at `path`."""
+
+    def __init__(
+        self,
+        path: str,
+        budget: Budget,
+        now: Callable[[], float],
+        *,
+        tend_seconds: float | None = TEND_SECONDS,
+    ) -> None:
+        books = SQLiteBooks(Path(path).absolute(), now)
+        super().__init__(books, budget, now, tend_seconds=tend_seconds)
+
+
+def _seconds(block: Block) -> float:
+    """How long a block stands without a sign of life. What is limited by the minute, or by how much
+    is under way, must not be lost for long with a process that died."""
+    return BLOCK_SECONDS if block.key.kind in BOOKED_FOR_GOOD else LIMIT_SECONDS
+
+
+def _tend(reference: weakref.ref[SharedLedger], seconds: float) -> None:
     pause = threading.Event()
     while not pause.wait(seconds):
         ledger = reference()
@@ -343,43 +404,7 @@ def _tend(reference: weakref.ref[SQLiteLedger], seconds: float) -> None:
         del ledger
 
 
-_ledgers: weakref.WeakSet[SQLiteLedger] = weakref.WeakSet()
-
-
-class _Forking:
-    """Forks of this process, one at a time: the ledgers that they found."""
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._ledgers: list[SQLiteLedger] = []
-
-    def before(self) -> None:
-        self._lock.acquire()
-        self._ledgers = list(_ledgers)
-        for ledger in self._ledgers:
-            ledger.before_fork()
-
-    def in_parent(self) -> None:
-        ledgers, self._ledgers = self._ledgers, []
-        for ledger in ledgers:
-            ledger.after_fork_in_parent()
-        self._lock.release()
-
-    def in_child(self) -> None:
-        ledgers, self._ledgers = self._ledgers, []
-        for ledger in ledgers:
-            ledger.after_fork()
-        self._lock = threading.Lock()
-
-
-_forking = _Forking()
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(
-        before=_forking.before,
-        after_in_parent=_forking.in_parent,
-        after_in_child=_forking.in_child,
-    )
+_ledgers: weakref.WeakSet[SharedLedger] = weakref.WeakSet()
 
 
 @atexit.register
