@@ -11,15 +11,21 @@ from qwen_embed_plugins.tokens import estimate_tokens
 
 
 def cut(
-    piece: Piece, texts: Sequence[str], offer: ConfiguredOffer, max_inputs: int
+    piece: Piece,
+    texts: Sequence[str],
+    offer: ConfiguredOffer,
+    max_inputs: int,
+    max_tokens: int | None = None,
 ) -> tuple[Piece, Piece | None]:
     """The part of a piece that one request to the offer may hold, and the rest.
 
-    `texts` are the piece's. A part of a split goes whole, since it fitted before it was split.
+    `texts` are the piece's; `max_tokens` is what a grant has left. A part of a split goes whole,
+    since it fitted before it was split.
     """
-    if piece.split is not None or piece.probe:
+    if not is_cuttable(piece):
         return piece, None
     size = batch_size(texts, offer, max_inputs)
+    size = _within(max_tokens, map(estimate_tokens, texts[:size]), size)
     rest = piece.places[size:]
     return (
         replace(piece, places=piece.places[:size]),
@@ -27,11 +33,14 @@ def cut(
     )
 
 
+def is_cuttable(piece: Piece) -> bool:
+    """Whether a part of it may go alone."""
+    return piece.split is None and not piece.probe
+
+
 def batch_size(texts: Sequence[str], offer: ConfiguredOffer, max_inputs: int) -> int:
     """How many of the texts, from the first on, fit into one request; at least one."""
-    size = _within(
-        offer.offer.max_batch_tokens, map(estimate_tokens, texts[:max_inputs]), max_inputs
-    )
+    size = _within(offer.max_batch_tokens, map(estimate_tokens, texts[:max_inputs]), max_inputs)
     return _within(offer.offer.max_batch_bytes, map(_bytes_in_json, texts[:size]), size)
 
 

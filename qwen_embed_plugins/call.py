@@ -14,35 +14,22 @@ from collections import Counter, deque
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from qwen_embed_plugins.batching import cut, set_long_apart
+from qwen_embed_plugins.batching import cut, is_cuttable, set_long_apart
 from qwen_embed_plugins.bisect import Piece, Split, take_apart
 from qwen_embed_plugins.catalogue import ConfiguredOffer
 from qwen_embed_plugins.checks import Checked, examine
 from qwen_embed_plugins.choosing import OUTAGES, Blocked, Chooser
-from qwen_embed_plugins.effects import (
-    Finished,
-    Flow,
-    Job,
-    Reserve,
-    Settle,
-    Start,
-    Wait,
-    Wake,
-)
-from qwen_embed_plugins.events import (
-    AttemptFinished,
-    BudgetReached,
-    OfferPaused,
-)
+from qwen_embed_plugins.effects import Finished, Flow, Job, Start, Wait, Wake
+from qwen_embed_plugins.events import OfferPaused
 from qwen_embed_plugins.formats import formatted
 from qwen_embed_plugins.inquiries import Inquiry
 from qwen_embed_plugins.jobs import estimated_tokens, make_job
-from qwen_embed_plugins.ledger import Reservation, Use
 from qwen_embed_plugins.meters import Refused
 from qwen_embed_plugins.outcome import Outcome
 from qwen_embed_plugins.parity import PROBES
+from qwen_embed_plugins.spending import Held, Spending
 from qwen_embed_plugins.tokens import estimate_all
-from qwen_embed_plugins.types import Answer, Attempt, EmbedResult, Fault, Role
+from qwen_embed_plugins.types import Answer, EmbedResult, Fault, Role
 from qwen_embed_plugins.vetting import Vetting
 
 if TYPE_CHECKING:
@@ -63,15 +50,11 @@ FAILURES_IN_A_ROW = 3
 RATE_LIMITS_IN_A_ROW = 10
 """Waiting for a limit is worth more patience than an outage, but not for ever."""
 
-RESERVED_OVER_ESTIMATE = 2
-"""A reservation is an upper bound; the estimate can be half the truth (code, rare scripts)."""
-
 
 @dataclass(frozen=True, slots=True)
 class _UnderWay:
     piece: Piece
-    reservation: Reservation
-    tokens: int
+    held: Held
     began: float
     canary: int | None = None
 
@@ -90,6 +73,9 @@ class EmbedCall:
         if request.texts:
             self.pool.append(Piece(tuple(range(len(request.texts)))))
         self.under_way: dict[int, _UnderWay] = {}
+        self.spending = Spending(router, self.outcome, self.chooser, self.under_way)
+        self.room: dict[str, int] = {}
+        """For how many tokens the grant of an offer has room, where that is less than a batch."""
         self.failures: Counter[str] = Counter()
         self.failed_at: dict[str, float] = {}
         self.accepted: set[str] = set()
@@ -107,7 +93,7 @@ class EmbedCall:
             # Places are shared with other flows; one that ends early must not keep them.
             self.router.places.wait_only_for(self.chooser.wake)
             for item in self.under_way.values():
-                self.router.places.give_back(item.reservation.use.offer)
+                self.router.places.give_back(item.held.reservation.use.offer)
         return self.outcome.result()
 
     # Choosing an offer
@@ -115,6 +101,7 @@ class EmbedCall:
     def _dispatch(self) -> Flow[Blocked]:
         """Start what can be started; say what the rest waits for."""
         self.chooser.wanted.clear()
+        self.chooser.rank_if_changed()
         waiting = yield from self._start_what_can_be()
         self.router.places.wait_only_for(self.chooser.wake, self.chooser.wanted)
         return waiting
@@ -127,9 +114,6 @@ class EmbedCall:
                 continue
             piece: Piece | None = first
             while piece is not None:
-                if len(self.under_way) >= self.router.concurrency:
-                    self.pool.appendleft(piece)
-                    return waiting
                 choice = self.chooser.choose(piece)
                 if isinstance(choice, Blocked):
                     self._wait_or_give_up(piece, choice)
@@ -187,7 +171,7 @@ class EmbedCall:
     ) -> tuple[Piece, Piece | None]:
         """The part of a piece that one request may hold, with a place to spare if asked for."""
         limit = self._max_inputs(offer) - spare
-        return cut(piece, self._texts(piece), offer, max(1, limit))
+        return cut(piece, self._texts(piece), offer, max(1, limit), self.room.get(offer.key))
 
     def _max_inputs(self, offer: ConfiguredOffer) -> int:
         learnt = self.router.capabilities.get((offer.endpoint, "max_inputs"))
@@ -215,34 +199,36 @@ class EmbedCall:
         return replace(piece, places=tuple(kept))
 
     def _send(self, piece: Piece, offer: ConfiguredOffer, canary: int | None) -> Flow[bool]:
-        """Reserve and start one request, in the place that was taken; False if a budget forbids."""
-        started = False
+        """Reserve and start one request, in the place that was taken; False if it is not to be made
+        now."""
+        held = None
         try:
             # Made before money is held for it: a plugin's code runs in it, and may fail.
             job = self._job(piece, offer, canary)
             tokens = estimated_tokens(job)
-            bound = tokens * RESERVED_OVER_ESTIMATE
-            use = Use(offer.account, offer.key, bound, offer.cost(bound))
-            reserved = yield Reserve(use)
-            started = isinstance(reserved, Reservation)
+            held = yield from self.spending.reserve(offer, tokens)
         finally:
-            if not started:
+            if not isinstance(held, Held):
                 self.router.places.give_back(offer.key)
-        if isinstance(reserved, Refused):
-            self._too_dear(offer, reserved)
+        if not isinstance(held, Held):
+            self._not_now(piece, offer, held)
             return False
-        self.under_way[job.id] = _UnderWay(piece, reserved, tokens, self.router.now(), canary)
+        self.room.pop(offer.key, None)
+        self.under_way[job.id] = _UnderWay(piece, held, self.router.now(), canary)
         yield Start(job)
         return True
 
-    def _too_dear(self, offer: ConfiguredOffer, refused: Refused) -> None:
-        if any(item.reservation.use.cost for item in self.under_way.values()):
-            # What is held is an upper bound: when a request settles there may be enough again.
-            self.chooser.short_of_money.add(offer.key)
-            return
-        self.vetting.inquiries.close(offer)
-        self.outcome.over_budget(offer, refused)
-        self.router.emit(BudgetReached(refused.meter.setting, refused.message))
+    def _not_now(self, piece: Piece, offer: ConfiguredOffer, refused: Refused | None) -> None:
+        """A reservation was refused; if by a grant, less is tried while less is possible."""
+        if refused is not None:
+            fits = self.spending.fits(offer, refused)
+            if fits and is_cuttable(piece) and len(piece.places) > 1:
+                self.room[offer.key] = fits
+            else:
+                self.room.pop(offer.key, None)
+                self.spending.spent(refused)
+        elif offer.key in self.outcome.out:
+            self.vetting.inquiries.close(offer)
 
     def _job(self, piece: Piece, offer: ConfiguredOffer, canary: int | None) -> Job:
         role: Role = "document" if piece.is_ours else self.request.role
@@ -268,7 +254,7 @@ class EmbedCall:
         self.chooser.short_of_money.clear()
         checked = examine(finished, self.request.space.dimensions)
         checked = self._doubted(item.piece, checked, finished)
-        yield from self._settle(item, finished, checked.fault)
+        yield from self.spending.settle(item.held, finished, checked.fault)
         if checked.fault is not None:
             if checked.refuses_texts:
                 yield from self._refusal(item, finished.job, checked.fault)
@@ -293,13 +279,16 @@ class EmbedCall:
 
     def _accepted(self, item: _UnderWay, finished: Finished, checked: Checked) -> Flow[None]:
         """The answer as a whole is sound: note it, and keep its good rows."""
-        offer = finished.job.offer
+        job, offer = finished.job, finished.job.offer
         self.failures[offer.key] = 0
         self.accepted.add(offer.key)
         if not checked.bad_rows:
             for key in (offer.key, offer.account):
-                self.router.health.succeeded(key, finished.seconds, item.began)
-        if checked.answered_in_floats and finished.job.batch.encoding == "base64":
+                self.router.health.succeeded(key, job.batch.role, finished.seconds, item.began)
+            most = self.router.most_at_once(offer)
+            now, tokens = self.router.now(), item.held.tokens
+            self.router.pacing.succeeded(offer.key, finished.seconds, tokens, item.began, now, most)
+        if checked.answered_in_floats and job.batch.encoding == "base64":
             yield from self.vetting.learn(offer, "encoding", "float")
         if item.piece.inquiry is not None:
             yield from self._inquired(item.piece, item.piece.inquiry, checked)
@@ -321,24 +310,6 @@ class EmbedCall:
             self._pause(inquiry.offer, Fault("bad_vector", message), self.router.now())
             return
         yield from self.vetting.answered(inquiry, piece.places, checked.matrix)
-
-    def _settle(self, item: _UnderWay, finished: Finished, fault: Fault | None) -> Flow[None]:
-        answer = finished.outcome if isinstance(finished.outcome, Answer) else None
-        if answer is not None and answer.tokens is not None:
-            tokens = answer.tokens
-        else:
-            # Without an answer a provider may have counted the request all the same.
-            tokens = item.tokens if answer is not None or finished.maybe_served else 0
-            self.outcome.estimated |= tokens > 0
-        offer = finished.job.offer
-        cost = offer.cost(tokens)
-        yield Settle(item.reservation, tokens, cost)
-        count_ = len(finished.job.batch.texts)
-        self.outcome.attempts.append(
-            Attempt(offer.key, count_, finished.seconds, tokens, cost, fault)
-        )
-        kind = fault.kind if fault else None
-        self.router.emit(AttemptFinished(offer.key, count_, tokens, cost, finished.seconds, kind))
 
     def _keep(self, item: _UnderWay, offer: ConfiguredOffer, checked: Checked) -> None:
         """Store the good rows; texts whose rows are bad go to other offers, and doubtful ones are
@@ -371,6 +342,9 @@ class EmbedCall:
         """The offer failed, whatever was sent: pause it, and let the texts go elsewhere."""
         piece, offer = item.piece, finished.job.offer
         self._pause(offer, fault, item.began)
+        if fault.kind == "rate_limited":
+            most = self.router.most_at_once(offer)
+            self.router.pacing.pushed_back(offer.key, item.began, self.router.now(), most)
         if fault.kind in OUTAGES:
             piece = replace(piece, failures=piece.failures + 1)
         if piece.failures >= FAILURES_IN_A_ROW and offer.key in self.accepted:

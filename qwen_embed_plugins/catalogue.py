@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from urllib.parse import urlsplit
 
 from qwen_embed_plugins.errors import ConfigurationError, shown, without_secrets
+from qwen_embed_plugins.grants import ConfiguredGrant
+from qwen_embed_plugins.meters import Meter
 from qwen_embed_plugins.offers import USD_PER_UNIT, Offer
 from qwen_embed_plugins.plugins import Registry, unknown_name
 from qwen_embed_plugins.provider import Provider, ProviderConfig
@@ -25,6 +27,7 @@ from qwen_embed_plugins.settings import (
     sounds_secret,
     unknown_setting,
 )
+from qwen_embed_plugins.types import Role
 
 if TYPE_CHECKING:
     from qwen_embed_plugins.models import Model
@@ -32,6 +35,9 @@ if TYPE_CHECKING:
 DEFAULT_MAX_INPUTS = 32
 """Texts in a request where an offer names no limit: the smallest default among the servers that
 have one (TEI's --max-client-batch-size, SiliconFlow's documented 32)."""
+
+RESERVED_OVER_ESTIMATE = 2
+"""A reservation is an upper bound; the estimate can be half the truth (code, rare scripts)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +61,9 @@ class ConfiguredOffer:
     trusted: bool = False
     proxy: str | None = field(default=None, repr=False)
     key_variable: str | None = None
+    grants: tuple[ConfiguredGrant, ...] = ()
+    limits: tuple[Meter, ...] = ()
+    serve: tuple[Role, ...] = ("query", "document")
     endpoint: str = field(init=False)
 
     def __post_init__(self) -> None:
@@ -82,6 +91,15 @@ class ConfiguredOffer:
     @property
     def max_inputs(self) -> int:
         return self.offer.max_inputs or DEFAULT_MAX_INPUTS
+
+    @property
+    def max_batch_tokens(self) -> int | None:
+        """How many tokens, as estimated, one request may hold: more than a minute allows would
+        never be sent."""
+        a_minute = (meter.tokens for meter in self.limits if meter.kind == "minute")
+        limits = [self.offer.max_batch_tokens]
+        limits += [limit and max(1, limit // RESERVED_OVER_ESTIMATE) for limit in a_minute]
+        return min((limit for limit in limits if limit is not None), default=None)
 
     @property
     def key_remedy(self) -> str:

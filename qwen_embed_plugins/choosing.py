@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from decimal import Decimal
 from typing import TYPE_CHECKING
 
 from qwen_embed_plugins.bisect import Piece
 from qwen_embed_plugins.catalogue import ConfiguredOffer
 from qwen_embed_plugins.health import Paused
-from qwen_embed_plugins.routing import UNKNOWN_PRICE
+from qwen_embed_plugins.tariffs import ALL_FREE, Tier
 from qwen_embed_plugins.types import FaultKind, Role
 
 if TYPE_CHECKING:
@@ -19,7 +18,14 @@ if TYPE_CHECKING:
 OUTAGE_PATIENCE_SECONDS = 5.0
 """How long a call waits for an offer that fails; longer outages are its caller's business."""
 
+LIMIT_PATIENCE_SECONDS = 75.0
+"""A bulk job waits at least so long for a limit that the ledger keeps: the minute, and what other
+processes take in between."""
+
 OUTAGES: frozenset[FaultKind] = frozenset({"unavailable", "bad_vector"})
+
+
+NO_CEILING: Tier = (3, 0.0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,20 +63,41 @@ class Chooser:
     short_of_money: set[str] = field(default_factory=set)
     wanted: set[str] = field(default_factory=set)
     ranked: list[ConfiguredOffer] = field(init=False)
+    tiers: dict[str, Tier] = field(init=False)
     started: float = field(init=False)
+    _ranked_as: int = field(init=False)
+    _ranked_until: float = field(init=False)
 
     def __post_init__(self) -> None:
-        self.ranked = self.router.ranked(self.role)
         self.started = self.router.now()
+        self.rank()
+
+    def rank(self) -> None:
+        """Put the offers in order by what they cost now."""
+        now, tariffs = self.router.now(), self.router.tariffs
+        self._ranked_as = tariffs.version
+        self.ranked = self.router.ranked(self.role)
+        self.tiers = {offer.key: tariffs.of(offer, now).tier for offer in self.ranked}
+        changes = (tariffs.changes_at(offer, now) for offer in self.ranked)
+        self._ranked_until = min(changes, default=float("inf"))
+
+    def rank_if_changed(self) -> None:
+        """The same if a grant ended meanwhile, or began anew."""
+        if self._ranked_as != self.router.tariffs.version or (
+            self.router.now() >= self._ranked_until
+        ):
+            self.rank()
 
     def choose(self, piece: Piece) -> ConfiguredOffer | Blocked:
         """The offer that takes the piece now, with a place taken there; or why none does."""
         until: float | None = None
         busy = ours = False
         # Dearer offers are not used while a cheaper one is merely full or rate limited.
-        ceiling = min((_price(offer) for offer in self._limited()), default=UNKNOWN_PRICE)
+        limited = (_limited(self.tiers[offer.key]) for offer in self._limited())
+        ceiling = min(limited, default=NO_CEILING)
         for offer in self.allowed(piece):
-            if _price(offer) > ceiling and not self._may_pay_more():
+            tier = self.tiers.get(offer.key, NO_CEILING)
+            if tier > ceiling and not self._may_pay_more():
                 if self.role == "query":
                     until = sooner(until, self.started + self.router.spill_after_seconds)
                 continue
@@ -79,7 +106,7 @@ class Chooser:
                 if pause.until - self.router.now() <= self._patience(pause):
                     until = sooner(until, pause.until)
                 if pause.fault.kind == "rate_limited":
-                    ceiling = min(ceiling, _price(offer))
+                    ceiling = min(ceiling, _limited(tier))
                 continue
             if self._waits_for_us(piece, offer):
                 ours = True
@@ -87,7 +114,8 @@ class Chooser:
                 return offer
             else:
                 busy = True
-            ceiling = min(ceiling, _price(offer))
+            # A bulk job does not touch a grant while one that is lost sooner is merely full.
+            ceiling = min(ceiling, tier if self.role == "document" else _limited(tier))
         return Blocked(until, busy, ours)
 
     def allowed(self, piece: Piece) -> list[ConfiguredOffer]:
@@ -113,7 +141,7 @@ class Chooser:
         return asked or offer.key in self.short_of_money
 
     def _has_place(self, offer: ConfiguredOffer) -> bool:
-        places = offer.offer.max_concurrency or self.router.concurrency
+        places = self.router.pacing.places(offer.key, self.router.most_at_once(offer))
         if self.router.places.take(offer.key, places, self.wake):
             return True
         self.wanted.add(offer.key)
@@ -130,12 +158,15 @@ class Chooser:
     def _patience(self, pause: Paused) -> float:
         """How many seconds a pause may last for this call to wait for its end."""
         if pause.fault.kind == "rate_limited":
-            return self.router.timeout_seconds
+            bulk = pause.is_ours and self.role == "document"
+            return max(LIMIT_PATIENCE_SECONDS * bulk, self.router.timeout_seconds)
         return OUTAGE_PATIENCE_SECONDS if pause.fault.kind in OUTAGES else 0.0
 
 
-def _price(offer: ConfiguredOffer) -> Decimal:
-    return UNKNOWN_PRICE if offer.price is None else offer.price
+def _limited(tier: Tier) -> Tier:
+    """The dearest that may be used instead of an offer that keeps to a limit: nothing is paid that
+    would not have been, and what is given away may stand in for each other."""
+    return ALL_FREE if tier <= ALL_FREE else tier
 
 
 def sooner(one: float | None, other: float | None) -> float | None:

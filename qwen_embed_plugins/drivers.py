@@ -105,7 +105,13 @@ async def akeep_books(
 
 def _settled(effect: Settle, ledger: Ledger, held: dict[int, Reservation]) -> bool:
     held.pop(effect.reservation.id, None)
-    return ledger.settle(effect.reservation, effect.tokens, effect.cost)
+    return ledger.settle(
+        effect.reservation,
+        effect.tokens,
+        effect.cost,
+        requests=effect.requests,
+        credit=effect.credit,
+    )
 
 
 def _reserved(

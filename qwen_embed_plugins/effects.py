@@ -75,11 +75,14 @@ class Reserve:
 
 @dataclass(frozen=True, slots=True)
 class Settle:
-    """Replace a reservation by what was really used."""
+    """Replace a reservation by what was really used: `cost` was paid, `credit` is what a grant
+    covered, both in US dollars; `requests` is 0 where nothing was sent."""
 
     reservation: Reservation
     tokens: int
     cost: Decimal
+    requests: int = 1
+    credit: Decimal = Decimal(0)
 
 
 @dataclass(frozen=True, slots=True)

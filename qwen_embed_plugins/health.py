@@ -9,10 +9,10 @@ outage is over, but does not end the pause that the others were told to make.
 from __future__ import annotations
 
 import threading
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from random import Random
 
-from qwen_embed_plugins.types import Fault, FaultKind
+from qwen_embed_plugins.types import Fault, FaultKind, Role
 
 FIRST_PAUSE_SECONDS: dict[FaultKind, float] = {
     "rate_limited": 1.0,
@@ -30,6 +30,16 @@ LATENCY_WEIGHT = 0.2
 BAD_VECTORS_IN_A_ROW = 3
 
 
+@dataclass(frozen=True, slots=True)
+class Paused:
+    """An offer is not to be asked before `until` (seconds since the epoch), because of `fault`, or of
+    a limit that `is_ours` to keep."""
+
+    until: float
+    fault: Fault
+    is_ours: bool = False
+
+
 @dataclass(slots=True)
 class _OfferHealth:
     failures: int = 0
@@ -37,15 +47,9 @@ class _OfferHealth:
     paused_until: float = 0.0
     failed_at: float = float("-inf")
     fault: Fault | None = None
-    latency_seconds: float | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Paused:
-    """An offer is not to be asked before `until` (seconds since the epoch), because of `fault`."""
-
-    until: float
-    fault: Fault
+    rest: Paused | None = None
+    """Kept because of a limit that the ledger counts; no success ends it."""
+    latency_seconds: dict[Role, float] = field(default_factory=dict)
 
 
 class Health:
@@ -63,15 +67,21 @@ class Health:
         """The pause that an offer or an account is in, if any."""
         with self._lock:
             state = self._of(key)
-            if state.fault is None or state.paused_until <= now:
-                return None
-            return Paused(state.paused_until, state.fault)
+            if state.fault is not None and state.paused_until > now:
+                return Paused(state.paused_until, state.fault)
+            return state.rest if state.rest is not None and state.rest.until > now else None
 
-    def latency_seconds(self, key: str) -> float | None:
+    def latency_seconds(self, key: str, role: Role) -> float | None:
+        """The decaying mean of an offer's attempts for a role: batches take longer than queries."""
         with self._lock:
-            return self._of(key).latency_seconds
+            return self._of(key).latency_seconds.get(role)
 
-    def succeeded(self, key: str, seconds: float, began: float) -> None:
+    def has_served(self, key: str) -> bool:
+        """Whether an attempt succeeded since this process began."""
+        with self._lock:
+            return bool(self._of(key).latency_seconds)
+
+    def succeeded(self, key: str, role: Role, seconds: float, began: float) -> None:
         """An attempt that began then gave good vectors: pauses end, latency is noted."""
         with self._lock:
             state = self._of(key)
@@ -80,10 +90,8 @@ class Health:
             if began >= state.failed_at or not told:
                 state.failures = 0
                 state.paused_until, state.fault = 0.0, None
-            old = state.latency_seconds
-            state.latency_seconds = (
-                seconds if old is None else old + LATENCY_WEIGHT * (seconds - old)
-            )
+            old = state.latency_seconds.get(role, seconds)
+            state.latency_seconds[role] = old + LATENCY_WEIGHT * (seconds - old)
 
     def failed(self, key: str, fault: Fault, now: float, began: float) -> Paused:
         """Pause an offer or account as its fault asks, longer with each failure in a row."""
@@ -95,6 +103,12 @@ class Health:
             until = max(state.paused_until, now + self._pause_seconds(state, fault, now))
             state.paused_until, state.fault = until, fault
             return Paused(until, fault)
+
+    def rests(self, key: str, fault: Fault, until: float) -> Paused:
+        """Pause an offer or account because of a limit that we keep, which is no failure."""
+        with self._lock:
+            rest = self._of(key).rest = Paused(until, fault, is_ours=True)
+            return rest
 
     def gave_bad_vector(self, key: str) -> bool:
         """Count a single bad vector; True when so many came in a row that the offer is at fault

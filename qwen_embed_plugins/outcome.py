@@ -94,7 +94,7 @@ class Outcome:
         """Whether an offer that is out now has served before and has not refused these texts."""
         if self.router.parity.refuses(offer) is not None:
             return False
-        if offer.key in piece.refused or self.router.health.latency_seconds(offer.key) is None:
+        if offer.key in piece.refused or not self.router.health.has_served(offer.key):
             return False
         pause = self.router.pause(offer)
         return pause is None or pause.fault.kind not in SETTLED_BY_USER

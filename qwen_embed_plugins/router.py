@@ -13,11 +13,13 @@ from qwen_embed_plugins.effects import Flow, Wake
 from qwen_embed_plugins.errors import ConfigurationError, without_secrets
 from qwen_embed_plugins.events import Event
 from qwen_embed_plugins.health import Health, Paused
+from qwen_embed_plugins.pacing import Pacing
 from qwen_embed_plugins.parity import Parity
 from qwen_embed_plugins.places import Places
 from qwen_embed_plugins.reading import Unread
 from qwen_embed_plugins.routing import Candidate, Policy
 from qwen_embed_plugins.spaces import EmbeddingSpace
+from qwen_embed_plugins.tariffs import Tariffs
 from qwen_embed_plugins.types import EmbedResult, Role
 
 RECALL_SECONDS = 60.0
@@ -58,6 +60,8 @@ class Router:
     miscounting: set[str] = field(default_factory=set)
     unread: dict[str, Unread] = field(default_factory=dict)
     places: Places = field(default_factory=Places)
+    pacing: Pacing = field(default_factory=Pacing)
+    tariffs: Tariffs = field(default_factory=lambda: Tariffs(budgeted=False))
     job_ids: Iterator[int] = field(default_factory=count)
     recalled_at: float = field(init=False)
 
@@ -81,9 +85,13 @@ class Router:
     def ranked(self, role: Role) -> list[ConfiguredOffer]:
         """The offers in the order in which this role asks them."""
         policy = self.query_policy if role == "query" else self.policy
+        now = self.now()
         candidates = [
-            Candidate(offer, self.health.latency_seconds(offer.key))
+            Candidate(
+                offer, self.health.latency_seconds(offer.key, role), self.tariffs.of(offer, now)
+            )
             for offer in self.catalogue.offers
+            if role in offer.serve and self.tariffs.serves(offer, now)
         ]
         try:
             # Only what it was given: a policy ranks and leaves out, it does not make offers.
@@ -95,6 +103,10 @@ class Router:
                 f"policy {name} must give the candidates in some order ({said}); choose another "
                 "policy"
             ) from error
+
+    def most_at_once(self, offer: ConfiguredOffer) -> int:
+        """How many requests may be under way at an offer, however well it takes them."""
+        return min(self.concurrency, offer.offer.max_concurrency or self.concurrency)
 
     def pause(self, offer: ConfiguredOffer) -> Paused | None:
         """The pause that an offer is in, by itself or with its account."""

@@ -3,27 +3,28 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from decimal import Decimal
 from typing import TypeAlias
 
 from qwen_embed_plugins.catalogue import ConfiguredOffer
-
-UNKNOWN_PRICE = Decimal("Infinity")
+from qwen_embed_plugins.tariffs import UNKNOWN_PRICE, Tariff
 
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
-    """An offer as a policy sees it. `latency_seconds` is the decaying mean of what was measured,
-    None before the first attempt."""
+    """An offer as a policy sees it. `latency_seconds` is the decaying mean of what was measured for
+    this role, None before the first attempt; `tariff` is what tokens cost there now."""
 
     offer: ConfiguredOffer
     latency_seconds: float | None = None
+    tariff: Tariff = field(default_factory=lambda: Tariff(None))
 
     @property
     def price(self) -> Decimal:
-        """US dollars per million tokens; infinite where unknown, so that it ranks last."""
-        return UNKNOWN_PRICE if self.offer.price is None else self.offer.price
+        """US dollars per million tokens now: 0 while a grant covers them, infinite where unknown,
+        so that it ranks last."""
+        return UNKNOWN_PRICE if self.tariff.price is None else self.tariff.price
 
 
 Policy: TypeAlias = Callable[[Sequence[Candidate]], Sequence[Candidate]]
@@ -31,12 +32,13 @@ Policy: TypeAlias = Callable[[Sequence[Candidate]], Sequence[Candidate]]
 
 
 def free_first(candidates: Sequence[Candidate]) -> Sequence[Candidate]:
-    """What costs nothing, then by price; equals stay in the order of the settings."""
-    return sorted(candidates, key=lambda candidate: candidate.price)
+    """What never costs anything, then grants in the order in which they would be lost, then by
+    price; equals stay in the order of the settings."""
+    return sorted(candidates, key=lambda candidate: candidate.tariff.tier)
 
 
 def cheapest(candidates: Sequence[Candidate]) -> Sequence[Candidate]:
-    """By price alone."""
+    """By what tokens cost now, and nothing else."""
     return sorted(candidates, key=lambda candidate: candidate.price)
 
 

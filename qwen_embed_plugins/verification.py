@@ -8,7 +8,7 @@ from decimal import Decimal
 from heapq import heappop, heappush
 from typing import TYPE_CHECKING
 
-from qwen_embed_plugins.catalogue import ConfiguredOffer
+from qwen_embed_plugins.catalogue import RESERVED_OVER_ESTIMATE, ConfiguredOffer
 from qwen_embed_plugins.effects import (
     Finished,
     Flow,
@@ -32,11 +32,13 @@ from qwen_embed_plugins.examination import (
 from qwen_embed_plugins.findings import Judgement, Near, choose_reference, judge
 from qwen_embed_plugins.formats import formatted
 from qwen_embed_plugins.jobs import make_job
-from qwen_embed_plugins.ledger import Reservation, Use
-from qwen_embed_plugins.meters import Refused
+from qwen_embed_plugins.ledger import Reservation
+from qwen_embed_plugins.meters import GRANTS, Refused
 from qwen_embed_plugins.parity import PROBES
+from qwen_embed_plugins.spending import Held, tokens_used, was_sent
+from qwen_embed_plugins.tariffs import charge, use_of
 from qwen_embed_plugins.tokens import estimate_all
-from qwen_embed_plugins.types import Answer, Fault
+from qwen_embed_plugins.types import Fault
 from qwen_embed_plugins.verdicts import Verdict
 from qwen_embed_plugins.vetting import CUTS, READS, REFUSES, SEEN, SHORTENS
 
@@ -111,7 +113,7 @@ class Verification:
     space: EmbeddingSpace
     against: str | None = None
     longest: int | None = None
-    under_way: dict[int, tuple[_UnderExamination, Reservation, int]] = field(default_factory=dict)
+    under_way: dict[int, tuple[_UnderExamination, Held]] = field(default_factory=dict)
     waiting: list[tuple[float, int, _UnderExamination]] = field(default_factory=list)
 
     def run(self) -> Flow[Report]:
@@ -144,17 +146,31 @@ class Verification:
         texts = formatted(question.texts, question.role, instruction, offer)
         job = make_job(self.router, offer, texts, question.role, instruction, question.dimensions)
         tokens = estimate_all(texts)
-        use = Use(offer.account, offer.key, tokens * 2, offer.cost(tokens * 2))
-        reserved = yield Reserve(use)
-        if isinstance(reserved, Refused):
-            item.question, item.observed = None, Observed(Fault("quota_spent", reserved.message))
+        held = yield from self._reserve(offer, tokens)
+        if isinstance(held, Refused) and held.meter.kind in ("minute", "flight"):
+            heappush(self.waiting, (held.until or self.router.now(), job.id, item))
             return
-        self.under_way[job.id] = (item, reserved, tokens)
+        if isinstance(held, Refused):
+            item.question, item.observed = None, Observed(Fault("quota_spent", held.message))
+            return
+        self.under_way[job.id] = (item, held)
         yield Start(job)
 
+    def _reserve(self, offer: ConfiguredOffer, tokens: int) -> Flow[Held | Refused]:
+        """Hold what a question may use: of a grant, or at the price where no grant has as much."""
+        while True:
+            tariff = self.router.tariffs.of(offer, self.router.now())
+            reserved = yield Reserve(use_of(offer, tariff, tokens * RESERVED_OVER_ESTIMATE))
+            if isinstance(reserved, Reservation):
+                return Held(reserved, tariff, tokens)
+            if reserved.meter.kind not in GRANTS:
+                refused: Refused = reserved
+                return refused
+            self.router.tariffs.spent(reserved, self.router.now())
+
     def _take_in(self, finished: Finished) -> Flow[None]:
-        item, reservation, estimate = self.under_way.pop(finished.job.id)
-        yield from self._settle(item, finished, reservation, estimate)
+        item, held = self.under_way.pop(finished.job.id)
+        yield from self._settle(item, finished, held)
         outcome = finished.outcome
         if isinstance(outcome, Fault) and (yield from self._try_again(item, finished, outcome)):
             return
@@ -179,15 +195,13 @@ class Verification:
         heappush(self.waiting, (self.router.now() + pause, finished.job.id, item))
         return True
 
-    def _settle(
-        self, item: _UnderExamination, finished: Finished, held: Reservation, estimate: int
-    ) -> Flow[None]:
-        answer = finished.outcome if isinstance(finished.outcome, Answer) else None
-        tokens = estimate if answer is not None or finished.maybe_served else 0
-        if answer is not None and answer.tokens is not None:
-            tokens = answer.tokens
-        cost = item.offer.cost(tokens)
-        yield Settle(held, tokens, cost)
+    def _settle(self, item: _UnderExamination, finished: Finished, held: Held) -> Flow[None]:
+        tokens = tokens_used(held, finished)
+        offer = item.offer
+        charged = charge(offer, held.tariff, held.reservation.use.tokens, tokens)
+        cost = charged.cost
+        requests = int(was_sent(finished))
+        yield Settle(held.reservation, tokens, cost, requests, charged.credit)
         item.tokens, item.cost, item.requests = (
             item.tokens + tokens,
             item.cost + cost,
