@@ -20,6 +20,6 @@ class ConfiguredGrant:
         return self.until is None or moment < self.until
 
     def lost_at(self, moment: float) -> float:
-        """When what is left of it now will be lost: it lapses, or begins anew; infinite if never."""
+        """When what is left of it will be lost: it lapses, or begins anew; infinite if never."""
         ends = self.meter.window.ends(moment)
         return min(float("inf") if end is None else end for end in (self.until, ends))

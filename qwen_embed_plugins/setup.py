@@ -19,13 +19,8 @@ from qwen_embed_plugins.ledger import Ledger
 from qwen_embed_plugins.parity import Parity, known_probes
 from qwen_embed_plugins.plugins import Registry, load_plugins, unknown_name
 from qwen_embed_plugins.router import Router
-from qwen_embed_plugins.settings import (
-    TOP_LEVEL,
-    Settings,
-    checked_table,
-    merged_budget,
-    unknown_setting,
-)
+from qwen_embed_plugins.setting_checks import checked_table, unknown_setting
+from qwen_embed_plugins.settings import TOP_LEVEL, Settings, merged_budget
 from qwen_embed_plugins.spaces import EmbeddingSpace
 from qwen_embed_plugins.sqlite_ledger import SQLiteLedger
 from qwen_embed_plugins.state import SQLiteState, State
