@@ -131,7 +131,7 @@ _NO_RESET = (
 def _zone(name: str) -> tzinfo:
     if name.upper() in ("UTC", "Z", "GMT"):
         return timezone.utc
-    offset = re.fullmatch(r"([+-])([01]\d|2[0-3]):([0-5]\d)", name)
+    offset = re.fullmatch(r"(?:UTC)?([+-])([01]\d|2[0-3]):([0-5]\d)", name)
     if offset:
         ahead = timedelta(hours=int(offset[2]), minutes=int(offset[3]))
         return timezone(ahead if offset[1] == "+" else -ahead)
