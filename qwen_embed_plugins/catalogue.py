@@ -15,17 +15,20 @@ from urllib.parse import urlsplit
 from qwen_embed_plugins.errors import ConfigurationError, shown, without_secrets
 from qwen_embed_plugins.grants import ConfiguredGrant
 from qwen_embed_plugins.meters import Meter
-from qwen_embed_plugins.offers import USD_PER_UNIT, Offer
+from qwen_embed_plugins.offers import Grant, Offer
 from qwen_embed_plugins.plugins import Registry, unknown_name
 from qwen_embed_plugins.provider import Provider, ProviderConfig
+from qwen_embed_plugins.provider_settings import PROVIDER, ProviderSettings
 from qwen_embed_plugins.proxies import proxy_address
-from qwen_embed_plugins.settings import (
-    MODEL_OVERRIDES,
-    PROVIDER,
-    ProviderSettings,
-    Settings,
-    sounds_secret,
-    unknown_setting,
+from qwen_embed_plugins.setting_checks import ROLES, sounds_secret, unknown_setting
+from qwen_embed_plugins.settings import Settings
+from qwen_embed_plugins.terms import (
+    grants_of,
+    limits_of,
+    overridden,
+    price_of,
+    served_roles,
+    unclaimed_grant,
 )
 from qwen_embed_plugins.types import Role
 
@@ -47,8 +50,9 @@ class ConfiguredOffer:
     `key` names it everywhere ("ollama/qwen3-embedding-8b"). `price` is US dollars per million
     tokens: what the user states, else 0 for private addresses, None when unknown. `trusted` says
     that the user vouches for its vectors. `key_variable` is the variable that holds its key, if it
-    wants one. `endpoint` tells servers apart for what is learnt about
-    them.
+    wants one. `grants` are those that the user claimed, in the order in which they are spent;
+    `limits` are the budgets and limits of its account; `unclaimed` is a built-in grant that the
+    settings do not speak of. `endpoint` tells servers apart for what is learnt about them.
     """
 
     key: str
@@ -63,7 +67,8 @@ class ConfiguredOffer:
     key_variable: str | None = None
     grants: tuple[ConfiguredGrant, ...] = ()
     limits: tuple[Meter, ...] = ()
-    serve: tuple[Role, ...] = ("query", "document")
+    serve: tuple[Role, ...] = ROLES
+    unclaimed: Grant | None = None
     endpoint: str = field(init=False)
 
     def __post_init__(self) -> None:
@@ -87,6 +92,11 @@ class ConfiguredOffer:
     def is_proven_by_name(self) -> bool:
         """Whether it belongs to the model's space by declaration: the same open weights."""
         return self.offer.membership == "declared"
+
+    @property
+    def has_grants(self) -> bool:
+        """Whether the user claimed any, spent or not."""
+        return bool(self.grants)
 
     @property
     def max_inputs(self) -> int:
@@ -249,15 +259,29 @@ def configure(
             return _option_missing(table, provider_class, option, named)
     try:
         provider = provider_class(ProviderConfig(table.name, base_url, key, options))
-        configured = _configured(table, provider, offer, model, settings)
+        configured = _configured(table, provider, offer, model)
     except Exception as error:
         return _not_set_up(table, error, named)
-    if configured.price is None and settings.budget.limited:
-        return (
-            f"no price is known and a budget is set: give price_per_million in [providers."
-            f'{table.name}] or in its plugin, or set usd_per_day = "unlimited" under [budget]'
-        )
-    return configured
+    configured = _with_terms(configured, table)
+    return _why_unpriced(configured, table, settings) or configured
+
+
+def _why_unpriced(
+    offer: ConfiguredOffer, table: ProviderSettings, settings: Settings
+) -> str | None:
+    """Why an offer without a known price cannot serve: under a budget only tokens that are given
+    away are sure to cost nothing."""
+    limited = settings.budget.limited
+    if offer.price is not None or not (limited or table.has_budget):
+        return None
+    if any(grant.meter.kind == "grant" for grant in offer.grants):
+        return None
+    here = f"[providers.{table.name}]"
+    remedy = 'set usd_per_day = "unlimited" under [budget]' if limited else f"lift that of {here}"
+    return (
+        f"no price is known and a budget is set: give price_per_million in {here} or in its "
+        f"plugin, or {remedy}"
+    )
 
 
 def _options(
@@ -291,21 +315,16 @@ def _not_set_up(table: ProviderSettings, error: Exception, named: bool) -> str:
 
 
 def _configured(
-    table: ProviderSettings, provider: Provider, offer: Offer, model: Model, settings: Settings
+    table: ProviderSettings, provider: Provider, offer: Offer, model: Model
 ) -> ConfiguredOffer:
     private = is_private(provider.url)
-    stated = {**_stated_price(table), **table.models.get(model.name, {})}
-    own_price = stated.get("price_per_million")
-    if own_price is not None:
-        own_price *= USD_PER_UNIT[stated.get("currency", "USD")]
     return ConfiguredOffer(
         key=f"{table.name}/{model.name}",
         provider=provider,
         account=table.account or table.name,
         offer=offer,
         model=model,
-        # What the user states holds; else what is near costs nothing.
-        price=own_price if own_price is not None else Decimal(0) if private else in_usd(offer),
+        price=price_of(table, offer, private=private),
         private=private,
         trusted=table.trust,
         proxy=table.proxy,
@@ -313,16 +332,23 @@ def _configured(
     )
 
 
-def _stated_price(table: ProviderSettings) -> dict[str, Any]:
-    own = {"price_per_million": table.price_per_million, "currency": table.currency}
-    return {name: value for name, value in own.items() if value is not None}
-
-
-def in_usd(offer: Offer) -> Decimal | None:
-    """The stated price in US dollars, None when unknown."""
-    if offer.price_per_million is None:
-        return None
-    return offer.price_per_million * USD_PER_UNIT[offer.currency]
+def _with_terms(offer: ConfiguredOffer, table: ProviderSettings) -> ConfiguredOffer:
+    """The offer with its grants and limits. Raises `ConfigurationError` if a grant is claimed that
+    cannot be counted."""
+    terms, account, private = offer.offer, offer.account, offer.private
+    grants = grants_of(table, terms, account, private=private)
+    if offer.price is None and any(grant.meter.kind == "credit" for grant in grants):
+        raise ConfigurationError(
+            f"providers.{table.name}: a grant in money is counted by the price, and no price of "
+            f"{offer.model.name} is known: give price_per_million"
+        )
+    return replace(
+        offer,
+        grants=grants,
+        limits=limits_of(table, terms, account, private=private),
+        serve=served_roles(table, terms.model),
+        unclaimed=unclaimed_grant(table, terms, private=private),
+    )
 
 
 def _offer_for(
@@ -337,26 +363,6 @@ def _offer_for(
     if offer is None and table.wire_name:
         offer = Offer(model=model.name, wire_name=table.wire_name)
     return None if offer is None else overridden(offer, table)
-
-
-def overridden(offer: Offer, table: ProviderSettings) -> Offer:
-    """The offer with what a table states of it. That is in dollars unless said otherwise, and was
-    read nowhere."""
-    stated = stated_terms(table, offer.model)
-    if "price_per_million" in stated:
-        stated.setdefault("currency", "USD")
-    if stated.get("currency", offer.currency) != offer.currency:
-        # The offer's other price is in its own currency, and shown only.
-        stated["batch_price_per_million"] = None
-    sources = {name: source for name, source in offer.sources.items() if name not in stated}
-    return replace(offer, **stated, sources=sources)
-
-
-def stated_terms(table: ProviderSettings, model: str) -> dict[str, Any]:
-    """The fields of `Offer` that a table states for a model, as the user wrote them."""
-    stated = {name: getattr(table, name) for name in MODEL_OVERRIDES}
-    stated.update(table.models.get(model, {}))
-    return {name: value for name, value in stated.items() if value is not None}
 
 
 def _unknown_kind(table: ProviderSettings, registry: Registry) -> ConfigurationError:

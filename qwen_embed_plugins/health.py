@@ -32,8 +32,8 @@ BAD_VECTORS_IN_A_ROW = 3
 
 @dataclass(frozen=True, slots=True)
 class Paused:
-    """An offer is not to be asked before `until` (seconds since the epoch), because of `fault`, or of
-    a limit that `is_ours` to keep."""
+    """An offer is not to be asked before `until` (seconds since the epoch), because of `fault`;
+    `is_ours` says that no answer told so, but a limit that the ledger keeps."""
 
     until: float
     fault: Fault

@@ -38,7 +38,8 @@ class Meter:
     of 1e-12 US dollars) are limits, None where there is none.
 
     Meters of equal `kind`, `account` and `offer` share one count, whatever their limits. `setting`
-    and `table` are where the user finds the limit.
+    and `table` are where the user finds the limit; that of a minute may hold two, and names them
+    itself.
     """
 
     kind: Kind
@@ -136,7 +137,8 @@ def _message(meter: Meter, part: str, would_be: int, until: float | None) -> str
     if meter.kind in GRANTS:
         amount = f"{_dollars(limit)} US dollars" if part == "money" else f"{limit} tokens"
         return f"its grant of {amount} is spent{again}"
-    return f"{meter.setting} = {limit} is used up{again}"
+    setting = f"{part}_per_minute" if meter.kind == "minute" else meter.setting
+    return f"{setting} = {limit} is used up{again}"
 
 
 def clock(moment: float) -> str:

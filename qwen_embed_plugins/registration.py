@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from qwen_embed_plugins.errors import ConfigurationError, shown
 from qwen_embed_plugins.hookspecs import PROJECT
-from qwen_embed_plugins.offers import Offer
+from qwen_embed_plugins.offers import Grant, Offer
 from qwen_embed_plugins.provider import Provider
 
 if TYPE_CHECKING:
@@ -37,6 +37,9 @@ LIMITS = (
     "max_batch_tokens",
     "max_batch_bytes",
     "max_concurrency",
+    "requests_per_minute",
+    "requests_per_day",
+    "tokens_per_minute",
 )
 
 _PROVIDER_NAME = re.compile(r"[a-z0-9]+(-[a-z0-9]+)*")
@@ -138,12 +141,32 @@ def _check_offer(offer: Any) -> None:
             'Decimal of 0 or more, for example Decimal("0.04")'
         )
     for name in LIMITS:
-        limit: Any = getattr(offer, name)
-        if limit is not None and (type(limit) is not int or limit < 1):
-            raise ConfigurationError(
-                f"offer {shown(offer.model)}: {name} = {shown(limit)}: expected a whole number "
-                "of at least 1"
-            )
+        _check_count(offer, name, getattr(offer, name))
+    if offer.grant is not None:
+        _check_grant(offer, offer.grant)
+
+
+def _check_count(offer: Offer, name: str, count: Any) -> None:
+    if count is not None and (type(count) is not int or count < 1):
+        raise ConfigurationError(
+            f"offer {shown(offer.model)}: {name} = {shown(count)}: expected a whole number of at "
+            "least 1"
+        )
+
+
+def _check_grant(offer: Offer, grant: Any) -> None:
+    if not isinstance(grant, Grant):
+        raise ConfigurationError(
+            f"offer {shown(offer.model)}: grant = {shown(grant)}: expected a Grant"
+        )
+    for name in ("tokens", "tokens_per_day", "days"):
+        _check_count(offer, f"grant.{name}", getattr(grant, name))
+    usd: Any = grant.usd
+    if usd is not None and not (isinstance(usd, Decimal) and usd.is_finite() and usd > 0):
+        raise ConfigurationError(
+            f"offer {shown(offer.model)}: grant.usd = {shown(usd)}: expected a Decimal above 0, "
+            'for example Decimal("1.80")'
+        )
 
 
 def claim(names: dict[str, Any], name: object, value: object) -> None:

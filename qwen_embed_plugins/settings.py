@@ -8,19 +8,29 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, fields, replace
-from decimal import Decimal, InvalidOperation
-from difflib import get_close_matches
+from collections.abc import Mapping
+from dataclasses import MISSING, Field, dataclass, field, fields, replace
+from decimal import Decimal
 from pathlib import Path
 from typing import Any, Literal, get_args
 
 from qwen_embed_plugins.errors import ConfigurationError, shown, without_secrets
 from qwen_embed_plugins.models import DEFAULT_INSTRUCTION, DEFAULT_MODEL
-from qwen_embed_plugins.offers import Currency
-from qwen_embed_plugins.proxies import proxy_address
-
-ENVIRONMENT_PREFIX = "QWEN_EMBED_"
+from qwen_embed_plugins.provider_settings import ProviderSettings, providers
+from qwen_embed_plugins.setting_checks import (
+    ENVIRONMENT_PREFIX,
+    Check,
+    as_table,
+    checked_table,
+    cosine,
+    money_or_unlimited,
+    names,
+    one_of,
+    seconds,
+    text,
+    truth,
+    whole_number,
+)
 
 Parity = Literal["declared", "verified"]
 """Which offers of a space serve: those of the same open weights, or only those that `verify` has
@@ -28,20 +38,6 @@ measured."""
 
 NOT_SETTINGS = frozenset({"SETTINGS", "DSN", "DISABLE_PLUGINS"})
 """Variables with our prefix that are no settings of the router; nor are those with TEST_."""
-
-SYNONYMS = {
-    "dimension": "dimensions",
-    "dim": "dimensions",
-    "task": "instruction",
-    "prompt": "instruction",
-    "timeout": "timeout_seconds",
-    "url": "base_url",
-    "endpoint": "base_url",
-    "key_env": "api_key_env",
-    "providers_used": "use",
-    "price": "price_per_million",
-}
-"""What people write for it elsewhere; spelling alone would not lead there."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,28 +51,6 @@ class Budget:
     def limited(self) -> bool:
         """Whether any limit is set."""
         return self.usd_per_day is not None or self.usd_total is not None
-
-
-@dataclass(frozen=True, slots=True)
-class ProviderSettings:
-    """One `[providers.NAME]` table: an account with a provider, or a server of one's own."""
-
-    name: str
-    kind: str | None = None
-    base_url: str | None = field(default=None, repr=False)
-    api_key_env: str | None = None
-    account: str | None = None
-    wire_name: str | None = None
-    proxy: str | None = field(default=None, repr=False)
-    proxy_env: str | None = None
-    price_per_million: Decimal | None = None
-    currency: Currency | None = None
-    max_concurrency: int | None = None
-    max_inputs: int | None = None
-    max_input_tokens: int | None = None
-    trust: bool = False
-    models: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
-    options: Mapping[str, Any] = field(default_factory=dict, repr=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -182,15 +156,16 @@ class Settings:
 
     def _explain_provider(self, provider: ProviderSettings) -> list[tuple[str, str, str]]:
         origin = self.origins.get("providers", "default")
-        return [
-            (
-                f"providers.{provider.name}.{item.name}",
-                without_secrets(_printed(getattr(provider, item.name))),
-                origin,
-            )
+        where = f"providers.{provider.name}"
+        stated = {
+            f"{where}.{item.name}": getattr(provider, item.name)
             for item in fields(provider)
-            if item.name != "name" and getattr(provider, item.name) not in (None, {}, False)
-        ]
+            if item.name not in ("name", "models")
+            and getattr(provider, item.name) != _default(item)
+        }
+        for model, terms in provider.models.items():
+            stated |= {f'{where}.models."{model}".{name}': value for name, value in terms.items()}
+        return [(name, without_secrets(_printed(value)), origin) for name, value in stated.items()]
 
     def state_path(self) -> str:
         """The state file: as set, else in the user's state folder."""
@@ -205,6 +180,10 @@ class Settings:
         return str(user_state_path("qwen-embed", appauthor=False) / "state.db")
 
 
+def _default(item: Field[Any]) -> Any:
+    return item.default if item.default_factory is MISSING else item.default_factory()
+
+
 def _printed(value: object, none: str = "not set") -> str:
     if value is None:
         return none
@@ -213,138 +192,13 @@ def _printed(value: object, none: str = "not set") -> str:
     return str(value)
 
 
-Check = Callable[[Any], Any]
-"""Gives the value in its final type, or raises ValueError that says what was expected."""
-
-
-def text(value: Any) -> str:
-    if not isinstance(value, str) or not value.strip():
-        raise ValueError("expected a non-empty string")
-    return value
-
-
-def whole_number(value: Any) -> int:
-    number = int(value) if isinstance(value, str) and value.strip().isdigit() else value
-    if isinstance(number, bool) or not isinstance(number, int) or number < 1:
-        raise ValueError("expected a whole number of at least 1")
-    return number
-
-
-def seconds(value: Any) -> float:
-    try:
-        number = float(value)
-    except (TypeError, ValueError):
-        number = -1.0
-    if isinstance(value, bool) or not 0 < number < 1e6:
-        raise ValueError("expected seconds, a number above 0")
-    return number
-
-
-def cosine(value: Any) -> float:
-    try:
-        number = float(value)
-    except (TypeError, ValueError):
-        number = -1.0
-    if isinstance(value, bool) or not 0 <= number <= 1:
-        raise ValueError("expected a cosine, a number from 0 to 1")
-    return number
-
-
-def truth(value: Any) -> bool:
-    if isinstance(value, bool):
-        return value
-    if isinstance(value, str) and value.lower() in ("true", "false", "1", "0"):
-        return value.lower() in ("true", "1")
-    raise ValueError("expected true or false")
-
-
-def names(value: Any) -> tuple[str, ...]:
-    if isinstance(value, str):
-        value = [part.strip() for part in value.split(",") if part.strip()]
-    if not isinstance(value, (list, tuple)) or not value:
-        raise ValueError('expected a list of provider names, for example ["ollama"]')
-    return tuple(text(item) for item in value)
-
-
-def money(value: Any) -> Decimal:
-    try:
-        amount = Decimal(str(value))
-    except InvalidOperation:
-        amount = Decimal(-1)
-    if isinstance(value, bool) or not amount.is_finite() or amount < 0:
-        raise ValueError('expected an amount of 0 or more, for example "0.05"')
-    return amount
-
-
-def money_or_unlimited(value: Any) -> Decimal | None:
-    return None if value == "unlimited" else money(value)
-
-
-def one_of(*known: str) -> Check:
-    def check(value: Any) -> Any:
-        if value not in known:
-            raise ValueError(f"expected {' or '.join(map(repr, known))}")
-        return value
-
-    return check
-
-
-currency = one_of(*get_args(Currency))
-parity = one_of(*get_args(Parity))
-
-
-def variable_name(value: Any) -> str:
-    if not isinstance(value, str) or not value.isidentifier() or _looks_like_a_key(value):
-        # The value is not repeated: people put the key itself here.
-        raise ValueError("expected the name of an environment variable, not a key")
-    return value
-
-
-def _looks_like_a_key(value: str) -> bool:
-    """Long, without the underscores of a name, and of letters in both cases or with digits."""
-    plain = len(value) >= 20 and "_" not in value
-    return plain and not value.isupper() and (not value.islower() or not value.isalpha())
-
-
-def web_address(value: Any) -> str:
-    from urllib.parse import urlsplit
-
-    address = text(value)
-    parts = urlsplit(address)
-    try:
-        port_is_one = parts.port is None or parts.port > 0
-    except ValueError:
-        port_is_one = False
-    if parts.scheme not in ("http", "https") or not parts.hostname or not port_is_one:
-        raise ValueError("expected an address such as http://127.0.0.1:11434")
-    return address
-
-
-MODEL_OVERRIDES: Mapping[str, Check] = {
-    "wire_name": text,
-    "price_per_million": money,
-    "currency": currency,
-    "max_concurrency": whole_number,
-    "max_inputs": whole_number,
-    "max_input_tokens": whole_number,
-}
-PROVIDER: Mapping[str, Check] = {
-    **MODEL_OVERRIDES,
-    "kind": text,
-    "base_url": web_address,
-    "api_key_env": variable_name,
-    "account": text,
-    "proxy": proxy_address,
-    "proxy_env": variable_name,
-    "trust": truth,
-}
 BUDGET: Mapping[str, Check] = {"usd_per_day": money_or_unlimited, "usd_total": money_or_unlimited}
 
 
 def budget(value: Any) -> Budget:
     if isinstance(value, Budget):
         return value
-    return Budget(**checked_table(_table(value), BUDGET, "budget"))
+    return Budget(**checked_table(as_table(value), BUDGET, "budget"))
 
 
 def merged_budget(before: Budget | None, table: Any, checked: Budget) -> Budget:
@@ -354,38 +208,6 @@ def merged_budget(before: Budget | None, table: Any, checked: Budget) -> Budget:
     return replace(before, **{name: getattr(checked, name) for name in table})
 
 
-def providers(value: Any) -> dict[str, ProviderSettings]:
-    return {
-        name: item if isinstance(item, ProviderSettings) else provider_table(name, _table(item))
-        for name, item in _table(value).items()
-    }
-
-
-def provider_table(name: str, table: Mapping[str, Any]) -> ProviderSettings:
-    """One provider's table. Names that are not ours are kept as options: the provider checks them
-    when it is configured, since only its plugin knows them."""
-    where = f"providers.{name}"
-    if "api_key" in table or "key" in table:
-        raise ConfigurationError(
-            f"{where}: a key does not belong in a file; put it into an environment variable and "
-            'name that: api_key_env = "MY_KEY"'
-        )
-    ours = {key: item for key, item in table.items() if key in PROVIDER}
-    options = {key: item for key, item in table.items() if key not in (*PROVIDER, "models")}
-    models = {
-        model: checked_table(_table(item), MODEL_OVERRIDES, f"{where}.models.{model}")
-        for model, item in _table(table.get("models", {})).items()
-    }
-    values = checked_table(ours, PROVIDER, where)
-    return ProviderSettings(name=name, **values, models=models, options=options)
-
-
-def _table(value: Any) -> Mapping[str, Any]:
-    if not isinstance(value, Mapping):
-        raise ValueError("expected a table")
-    return value
-
-
 TOP_LEVEL: Mapping[str, Check] = {
     "model": text,
     "dimensions": whole_number,
@@ -393,7 +215,7 @@ TOP_LEVEL: Mapping[str, Check] = {
     "query_policy": text,
     "use": names,
     "instruction": text,
-    "parity": parity,
+    "parity": one_of(*get_args(Parity)),
     "min_parity": cosine,
     "canary_every": whole_number,
     "spill_after_seconds": seconds,
@@ -405,42 +227,6 @@ TOP_LEVEL: Mapping[str, Check] = {
     "budget": budget,
     "providers": providers,
 }
-
-SECRET_WORDS = ("proxy", "key", "token", "secret", "password", "state")
-
-
-def sounds_secret(name: str) -> bool:
-    """Whether a setting's value may be or hold a secret, judged by its name."""
-    return any(word in name for word in SECRET_WORDS)
-
-
-def checked_table(table: Mapping[str, Any], known: Mapping[str, Check], where: str) -> Any:
-    """The table with each value checked; `ConfigurationError` names the setting and its value."""
-    checked = {}
-    for name, value in table.items():
-        if name not in known:
-            raise unknown_setting(name, known, where)
-        try:
-            checked[name] = known[name](value)
-        except ValueError as error:
-            secret = sounds_secret(name)
-            said = without_secrets(value) if isinstance(value, str) else value
-            found = "" if secret or isinstance(value, Mapping) else f" = {shown(said)}"
-            raise ConfigurationError(f"{where}: {name}{found}: {error}") from None
-    return checked
-
-
-def unknown_setting(name: str, known: Mapping[str, Any], where: str) -> ConfigurationError:
-    """The error for a setting that does not exist, with the nearest one that does."""
-    near = SYNONYMS.get(name) if SYNONYMS.get(name) in known else None
-    near = near or next(iter(get_close_matches(name, known, n=1, cutoff=0.6)), None)
-    spelt = _variable if where == "environment" else str
-    hint = f"did you mean {spelt(near)!r}?" if near else f"known here: {', '.join(sorted(known))}"
-    return ConfigurationError(f"{where}: unknown setting {shown(spelt(name))}; {hint}")
-
-
-def _variable(name: str) -> str:
-    return f"{ENVIRONMENT_PREFIX}{name.upper()}"
 
 
 def find_file(path: str | os.PathLike[str] | None, environ: Mapping[str, str]) -> Path | None:

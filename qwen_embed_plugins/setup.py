@@ -19,16 +19,12 @@ from qwen_embed_plugins.ledger import Ledger
 from qwen_embed_plugins.parity import Parity, known_probes
 from qwen_embed_plugins.plugins import Registry, load_plugins, unknown_name
 from qwen_embed_plugins.router import Router
-from qwen_embed_plugins.settings import (
-    TOP_LEVEL,
-    Settings,
-    checked_table,
-    merged_budget,
-    unknown_setting,
-)
+from qwen_embed_plugins.setting_checks import checked_table, unknown_setting
+from qwen_embed_plugins.settings import TOP_LEVEL, Settings, merged_budget
 from qwen_embed_plugins.shared_ledger import SQLiteLedger
 from qwen_embed_plugins.spaces import EmbeddingSpace
 from qwen_embed_plugins.state import SQLiteState, State
+from qwen_embed_plugins.tariffs import Tariffs
 
 log = logging.getLogger("qwen_embed_plugins")
 
@@ -111,6 +107,7 @@ class Setup:
             canaries=Canaries(settings.canary_every),
             ways_out=partial(ways_out, settings, self.registry),
             min_parity=settings.min_parity,
+            tariffs=Tariffs(budgeted=settings.budget.limited),
             now=time.time,
             emit=self.registry.emit,
             concurrency=settings.concurrency,

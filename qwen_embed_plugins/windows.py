@@ -113,27 +113,37 @@ def daily(text: str) -> Daily:
     """The window that begins anew at an hour such as "00:00 UTC", "08:00 +03:00" or
     "00:00 America/Los_Angeles". Raises ValueError, saying what was expected."""
     found = re.fullmatch(r"\s*(\d{1,2}):(\d{2})(?:\s+(\S+))?\s*", text)
+    if found is None:
+        raise ValueError(_NO_RESET)
     try:
-        if found is None:
-            raise ValueError
-        return Daily(time(int(found[1]), int(found[2])), _zone(found[3] or "UTC"))
+        at = time(int(found[1]), int(found[2]))
     except ValueError:
-        raise ValueError(
-            'expected an hour and a zone, for example "00:00 UTC", "08:00 +03:00" or '
-            '"00:00 America/Los_Angeles"'
-        ) from None
+        raise ValueError(_NO_RESET) from None
+    return Daily(at, _zone(found[3] or "UTC"))
+
+
+_NO_RESET = (
+    'expected an hour and a zone, for example "00:00 UTC", "08:00 +03:00" or '
+    '"00:00 America/Los_Angeles"'
+)
 
 
 def _zone(name: str) -> tzinfo:
     if name.upper() in ("UTC", "Z", "GMT"):
         return timezone.utc
-    offset = re.fullmatch(r"([+-])(\d{2}):(\d{2})", name)
+    offset = re.fullmatch(r"(?:UTC)?([+-])([01]\d|2[0-3]):([0-5]\d)", name)
     if offset:
         ahead = timedelta(hours=int(offset[2]), minutes=int(offset[3]))
         return timezone(ahead if offset[1] == "+" else -ahead)
-    from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
+    from zoneinfo import ZoneInfo, available_timezones
 
     try:
         return ZoneInfo(name)
-    except (ZoneInfoNotFoundError, OSError) as error:
-        raise ValueError(str(error)) from None
+    except (ValueError, OSError, LookupError):  # a folder's name, and a zone that nobody knows
+        if available_timezones():
+            raise ValueError(_NO_RESET) from None
+    # Windows and some images of containers have none of their own.
+    raise ValueError(
+        "no time zones are installed here: install the package tzdata, or write the zone as "
+        'an offset, for example "08:00 +03:00"'
+    )

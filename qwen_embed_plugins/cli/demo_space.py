@@ -128,7 +128,7 @@ def _smallest(names: list[str], settings: Settings) -> tuple[str, str] | None:
 
 
 def _with_wire_name(settings: Settings, wire_name: str) -> Settings:
-    from qwen_embed_plugins.settings import ProviderSettings
+    from qwen_embed_plugins.provider_settings import ProviderSettings
 
     table = settings.providers.get("ollama") or ProviderSettings("ollama")
     tables: Mapping[str, Any] = {

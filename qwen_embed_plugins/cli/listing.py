@@ -12,16 +12,16 @@ from qwen_embed_plugins.catalogue import (
     ConfiguredOffer,
     base_url_of,
     configure,
-    in_usd,
     is_private,
-    overridden,
 )
 from qwen_embed_plugins.cli.sources import source_as_dict
 from qwen_embed_plugins.cli.terms import price_text
 from qwen_embed_plugins.errors import ConfigurationError
 from qwen_embed_plugins.offers import Offer
 from qwen_embed_plugins.plugins import RegisteredProvider, Registry, unknown_name
-from qwen_embed_plugins.settings import ProviderSettings, Settings
+from qwen_embed_plugins.provider_settings import ProviderSettings
+from qwen_embed_plugins.settings import Settings
+from qwen_embed_plugins.terms import in_usd, overridden
 
 
 @dataclass(frozen=True, slots=True)

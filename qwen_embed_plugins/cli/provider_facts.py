@@ -6,13 +6,13 @@ from typing import NamedTuple
 
 import click
 
-from qwen_embed_plugins.catalogue import stated_terms
 from qwen_embed_plugins.cli.listing import ListedOffer
 from qwen_embed_plugins.cli.output import Block, Column, print_blocks, print_pairs
 from qwen_embed_plugins.cli.sources import SourceNotes
 from qwen_embed_plugins.cli.terms import LABELS, fact_texts
 from qwen_embed_plugins.errors import without_secrets
 from qwen_embed_plugins.offers import Offer, Source
+from qwen_embed_plugins.terms import stated_terms
 
 COLUMNS = (
     Column("Fact", long="fits"),
