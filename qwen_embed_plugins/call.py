@@ -75,7 +75,7 @@ class EmbedCall:
         self.under_way: dict[int, _UnderWay] = {}
         self.spending = Spending(router, self.outcome, self.chooser, self.under_way)
         self.room: dict[str, int] = {}
-        """For how many tokens the grant of an offer has room, where that is less than a batch."""
+        """For how many tokens a grant or a budget has room at an offer, where a batch has more."""
         self.failures: Counter[str] = Counter()
         self.failed_at: dict[str, float] = {}
         self.accepted: set[str] = set()
@@ -219,15 +219,17 @@ class EmbedCall:
         return True
 
     def _not_now(self, piece: Piece, offer: ConfiguredOffer, refused: Refused | None) -> None:
-        """A reservation was refused; if by a grant, less is tried while less is possible."""
-        if refused is not None:
-            fits = self.spending.fits(offer, refused)
-            if fits and is_cuttable(piece) and len(piece.places) > 1:
-                self.room[offer.key] = fits
-            else:
-                self.room.pop(offer.key, None)
-                self.spending.spent(refused)
-        elif offer.key in self.outcome.out:
+        """A reservation was refused; if by a grant or a budget, less is tried while less is
+        possible."""
+        if refused is None:
+            return
+        fits = self.spending.fits(offer, refused)
+        if fits and is_cuttable(piece) and len(piece.places) > 1:
+            self.room[offer.key] = fits
+            return
+        self.room.pop(offer.key, None)
+        self.spending.spent(offer, refused)
+        if offer.key in self.outcome.out:
             self.vetting.inquiries.close(offer)
 
     def _job(self, piece: Piece, offer: ConfiguredOffer, canary: int | None) -> Job:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from qwen_embed_plugins.errors import BudgetExceeded, NoOfferLeft
+from qwen_embed_plugins.meters import clock
 from qwen_embed_plugins.spaces import shorten
 from qwen_embed_plugins.types import (
     Attempt,
@@ -118,10 +119,14 @@ class Outcome:
         refused = self.router.parity.refuses(offer)
         if refused is not None:
             return refused
-        if offer.key in self.out:
-            return self.out[offer.key]
+        if self.request.role not in offer.serve:
+            return f"serves no {self.request.role}: serve = {', '.join(map(_quoted, offer.serve))}"
+        if not self.router.tariffs.serves(offer, self.router.now()):
+            return "its grant is spent or over, no price is known, and a budget is set"
         pause = self.router.pause(offer)
-        return pause.fault.message if pause else "not usable for these texts"
+        said = self.out.get(offer.key) or (pause and pause.fault.message)
+        again = f" (asked again at {clock(pause.until)})" if pause else ""
+        return f"{said}{again}" if said else "not usable for these texts"
 
     def _way_out(self) -> str:
         """Another model that would cost nothing, in words; "" if there is none."""
@@ -170,3 +175,7 @@ class Outcome:
             attempts=tuple(self.attempts),
             offers=tuple(self.offers),
         )
+
+
+def _quoted(word: str) -> str:
+    return f'"{word}"'

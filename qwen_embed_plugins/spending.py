@@ -54,9 +54,9 @@ class Spending:
     under_way: Mapping[int, HasHeld]
 
     def reserve(self, offer: ConfiguredOffer, tokens: int) -> Flow[Held | Refused | None]:
-        """Hold what an attempt with about so many tokens may use. None or a refusal: it is not to
-        be made now, and where it goes instead is to be chosen anew; a refusal names a grant that
-        has room for less."""
+        """Hold what an attempt with about so many tokens may use. None: it is not to be made now,
+        and where it goes instead is to be chosen anew. A refusal: a grant or a budget has no room
+        for it, but perhaps for less."""
         tariff = self.router.tariffs.of(offer, self.router.now())
         if tariff.tier > self.chooser.tiers.get(offer.key, tariff.tier):
             self.chooser.rank()  # a grant lapsed this moment: it may not be the cheapest any more
@@ -71,13 +71,10 @@ class Spending:
         if self._waits_for_ours(meter):
             # What is held is an upper bound: when a request settles there may be enough again.
             self.chooser.short_of_money.add(offer.key)
-        elif meter.kind in GRANTS:
-            return refused
         elif meter.kind in LIMITS:
             self._rest(offer, refused, LIMITS[meter.kind])
         else:
-            self.outcome.over_budget(offer, refused)
-            self.router.emit(BudgetReached(meter.setting, refused.message))
+            return refused
         return None
 
     def _waits_for_ours(self, meter: Meter) -> bool:
@@ -97,17 +94,22 @@ class Spending:
         self.router.emit(OfferPaused(key, kind, refused.message, until))
 
     def fits(self, offer: ConfiguredOffer, refused: Refused) -> int:
-        """About how many tokens a grant has room for that has none for an attempt."""
+        """About how many tokens a grant or a budget has room for that has none for an attempt."""
         left = refused.left
         if refused.meter.money is not None:
-            price = offer.cost(1_000_000)  # known, else the grant would not be in money
+            price = offer.cost(1_000_000)  # known, else no money would be held
             left = int(left / price / 1_000_000) if price else 0
         return left // RESERVED_OVER_ESTIMATE
 
-    def spent(self, refused: Refused) -> None:
-        """A grant has room for nothing that this call could send: do without it for a while."""
-        self.router.tariffs.spent(refused, self.router.now())
-        self.chooser.rank()
+    def spent(self, offer: ConfiguredOffer, refused: Refused) -> None:
+        """A grant or a budget has room for nothing that this call could send: do without it, for a
+        while or for this call."""
+        if refused.meter.kind in GRANTS:
+            self.router.tariffs.spent(refused, self.router.now())
+            self.chooser.rank()
+        else:
+            self.outcome.over_budget(offer, refused)
+            self.router.emit(BudgetReached(refused.meter.setting, refused.message))
 
     def settle(self, held: Held, finished: Finished, fault: Fault | None) -> Flow[None]:
         """Book what the attempt used, and tell of it."""
