@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from qwen_embed_plugins.amounts import NOTHING, Amount, usd
-from qwen_embed_plugins.ledger import Slice
+from qwen_embed_plugins.ledger import Counted, Slice
 from qwen_embed_plugins.meters import Key, Meter
 from qwen_embed_plugins.state_file import connect, naming
 from qwen_embed_plugins.windows import DAY, EPOCH, MINUTE, Rolling
@@ -67,17 +67,12 @@ where deadline < ? and holder <> ?
 _FORGET = "delete from tally where kind = ? and period < ?"
 
 _TALLY = """
-select requests, tokens, money from tally
-where kind = ? and account = ? and offer = ? and period = ?
-union all
-select requests, tokens, money from block
-where kind = ? and account = ? and offer = ? and period = ?
+select period, requests, tokens, money from tally
+where kind = ? and account = ? and offer = ? and period between ? and ? order by period
 """
 
-_SLICES = """
-select period, requests, tokens, money from tally
-where kind = ? and account = ? and offer = ? and period >= ? order by period
-"""
+FOR_EVER = 2**62
+"""Beyond any period."""
 
 _BLOCKS = """
 select requests, tokens, money from block
@@ -165,15 +160,15 @@ class Page:
         for kind, window in ROLLING.items():
             self._execute(_FORGET, (kind, window.first_live(self.now)))
 
-    def counted(self, meter: Meter, key: Key) -> tuple[Amount, list[Slice]]:
-        """All that counts against a meter, and the slices of it that will be forgotten."""
-        if not isinstance(meter.window, Rolling):
-            rows = self._execute(_TALLY, (*key, *key))
-            return sum((Amount(*map(int, row)) for row in rows), NOTHING), []
-        rows = self._execute(_SLICES, (*key[:3], meter.window.first_live(self.now)))
+    def counted(self, meter: Meter, key: Key) -> Counted:
+        """All that counts against a meter."""
+        window = meter.window
+        first = window.first_live(self.now) if isinstance(window, Rolling) else key.period
+        last = FOR_EVER if isinstance(window, Rolling) else key.period
+        rows = self._execute(_TALLY, (*key[:3], first, last))
         slices = [Slice(period, Amount(*counts)) for period, *counts in rows]
-        total = sum((Amount(*row) for row in self._execute(_BLOCKS, key)), NOTHING)
-        return sum((amount for _, amount in slices), total), slices
+        held = sum((Amount(*row) for row in self._execute(_BLOCKS, key)), NOTHING)
+        return Counted(sum((amount for _, amount in slices), NOTHING), held, slices)
 
     def correct(self, key: Key, amount: Amount) -> None:
         """Set the tokens and the money of a tally."""

@@ -18,7 +18,10 @@ from qwen_embed_plugins.windows import UTC_DAY, Ever, Rolling, UnderWay
 DAY_SECONDS = 86_400
 
 POLL_SECONDS = 0.5
-"""When to ask again for what others hold: nobody knows when they give it back."""
+"""When to ask again for a place under way: nobody knows when one is free."""
+
+HELD_SECONDS = 2.0
+"""When to ask again for what others hold: who does not use it has given it back by then."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,20 +134,34 @@ class Slice(NamedTuple):
     amount: Amount
 
 
-def allowed_at(
-    meter: Meter, counted: Amount, bound: Amount, slices: Sequence[Slice], now: float
-) -> float | None:
-    """When a count may have room for an attempt that it has no room for now."""
-    window = meter.window
-    if isinstance(window, UnderWay):
-        return now + POLL_SECONDS
-    if not isinstance(window, Rolling):
-        return window.ends(now)
-    for period, amount in slices:
-        counted -= amount
+class Counted(NamedTuple):
+    """All that counts against a meter: what was used, the slices of it that will be forgotten, and
+    what is held by anybody."""
+
+    used: Amount
+    held: Amount
+    slices: Sequence[Slice] = ()
+
+    def refusal(self, meter: Meter, bound: Amount, now: float) -> Refused | None:
+        """Why there is no room for so much more; None if there is."""
+        counted = self.used + self.held
         if meter.lacks(counted + bound) is None:
-            return max(now + POLL_SECONDS, period * window.step)
-    return now + min(window.step, 60.0)
+            return None
+        return refusal(meter, counted, bound, self._allowed_at(meter, bound, now))
+
+    def _allowed_at(self, meter: Meter, bound: Amount, now: float) -> float | None:
+        window, used = meter.window, self.used
+        if isinstance(window, UnderWay):
+            return now + POLL_SECONDS
+        if meter.lacks(used + bound) is None:
+            return now + HELD_SECONDS
+        if not isinstance(window, Rolling):
+            return window.ends(now)
+        for period, amount in self.slices:
+            used -= amount
+            if meter.lacks(used + bound) is None:
+                return period * window.step
+        return now + window.seconds
 
 
 class MemoryLedger:
@@ -211,11 +228,8 @@ class MemoryLedger:
     def _refusal(self, hold: Hold, now: float) -> Refused | None:
         meter, key, bound = hold
         slices = self._live(meter, key, now)
-        counted = self._held.get(key, NOTHING) + self._used.get(key, NOTHING)
-        counted = sum((amount for _, amount in slices), counted)
-        if meter.lacks(counted + bound) is None:
-            return None
-        return refusal(meter, counted, bound, allowed_at(meter, counted, bound, slices, now))
+        used = sum((amount for _, amount in slices), self._used.get(key, NOTHING))
+        return Counted(used, self._held.get(key, NOTHING), slices).refusal(meter, bound, now)
 
     def _live(self, meter: Meter, key: Key, now: float) -> list[Slice]:
         """What a count over the last minute or day still remembers, the oldest first."""

@@ -45,12 +45,11 @@ from qwen_embed_plugins.ledger import (
     Hold,
     Reservation,
     Use,
-    allowed_at,
     attempt,
     budget_meters,
     meters_of,
 )
-from qwen_embed_plugins.meters import GRANTS, Key, Meter, Refused, refusal
+from qwen_embed_plugins.meters import GRANTS, Key, Meter, Refused
 from qwen_embed_plugins.settings import Budget
 from qwen_embed_plugins.windows import Ever, UnderWay
 
@@ -224,17 +223,12 @@ class SharedLedger:
             attempts = LARGEST
             for hold in holds:
                 entry = entry_of[hold.key]
-                counted, slices = page.counted(hold.meter, hold.key)
-                without = counted - entry.spare  # its own is not lost to it
-                refused = refusal(
-                    hold.meter,
-                    without,
-                    hold.bound,
-                    allowed_at(hold.meter, without, hold.bound, slices, page.now),
-                )
+                counted = page.counted(hold.meter, hold.key)
+                without = counted._replace(held=counted.held - entry.spare)  # not lost to it
+                refused = without.refusal(hold.meter, hold.bound, page.now)
                 if refused is not None:
                     return refused
-                fits = affordable(hold.bound, hold.meter.left(counted))
+                fits = affordable(hold.bound, hold.meter.left(counted.used + counted.held))
                 attempts = min(attempts, entry.block.size, fits)
             for hold in holds:
                 entry = entry_of[hold.key]

@@ -100,8 +100,8 @@ def test_three_million_tokens_go_where_they_are_free_and_would_be_lost_first(
     order = list(dict.fromkeys(attempt.offer.split("/")[0] for attempt in result.attempts))
     assert order == [*GRANTED, "openrouter"]
     used = by_offer(result)
-    # Each new offer shows first, with some 13,000 tokens, that it reads long texts to their ends; and
-    # a grant keeps what no text fits into.
+    # Each new offer shows first, with some 13,000 tokens, that it reads long texts to their ends;
+    # and a grant keeps what no text fits into.
     for name, given in zip(GRANTED, (0.5, 0.5, 0.5, 1), strict=True):
         assert given * MILLION * 0.99 < used[name] <= given * MILLION
     assert 0.5 * MILLION <= used["openrouter"] < 0.6 * MILLION
