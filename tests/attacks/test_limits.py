@@ -66,7 +66,7 @@ def crowd(state: Path, per_minute: int, per_day: int, seconds: float) -> Guard:
 
 
 def test_four_processes_keep_to_a_limit_by_the_day(tmp_path: Path) -> None:
-    guard = crowd(tmp_path / "state.db", per_minute=1000, per_day=20, seconds=4)
+    guard = crowd(tmp_path / "state.db", per_minute=1000, per_day=20, seconds=8)
     assert len(guard.arrivals) == 20, "all that is allowed is used"
     assert not guard.refused
 
