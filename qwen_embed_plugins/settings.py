@@ -19,6 +19,7 @@ from qwen_embed_plugins.errors import ConfigurationError, shown, without_secrets
 from qwen_embed_plugins.models import DEFAULT_INSTRUCTION, DEFAULT_MODEL
 from qwen_embed_plugins.offers import Currency
 from qwen_embed_plugins.proxies import proxy_address
+from qwen_embed_plugins.state_place import StatePlace, named_state_place, state_place
 
 ENVIRONMENT_PREFIX = "QWEN_EMBED_"
 
@@ -100,7 +101,8 @@ class Settings:
     spill_to_paid: bool = False
     concurrency: int = 8
     timeout_seconds: float = 60.0
-    state: str | None = None
+    state: str | None = field(default=None, repr=False)
+    state_env: str | None = None
     env_file: str | None = None
     budget: Budget = Budget()
     providers: Mapping[str, ProviderSettings] = field(default_factory=dict)
@@ -170,6 +172,8 @@ class Settings:
             if item.name in ("api_keys", "environ", "origins", "providers", "budget"):
                 continue
             value = getattr(self, item.name)
+            if item.name == "state" and value is not None:
+                value = state_place(value).name
             origin = self.origins.get(item.name, "default")
             rows.append((item.name, without_secrets(_printed(value)), origin))
         origin = self.origins.get("budget", "default")
@@ -192,17 +196,21 @@ class Settings:
             if item.name != "name" and getattr(provider, item.name) not in (None, {}, False)
         ]
 
-    def state_path(self) -> str:
-        """The state file: as set, else in the user's state folder."""
-        if self.state and self.state.startswith(("postgresql://", "postgres://")):
+    def state_place(self) -> StatePlace:
+        """The state's place: as set, else a file in the user's state folder. Raises
+        `ConfigurationError` where `state_env` leads to none."""
+        if self.state and self.state_env:
+            first, second = (self.origins.get(name, "argument") for name in ("state", "state_env"))
             raise ConfigurationError(
-                "state: an address of Postgres is not supported yet; name a file"
+                f"state (from {first}) and state_env (from {second}) are both set; keep one"
             )
+        if self.state_env:
+            return named_state_place(self.state_env, self.environ)
         if self.state:
-            return str(Path(self.state).expanduser())
+            return state_place(self.state)
         from platformdirs import user_state_path
 
-        return str(user_state_path("qwen-embed", appauthor=False) / "state.db")
+        return state_place(str(user_state_path("qwen-embed", appauthor=False) / "state.db"))
 
 
 def _printed(value: object, none: str = "not set") -> str:
@@ -306,6 +314,11 @@ def _looks_like_a_key(value: str) -> bool:
     return plain and not value.isupper() and (not value.islower() or not value.isalpha())
 
 
+def state(value: Any) -> str:
+    state_place(text(value))
+    return str(value)
+
+
 def web_address(value: Any) -> str:
     from urllib.parse import urlsplit
 
@@ -400,7 +413,8 @@ TOP_LEVEL: Mapping[str, Check] = {
     "spill_to_paid": truth,
     "concurrency": whole_number,
     "timeout_seconds": seconds,
-    "state": text,
+    "state": state,
+    "state_env": variable_name,
     "env_file": text,
     "budget": budget,
     "providers": providers,

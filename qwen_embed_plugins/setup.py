@@ -26,9 +26,10 @@ from qwen_embed_plugins.settings import (
     merged_budget,
     unknown_setting,
 )
-from qwen_embed_plugins.shared_ledger import SQLiteLedger
+from qwen_embed_plugins.shared_ledger import SharedLedger
 from qwen_embed_plugins.spaces import EmbeddingSpace
-from qwen_embed_plugins.state import SQLiteState, State
+from qwen_embed_plugins.state import State
+from qwen_embed_plugins.stores import books_at, state_at
 
 log = logging.getLogger("qwen_embed_plugins")
 
@@ -84,6 +85,7 @@ class Setup:
 
     @classmethod
     def make(cls, settings: Settings, registry: Registry | None) -> Setup:
+        place = settings.state_place()
         registry = registry or load_plugins()
         catalogue = build_catalogue(settings, registry)
         return cls(
@@ -91,8 +93,8 @@ class Setup:
             registry,
             catalogue,
             space_of(settings, catalogue),
-            SQLiteState(settings.state_path()),
-            SQLiteLedger(settings.state_path(), settings.budget, time.time),
+            state_at(place),
+            SharedLedger(books_at(place, time.time), settings.budget, time.time),
         )
 
     def router(self) -> Router:

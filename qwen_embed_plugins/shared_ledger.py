@@ -222,9 +222,9 @@ class SharedLedger:
             page.recover(self._holder)
             entry_of = {entry.block.key: entry for entry in entries}
             attempts = LARGEST
-            for hold in holds:
+            counts = page.counted([(hold.meter, hold.key) for hold in holds])
+            for hold, (counted, slices) in zip(holds, counts, strict=True):
                 entry = entry_of[hold.key]
-                counted, slices = page.counted(hold.meter, hold.key)
                 without = counted - entry.spare  # its own is not lost to it
                 refused = refusal(
                     hold.meter,
