@@ -88,6 +88,9 @@ class Setup:
         place = settings.state_place()
         registry = registry or load_plugins()
         catalogue = build_catalogue(settings, registry)
+        for name in (settings.policy, settings.query_policy or settings.policy):
+            if name not in registry.policies:
+                raise unknown_name(registry, "policies", name)
         return cls(
             settings,
             registry,
@@ -98,11 +101,9 @@ class Setup:
         )
 
     def router(self) -> Router:
-        """A router with fresh health: what one process learns about offers while it runs."""
+        """A router with fresh health: what one process learns about offers while it runs. Reads the
+        state, so it blocks; raises `ConfigurationError` if that cannot be read."""
         settings, policies = self.settings, self.registry.policies
-        for name in (settings.policy, settings.query_policy or settings.policy):
-            if name not in policies:
-                raise unknown_name(self.registry, "policies", name)
         return Router(
             catalogue=self.catalogue,
             policy=policies[settings.policy],
