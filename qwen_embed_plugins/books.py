@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from datetime import date, timedelta
 from decimal import Decimal
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeAlias
 
 from qwen_embed_plugins.amounts import NOTHING, Amount, usd
 from qwen_embed_plugins.ledger import Counted, Slice
@@ -124,62 +124,80 @@ class Used:
         return usd(self.used.money)
 
 
-class Execute(Protocol):
-    """Runs a statement with `?` for each parameter; gives its rows, none where it has none."""
+Question: TypeAlias = tuple[str, Sequence[Any]]
+"""A statement that gives rows, with `?` for each parameter, and its values."""
 
-    def __call__(self, statement: str, values: Sequence[Any] = ()) -> list[tuple[Any, ...]]: ...
+
+class Session(Protocol):
+    """Runs statements in the order in which they are given."""
+
+    def tell(self, statement: str, values: Sequence[Any]) -> None:
+        """Run a statement without rows, now or together with the next question: a server that is
+        far away should be waited for seldom."""
+
+    def ask(self, questions: Sequence[Question]) -> list[list[tuple[Any, ...]]]:
+        """The rows of each question, all asked before the first is waited for."""
 
 
 class Page:
     """One transaction on the books, at a moment of the clock that all its processes share."""
 
-    def __init__(self, execute: Execute, now: float) -> None:
-        self._execute = execute
+    def __init__(self, session: Session, now: float) -> None:
+        self._session = session
         self.now = now
 
     def book(self, key: Key | None, used: Amount) -> None:
         """Add to a tally; None where nothing of it is kept."""
         if key is not None and used != NOTHING:
-            self._execute(_BOOK, (*key, used.requests, used.tokens, used.money))
+            self._session.tell(_BOOK, (*key, used.requests, used.tokens, used.money))
 
     def keep(self, holder: str, key: Key, content: Amount, seconds: float) -> None:
         """Say what a holder's block has in it from now on; nothing ends it."""
         if content == NOTHING:
-            self._execute(_END, (holder, *key))
+            self._session.tell(_END, (holder, *key))
         else:
             counts = (content.requests, content.tokens, content.money)
-            self._execute(_KEEP, (holder, *key, *counts, self.now + seconds))
+            self._session.tell(_KEEP, (holder, *key, *counts, self.now + seconds))
 
     def recover(self, holder: str) -> None:
         """Book the blocks of dead processes as used, and let go of what is over. A holder does not
         declare itself dead."""
-        for of, kind, account, offer, period, *counts in self._execute(_DEAD, (self.now, holder)):
+        [dead] = self._session.ask([(_DEAD, (self.now, holder))])
+        for of, kind, account, offer, period, *counts in dead:
             key = Key(kind, account, offer, period)
             self.book(_when_lost(key, self.now), Amount(*counts))
             self.keep(of, key, NOTHING, 0.0)
         for kind, window in ROLLING.items():
-            self._execute(_FORGET, (kind, window.first_live(self.now)))
+            self._session.tell(_FORGET, (kind, window.first_live(self.now)))
 
-    def counted(self, meter: Meter, key: Key) -> Counted:
-        """All that counts against a meter."""
-        window = meter.window
-        first = window.first_live(self.now) if isinstance(window, Rolling) else key.period
-        last = FOR_EVER if isinstance(window, Rolling) else key.period
-        rows = self._execute(_TALLY, (*key[:3], first, last))
-        slices = [Slice(period, Amount(*counts)) for period, *counts in rows]
-        held = sum((Amount(*row) for row in self._execute(_BLOCKS, key)), NOTHING)
-        return Counted(sum((amount for _, amount in slices), NOTHING), held, slices)
+    def counted(self, meters: Sequence[tuple[Meter, Key]]) -> list[Counted]:
+        """All that counts against each meter."""
+        asked = [question for meter, key in meters for question in self._questions(meter, key)]
+        answers = iter(self._session.ask(asked))
+        return [_counted(next(answers), next(answers)) for _ in meters]
+
+    def _questions(self, meter: Meter, key: Key) -> list[Question]:
+        window, periods = meter.window, (key.period, key.period)
+        if isinstance(window, Rolling):
+            periods = (window.first_live(self.now), FOR_EVER)
+        return [(_TALLY, (*key[:3], *periods)), (_BLOCKS, key)]
 
     def correct(self, key: Key, amount: Amount) -> None:
         """Set the tokens and the money of a tally."""
-        self._execute(_CORRECT, (*key, 0, amount.tokens, amount.money))
+        self._session.tell(_CORRECT, (*key, 0, amount.tokens, amount.money))
 
     def all(self) -> list[Count]:
         """Every count; of those over the last minute or day each slice is one."""
         return [
             Count(Key(*row[:4]), Amount(*map(int, row[4:7])), Amount(*map(int, row[7:])))
-            for row in self._execute(_ALL)
+            for row in self._session.ask([(_ALL, ())])[0]
         ]
+
+
+def _counted(tallies: list[tuple[Any, ...]], blocks: list[tuple[Any, ...]]) -> Counted:
+    slices = [Slice(period, Amount(*counts)) for period, *counts in tallies]
+    held = sum((Amount(*counts) for counts in blocks), NOTHING)
+    return Counted(sum((amount for _, amount in slices), NOTHING), held, slices)
 
 
 def _when_lost(key: Key, now: float) -> Key | None:
@@ -229,7 +247,7 @@ class SQLiteBooks(Books):
             try:
                 database = self._connected()
                 database.execute("begin immediate")
-                yield Page(_executing(database), self._now())
+                yield Page(_Session(database), self._now())
                 database.execute("commit")
             except BaseException:
                 self.close()  # which undoes what was not committed
@@ -239,7 +257,7 @@ class SQLiteBooks(Books):
         if not self.path.exists():
             return []
         with naming(self.path), closing(connect(self.path)) as database:
-            return Page(_executing(database), self._now()).all()
+            return Page(_Session(database), self._now()).all()
 
     def _connected(self) -> sqlite3.Connection:
         """The connection, made anew if the file was deleted or replaced under it."""
@@ -263,11 +281,17 @@ class SQLiteBooks(Books):
             database.close()
 
 
-def _executing(database: sqlite3.Connection) -> Execute:
-    def execute(statement: str, values: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
-        return database.execute(statement, values).fetchall()
+class _Session:
+    """A connection to SQLite, where nothing is far away."""
 
-    return execute
+    def __init__(self, database: sqlite3.Connection) -> None:
+        self._database = database
+
+    def tell(self, statement: str, values: Sequence[Any]) -> None:
+        self._database.execute(statement, values)
+
+    def ask(self, questions: Sequence[Question]) -> list[list[tuple[Any, ...]]]:
+        return [self._database.execute(*question).fetchall() for question in questions]
 
 
 def used(counts: Sequence[Count], since: date = EPOCH) -> list[Used]:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import os
+import threading
 import weakref
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from qwen_embed_plugins.drivers import AwaitingDriver, BlockingDriver
 from qwen_embed_plugins.effects import MakeFlow
@@ -21,6 +22,27 @@ from qwen_embed_plugins.verification import Report, Verification
 
 if TYPE_CHECKING:
     from qwen_embed_plugins.types import Matrix, Vector
+
+T = TypeVar("T")
+
+
+class _Once(Generic[T]):
+    """Makes something when it is first asked for; again if that failed."""
+
+    def __init__(self, make: Callable[[], T]) -> None:
+        self._make = make
+        self._lock = threading.Lock()
+        self._made: list[T] = []
+
+    @property
+    def made(self) -> bool:
+        return bool(self._made)
+
+    def __call__(self) -> T:
+        with self._lock:
+            if not self._made:
+                self._made.append(self._make())
+            return self._made[0]
 
 
 class _Shell:
@@ -41,8 +63,9 @@ class _Shell:
         _shells.add(self)
 
     def _start(self) -> None:
-        """Make what belongs to one process: router, driver, connections."""
-        self._router = self._setup.router()
+        """Make what belongs to one process: router, driver, connections. Nothing is asked of the
+        state yet, which may be a database far away: a fork must not wait for it."""
+        self._router = _Once(self._setup.router)
 
     @property
     def space(self) -> EmbeddingSpace:
@@ -64,11 +87,11 @@ class _Shell:
         return plan(texts, role, self.space, chosen)
 
     def _flow(self, planned: Planned) -> MakeFlow[EmbedResult]:
-        return lambda wake: self._router.flow(planned.request, wake)
+        return lambda wake: self._router().flow(planned.request, wake)
 
     def _verification(self, against: str | None, longest: int | None) -> Verification:
         announce(self._setup)
-        return Verification(self._router, self.space, against, longest)
+        return Verification(self._router(), self.space, against, longest)
 
 
 _shells: weakref.WeakSet[_Shell] = weakref.WeakSet()
@@ -164,6 +187,7 @@ class AsyncEmbedder(_Shell):
     ) -> EmbedResult:
         """See `Embedder.embed`. Cancelling the call cancels its requests."""
         planned = self._plan(texts, role, instruction)
+        await self._ready()
         return spread(planned, await self._driver.run(self._flow(planned)))
 
     async def embed_documents(self, texts: Sequence[str]) -> Matrix:
@@ -176,7 +200,13 @@ class AsyncEmbedder(_Shell):
 
     async def verify(self, *, against: str | None = None, longest: int | None = None) -> Report:
         """See `Embedder.verify`."""
+        await self._ready()
         return await self._driver.run(lambda wake: self._verification(against, longest).run())
+
+    async def _ready(self) -> None:
+        """Make the router before the flow asks for it, without stopping the loop."""
+        if not self._router.made:
+            await asyncio.to_thread(self._router)
 
     async def aclose(self) -> None:
         """Close the running loop's connections, write down what was used. The embedder may be used

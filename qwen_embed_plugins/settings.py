@@ -29,8 +29,10 @@ from qwen_embed_plugins.setting_checks import (
     seconds,
     text,
     truth,
+    variable_name,
     whole_number,
 )
+from qwen_embed_plugins.state_place import StatePlace, named_state_place, state_place
 
 Parity = Literal["declared", "verified"]
 """Which offers of a space serve: those of the same open weights, or only those that `verify` has
@@ -74,7 +76,8 @@ class Settings:
     spill_to_paid: bool = False
     concurrency: int = 8
     timeout_seconds: float = 60.0
-    state: str | None = None
+    state: str | None = field(default=None, repr=False)
+    state_env: str | None = None
     env_file: str | None = None
     budget: Budget = Budget()
     providers: Mapping[str, ProviderSettings] = field(default_factory=dict)
@@ -144,6 +147,8 @@ class Settings:
             if item.name in ("api_keys", "environ", "origins", "providers", "budget"):
                 continue
             value = getattr(self, item.name)
+            if item.name == "state" and value is not None:
+                value = state_place(value).name
             origin = self.origins.get(item.name, "default")
             rows.append((item.name, without_secrets(_printed(value)), origin))
         origin = self.origins.get("budget", "default")
@@ -167,17 +172,21 @@ class Settings:
             stated |= {f'{where}.models."{model}".{name}': value for name, value in terms.items()}
         return [(name, without_secrets(_printed(value)), origin) for name, value in stated.items()]
 
-    def state_path(self) -> str:
-        """The state file: as set, else in the user's state folder."""
-        if self.state and self.state.startswith(("postgresql://", "postgres://")):
+    def state_place(self) -> StatePlace:
+        """The state's place: as set, else a file in the user's state folder. Raises
+        `ConfigurationError` where `state_env` leads to none."""
+        if self.state and self.state_env:
+            first, second = (self.origins.get(name, "argument") for name in ("state", "state_env"))
             raise ConfigurationError(
-                "state: an address of Postgres is not supported yet; name a file"
+                f"state (from {first}) and state_env (from {second}) are both set; keep one"
             )
+        if self.state_env:
+            return named_state_place(self.state_env, self.environ)
         if self.state:
-            return str(Path(self.state).expanduser())
+            return state_place(self.state)
         from platformdirs import user_state_path
 
-        return str(user_state_path("qwen-embed", appauthor=False) / "state.db")
+        return state_place(str(user_state_path("qwen-embed", appauthor=False) / "state.db"))
 
 
 def _default(item: Field[Any]) -> Any:
@@ -189,6 +198,11 @@ def _printed(value: object, none: str = "not set") -> str:
         return none
     if isinstance(value, tuple):
         return ", ".join(value)
+    return str(value)
+
+
+def state(value: Any) -> str:
+    state_place(text(value))
     return str(value)
 
 
@@ -222,7 +236,8 @@ TOP_LEVEL: Mapping[str, Check] = {
     "spill_to_paid": truth,
     "concurrency": whole_number,
     "timeout_seconds": seconds,
-    "state": text,
+    "state": state,
+    "state_env": variable_name,
     "env_file": text,
     "budget": budget,
     "providers": providers,

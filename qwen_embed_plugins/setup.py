@@ -21,9 +21,10 @@ from qwen_embed_plugins.plugins import Registry, load_plugins, unknown_name
 from qwen_embed_plugins.router import Router
 from qwen_embed_plugins.setting_checks import checked_table, unknown_setting
 from qwen_embed_plugins.settings import TOP_LEVEL, Settings, merged_budget
-from qwen_embed_plugins.shared_ledger import SQLiteLedger
+from qwen_embed_plugins.shared_ledger import SharedLedger
 from qwen_embed_plugins.spaces import EmbeddingSpace
-from qwen_embed_plugins.state import SQLiteState, State
+from qwen_embed_plugins.state import State
+from qwen_embed_plugins.stores import books_at, state_at
 from qwen_embed_plugins.tariffs import Tariffs
 
 log = logging.getLogger("qwen_embed_plugins")
@@ -80,23 +81,25 @@ class Setup:
 
     @classmethod
     def make(cls, settings: Settings, registry: Registry | None) -> Setup:
+        place = settings.state_place()
         registry = registry or load_plugins()
         catalogue = build_catalogue(settings, registry)
+        for name in (settings.policy, settings.query_policy or settings.policy):
+            if name not in registry.policies:
+                raise unknown_name(registry, "policies", name)
         return cls(
             settings,
             registry,
             catalogue,
             space_of(settings, catalogue),
-            SQLiteState(settings.state_path()),
-            SQLiteLedger(settings.state_path(), settings.budget, time.time),
+            state_at(place),
+            SharedLedger(books_at(place, time.time), settings.budget, time.time),
         )
 
     def router(self) -> Router:
-        """A router with fresh health: what one process learns about offers while it runs."""
+        """A router with fresh health: what one process learns about offers while it runs. Reads the
+        state, so it blocks; raises `ConfigurationError` if that cannot be read."""
         settings, policies = self.settings, self.registry.policies
-        for name in (settings.policy, settings.query_policy or settings.policy):
-            if name not in policies:
-                raise unknown_name(self.registry, "policies", name)
         return Router(
             catalogue=self.catalogue,
             policy=policies[settings.policy],

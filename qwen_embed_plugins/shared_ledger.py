@@ -221,9 +221,9 @@ class SharedLedger:
             page.recover(self._holder)
             entry_of = {entry.block.key: entry for entry in entries}
             attempts = LARGEST
-            for hold in holds:
+            counts = page.counted([(hold.meter, hold.key) for hold in holds])
+            for hold, counted in zip(holds, counts, strict=True):
                 entry = entry_of[hold.key]
-                counted = page.counted(hold.meter, hold.key)
                 without = counted._replace(held=counted.held - entry.spare)  # not lost to it
                 refused = without.refusal(hold.meter, hold.bound, page.now)
                 if refused is not None:

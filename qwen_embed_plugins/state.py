@@ -1,17 +1,18 @@
 """What outlives a process: what offers were found able to do, and the vectors they are known by.
 
-Learning is rare, so each write opens the state file and closes it: nothing is held across a fork,
-and no thread owns a connection.
+Learning is rare, so each write opens a connection of its own and closes it: nothing is held across
+a fork, and no thread owns a connection.
 """
 
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Iterator
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
 from pathlib import Path
 from time import time
-from typing import Protocol
+from typing import Any, Protocol
 
 from qwen_embed_plugins.parity import Met
 from qwen_embed_plugins.state_file import connect, naming
@@ -70,64 +71,81 @@ class MemoryState:
         self._verdicts[endpoint, verdict.model] = verdict
 
 
-class SQLiteState:
-    """A state in a file, shared by all processes that name it. The file appears at the first
-    `learn`; until then reading it gives nothing."""
+# The statements are those of SQLite and of Postgres alike, but for the sign of a parameter.
 
-    def __init__(self, path: str) -> None:
-        self.path = Path(path).absolute()  # a daemon changes its folder
+_CAPABILITIES = "select endpoint, name, value from capability where learnt_at > ?"
+
+_LEARN = """
+insert into capability (endpoint, name, value, learnt_at) values (?, ?, ?, ?)
+on conflict (endpoint, name) do update set value = excluded.value, learnt_at = excluded.learnt_at
+"""
+
+# In the order of the first meetings: who is met again, by a process that knew nothing of it or
+# under a clock that was set back, keeps its place.
+_PROBES = "select endpoint, vectors, met_at from probe order by rowid"
+
+_KEEP_PROBES = """
+insert into probe (endpoint, vectors, met_at) values (?, ?, ?)
+on conflict (endpoint) do update set vectors = excluded.vectors, met_at = excluded.met_at
+"""
+
+_VERDICTS = "select endpoint, content from verdict where model = ?"
+
+_KEEP_VERDICT = """
+insert into verdict (endpoint, model, content) values (?, ?, ?)
+on conflict (endpoint, model) do update set content = excluded.content
+"""
+
+
+class StoredState(ABC):
+    """A state in tables, shared by all processes that name their place. The tables appear with the
+    first thing learnt; until then reading gives nothing. Raises `ConfigurationError` when they
+    cannot be used."""
+
+    @abstractmethod
+    def _read(self, statement: str, values: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
+        """The rows of a question; none where there are no tables. Blocks."""
+
+    @abstractmethod
+    def _write(self, statement: str, values: Sequence[Any]) -> None:
+        """Run one statement in a transaction of its own. Blocks."""
 
     def capabilities(self) -> dict[tuple[str, str], str]:
-        if not self.path.exists():
-            return {}
-        with self._opened() as database:
-            # Servers change, and a limit may have been read out of an odd message: ask again.
-            rows = database.execute(
-                "select endpoint, name, value from capability where learnt_at > ?",
-                (time() - CAPABILITY_SECONDS,),
-            ).fetchall()
+        # Servers change, and a limit may have been read out of an odd message: ask again.
+        rows = self._read(_CAPABILITIES, (time() - CAPABILITY_SECONDS,))
         return {(endpoint, name): value for endpoint, name, value in rows}
 
     def learn(self, endpoint: str, name: str, value: str) -> None:
-        self._write(
-            "insert into capability values (?, ?, ?, ?) on conflict (endpoint, name) do update "
-            "set value = excluded.value, learnt_at = excluded.learnt_at",
-            (endpoint, name, value, time()),
-        )
+        self._write(_LEARN, (endpoint, name, value, time()))
 
     def probes(self) -> dict[str, Met]:
-        if not self.path.exists():
-            return {}
-        with self._opened() as database:
-            # In the order of the first meetings: who is met again, by a process that knew nothing
-            # of it or under a clock that was set back, keeps its place.
-            rows = database.execute("select endpoint, vectors, met_at from probe order by rowid")
-            return {endpoint: Met(bytes(vectors), at) for endpoint, vectors, at in rows}
+        return {endpoint: Met(bytes(vectors), at) for endpoint, vectors, at in self._read(_PROBES)}
 
     def keep_probes(self, endpoint: str, vectors: bytes) -> None:
-        self._write(
-            "insert into probe values (?, ?, ?) on conflict (endpoint) do update "
-            "set vectors = excluded.vectors, met_at = excluded.met_at",
-            (endpoint, vectors, time()),
-        )
+        self._write(_KEEP_PROBES, (endpoint, vectors, time()))
 
     def verdicts(self, model: str) -> dict[str, Verdict]:
-        if not self.path.exists():
-            return {}
-        with self._opened() as database:
-            statement = "select endpoint, content from verdict where model = ?"
-            rows = database.execute(statement, (model,)).fetchall()
+        rows = self._read(_VERDICTS, (model,))
         verdicts = {endpoint: _readable(content) for endpoint, content in rows}
         return {endpoint: verdict for endpoint, verdict in verdicts.items() if verdict is not None}
 
     def keep_verdict(self, endpoint: str, verdict: Verdict) -> None:
-        self._write(
-            "insert into verdict values (?, ?, ?) on conflict (endpoint, model) do update "
-            "set content = excluded.content",
-            (endpoint, verdict.model, to_json(verdict).decode()),
-        )
+        self._write(_KEEP_VERDICT, (endpoint, verdict.model, to_json(verdict).decode()))
 
-    def _write(self, statement: str, values: tuple[object, ...]) -> None:
+
+class SQLiteState(StoredState):
+    """The state in a file."""
+
+    def __init__(self, path: str) -> None:
+        self.path = Path(path).absolute()  # a daemon changes its folder
+
+    def _read(self, statement: str, values: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
+        if not self.path.exists():
+            return []
+        with self._opened() as database:
+            return database.execute(statement, values).fetchall()
+
+    def _write(self, statement: str, values: Sequence[Any]) -> None:
         with self._opened() as database, database:
             database.execute(statement, values)
 

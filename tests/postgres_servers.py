@@ -18,9 +18,10 @@ import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote, urlencode
 
 import psycopg
-from psycopg.conninfo import make_conninfo
+from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
 _numbers = itertools.count(1)
 
@@ -33,6 +34,12 @@ class Server:
 
     def dsn(self, database: str) -> str:
         return make_conninfo(self.address, dbname=database)
+
+    def uri(self, database: str, **options: str) -> str:
+        """As `dsn`, in the form that settings take; `options` are libpq's."""
+        given = {**conninfo_to_dict(self.address), **options}
+        given.pop("dbname", None)
+        return f"postgresql:///{database}?{urlencode(given, quote_via=quote)}"
 
     def admin(self) -> psycopg.Connection[Any]:
         return psycopg.connect(self.address, autocommit=True)

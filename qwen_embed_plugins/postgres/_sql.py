@@ -1,4 +1,4 @@
-"""Where the SQL files are, and what they hold. The only door from Python to `sql/`."""
+"""What the SQL files of the helper hold. The only door from Python to them."""
 
 from __future__ import annotations
 
@@ -10,9 +10,8 @@ from pathlib import Path
 
 from psycopg import sql
 
-from qwen_embed_plugins.errors import ConfigurationError
+from qwen_embed_plugins.sql_files import folder
 
-_PACKAGE = Path(__file__).resolve().parents[1]
 _QUERY_HEAD = re.compile(r"^-- (\w+) --$", re.MULTILINE)
 
 
@@ -24,17 +23,6 @@ class Migration:
     name: str
     text: str
     digest: str
-
-
-@cache
-def folder() -> Path:
-    """The packaged copy of `sql/` if there is one, else the checkout's top-level folder."""
-    for place in (_PACKAGE / "sql", _PACKAGE.parent / "sql"):
-        if (place / "queries.sql").is_file():
-            return place
-    raise ConfigurationError(
-        f"the SQL files of qwen-embed-plugins are missing beside {_PACKAGE.name}: reinstall it"
-    )
 
 
 @cache

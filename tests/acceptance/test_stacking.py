@@ -108,7 +108,7 @@ def test_three_million_tokens_go_where_they_are_free_and_would_be_lost_first(
     assert result.cost == used["openrouter"] * Decimal("0.01") / MILLION
     for name in ("dashscope-singapore", "dashscope-beijing"):
         assert not servers[name].requests
-        reason = stacking._router.parity.refuses(offer_of(stacking, name))
+        reason = stacking._router().parity.refuses(offer_of(stacking, name))
         assert reason is not None
         assert "verify" in reason
     stacking.close()

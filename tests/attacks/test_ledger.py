@@ -1,4 +1,5 @@
-"""A budget under processes that crowd, die, fork and sleep, and a state file that goes bad."""
+"""A budget under processes that crowd, die, fork and sleep, in a file and in Postgres; and a state
+file that goes bad. A Postgres that goes bad is in `test_postgres_state.py`."""
 
 from __future__ import annotations
 
@@ -12,24 +13,28 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import closing
+from contextlib import closing, contextmanager
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
+import psycopg
 import pytest
 
 from qwen_embed_plugins import AsyncEmbedder, BudgetExceeded, ConfigurationError, Embedder, Offer
 from qwen_embed_plugins.amounts import NOTHING, Amount, units, usd
-from qwen_embed_plugins.books import BLOCK_SECONDS, SQLiteBooks, usage
+from qwen_embed_plugins.books import BLOCK_SECONDS, Books, SQLiteBooks
 from qwen_embed_plugins.ledger import DAY_SECONDS, Reservation, Use, attempt
 from qwen_embed_plugins.meters import Refused
+from qwen_embed_plugins.postgres_books import PostgresBooks
+from qwen_embed_plugins.postgres_place import LOCK
 from qwen_embed_plugins.settings import Budget
-from qwen_embed_plugins.shared_ledger import SQLiteLedger
+from qwen_embed_plugins.shared_ledger import SharedLedger
 from qwen_embed_plugins.state import SQLiteState
 from qwen_embed_plugins.state_file import connect
 from qwen_embed_plugins.testing import SimulatedServer
 from qwen_embed_plugins.testing.simulation import SimulatedClock
+from tests.stores import Store
 
 ROOT = Path(__file__).parents[2]
 SMALL = "qwen3-embedding-0.6b"
@@ -38,9 +43,10 @@ DEAR = Use("account", "dear", 100, CENT)
 FREE = Use("account", "free", 100, Decimal(0))
 
 Made = Callable[..., Embedder]
+Opened = Callable[..., SharedLedger]
 
 
-def reserve(ledger: SQLiteLedger, use: Use) -> Reservation | Refused:
+def reserve(ledger: SharedLedger, use: Use) -> Reservation | Refused:
     while (outcome := ledger.reserve(use)) is None:
         refused = ledger.top_up(use)
         if refused is not None:
@@ -48,7 +54,7 @@ def reserve(ledger: SQLiteLedger, use: Use) -> Reservation | Refused:
     return outcome
 
 
-def spend(ledger: SQLiteLedger, use: Use = DEAR) -> bool:
+def spend(ledger: SharedLedger, use: Use = DEAR) -> bool:
     """Make one attempt that uses all that it may; False if it is refused."""
     reservation = reserve(ledger, use)
     if isinstance(reservation, Refused):
@@ -58,7 +64,7 @@ def spend(ledger: SQLiteLedger, use: Use = DEAR) -> bool:
     return True
 
 
-def spend_all(ledger: SQLiteLedger, use: Use = DEAR) -> int:
+def spend_all(ledger: SharedLedger, use: Use = DEAR) -> int:
     """How many attempts a budget allows."""
     count = 0
     while spend(ledger, use):
@@ -66,13 +72,9 @@ def spend_all(ledger: SQLiteLedger, use: Use = DEAR) -> int:
     return count
 
 
-def counted(path: Path) -> Amount:
-    """What the file says was used or taken."""
-    return sum((line.used + line.held for line in usage(path)), NOTHING)
-
-
 @pytest.fixture
 def path(tmp_path: Path) -> Path:
+    """For what is of files alone."""
     return tmp_path / "state.db"
 
 
@@ -81,14 +83,14 @@ def clock() -> SimulatedClock:
     return SimulatedClock()
 
 
-@pytest.fixture
-def opened(path: Path, clock: SimulatedClock) -> Iterator[Callable[..., SQLiteLedger]]:
-    """Makes ledgers on one file, as so many processes would have them; no thread tends them."""
+@contextmanager
+def opening(store: Store, clock: SimulatedClock) -> Iterator[Opened]:
+    """Makes ledgers on one store, as so many processes would have them; no thread tends them."""
     ledgers = []
 
-    def make(usd_per_day: str | None = "1", usd_total: str | None = None) -> SQLiteLedger:
+    def make(usd_per_day: str | None = "1", usd_total: str | None = None) -> SharedLedger:
         limits = [None if text is None else Decimal(text) for text in (usd_per_day, usd_total)]
-        ledgers.append(SQLiteLedger(str(path), Budget(*limits), clock, tend_seconds=None))
+        ledgers.append(store.ledger(Budget(*limits), clock))
         return ledgers[-1]
 
     yield make
@@ -96,7 +98,16 @@ def opened(path: Path, clock: SimulatedClock) -> Iterator[Callable[..., SQLiteLe
         ledger.close()
 
 
-Opened = Callable[..., SQLiteLedger]
+@pytest.fixture
+def opened(store: Store, clock: SimulatedClock) -> Iterator[Opened]:
+    with opening(store, clock) as make:
+        yield make
+
+
+@pytest.fixture
+def in_file(path: Path, clock: SimulatedClock) -> Iterator[Opened]:
+    with opening(Store(str(path)), clock) as make:
+        yield make
 
 
 # Budgets over processes and runs
@@ -124,7 +135,7 @@ def test_what_others_have_in_advance_is_used_once_they_give_it_back(opened: Open
 
 
 def test_who_is_idle_gives_back_and_who_waits_for_an_answer_does_not(
-    opened: Opened, path: Path, clock: SimulatedClock
+    opened: Opened, store: Store, clock: SimulatedClock
 ) -> None:
     one, two = opened(), opened()
     held = reserve(one, DEAR)
@@ -138,7 +149,7 @@ def test_who_is_idle_gives_back_and_who_waits_for_an_answer_does_not(
         clock.seconds += BLOCK_SECONDS / 2
         one.tend()
         spend(two, FREE)
-    assert counted(path).money == 100 * 10**10
+    assert store.counted().money == 100 * 10**10
     one.settle(held, 0, Decimal(0))
     one.tend()
     assert not one.tend()
@@ -146,7 +157,7 @@ def test_who_is_idle_gives_back_and_who_waits_for_an_answer_does_not(
 
 
 def test_the_days_are_those_of_the_reservations(
-    opened: Opened, path: Path, clock: SimulatedClock
+    opened: Opened, store: Store, clock: SimulatedClock
 ) -> None:
     clock.seconds = 1000.5 * DAY_SECONDS
     ledger = opened()
@@ -158,9 +169,9 @@ def test_the_days_are_those_of_the_reservations(
     clock.seconds -= DAY_SECONDS
     assert spend_all(ledger) == 99, "a clock that is set back gives nothing twice"
     ledger.close()
-    assert [line.cost for line in usage(path)] == [1, 1]
-    assert (usage(path)[1].day - usage(path)[0].day).days == 1
-    assert usage(path, usage(path)[1].day) == usage(path)[1:]
+    assert [line.cost for line in store.usage()] == [1, 1]
+    assert (store.usage()[1].day - store.usage()[0].day).days == 1
+    assert store.usage(store.usage()[1].day) == store.usage()[1:]
 
 
 def test_a_total_holds_over_days_and_offers(opened: Opened, clock: SimulatedClock) -> None:
@@ -183,17 +194,21 @@ def test_each_process_goes_by_its_own_budget(opened: Opened) -> None:
     assert spend(opened(None))
 
 
-def test_a_dearer_attempt_than_thought_is_in_the_file_at_once(opened: Opened, path: Path) -> None:
+def test_a_dearer_attempt_than_thought_is_in_the_record_at_once(
+    opened: Opened, store: Store
+) -> None:
     ledger = opened()
     reservation = reserve(ledger, DEAR)
     assert isinstance(reservation, Reservation)
     assert ledger.settle(reservation, 50_000, Decimal("0.70"))
     ledger.write()
-    assert counted(path) == Amount(1, 50_000, 70 * 10**10)
+    assert store.counted() == Amount(1, 50_000, 70 * 10**10)
     assert spend_all(opened()) == 30
 
 
-def test_a_server_that_counts_beyond_all_measure_breaks_no_book(opened: Opened, path: Path) -> None:
+def test_a_server_that_counts_beyond_all_measure_breaks_no_book(
+    opened: Opened, store: Store
+) -> None:
     ledger = opened(None)
     for _ in range(20):
         reservation = reserve(ledger, DEAR)
@@ -201,7 +216,7 @@ def test_a_server_that_counts_beyond_all_measure_breaks_no_book(opened: Opened, 
         ledger.settle(reservation, 10**30, Decimal(10) ** 30)
         ledger.write()
     ledger.close()
-    [line] = usage(path)
+    [line] = store.usage()
     assert line.used.requests == 20
     assert line.used.tokens > 10**18
 
@@ -211,7 +226,7 @@ def test_money_is_rounded_against_us() -> None:
     assert usd(units(Decimal("0.000000000001"))) == Decimal("0.000000000001")
 
 
-def test_threads_share_one_ledger(path: Path, opened: Opened) -> None:
+def test_threads_share_one_ledger(store: Store, opened: Opened) -> None:
     ledger = opened("10")
     spent: list[int] = []
     threads = [threading.Thread(target=lambda: spent.append(spend_all(ledger))) for _ in range(8)]
@@ -221,10 +236,10 @@ def test_threads_share_one_ledger(path: Path, opened: Opened) -> None:
         ledger.tend()
     assert sum(spent) == 1000
     ledger.close()
-    assert counted(path) == Amount(1000, 100_000, 10 * 10**12)
+    assert store.counted() == Amount(1000, 100_000, 10 * 10**12)
 
 
-def test_what_is_settled_while_the_file_is_written_is_written_next(path: Path) -> None:
+def test_what_is_settled_while_the_record_is_written_is_written_next(store: Store) -> None:
     meanwhile: list[Callable[[], object]] = []
 
     def now() -> float:
@@ -232,7 +247,7 @@ def test_what_is_settled_while_the_file_is_written_is_written_next(path: Path) -
             meanwhile.pop()()
         return 1_800_000_000.0
 
-    ledger = SQLiteLedger(str(path), Budget(None), now, tend_seconds=None)
+    ledger = store.ledger(Budget(None), now)
     first, second = reserve(ledger, DEAR), reserve(ledger, DEAR)
     assert isinstance(first, Reservation)
     assert isinstance(second, Reservation)
@@ -241,22 +256,22 @@ def test_what_is_settled_while_the_file_is_written_is_written_next(path: Path) -
     ledger.write()
     assert not meanwhile
     ledger.close()
-    assert counted(path) == Amount(2, 3, 2 * 10**10)
+    assert store.counted() == Amount(2, 3, 2 * 10**10)
 
 
 def test_a_transaction_serves_many_attempts_of_several_offers(
     opened: Opened, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    ledger = opened("100")
     pages = 0
-    page = SQLiteBooks.page
+    page = ledger._books.page
 
-    def counting(books: SQLiteBooks) -> Any:
+    def counting() -> Any:
         nonlocal pages
         pages += 1
-        return page(books)
+        return page()
 
-    monkeypatch.setattr(SQLiteBooks, "page", counting)
-    ledger = opened("100")
+    monkeypatch.setattr(ledger._books, "page", counting)
     for _ in range(200):
         assert spend(ledger)
         assert spend(ledger, Use("other", "offer", 100, CENT))
@@ -265,15 +280,24 @@ def test_a_transaction_serves_many_attempts_of_several_offers(
 
 # Processes that crowd and die
 
+
+def connection_of(books: Books) -> object:
+    assert isinstance(books, SQLiteBooks | PostgresBooks)
+    return books._database if isinstance(books, SQLiteBooks) else books._connection
+
+
 CROWD = """
 import random, sys, time
 from decimal import Decimal
 from qwen_embed_plugins.ledger import Use
 from qwen_embed_plugins.meters import Refused
 from qwen_embed_plugins.settings import Budget
-from qwen_embed_plugins.shared_ledger import SQLiteLedger
+from qwen_embed_plugins.shared_ledger import SharedLedger
+from qwen_embed_plugins.state_place import state_place
+from qwen_embed_plugins.stores import books_at
 
-ledger = SQLiteLedger(sys.argv[1], Budget(Decimal("0.05")), time.time)
+books = books_at(state_place(sys.argv[1]), time.time)
+ledger = SharedLedger(books, Budget(Decimal("0.05")), time.time)
 chance, spent, refusals = random.Random(int(sys.argv[2])), Decimal(0), 0
 while refusals < 3:
     use = Use("account", chance.choice("ab"), 40, Decimal("0.00004"))
@@ -297,18 +321,20 @@ def start(program: str, *arguments: object) -> subprocess.Popen[str]:
     return subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True)
 
 
-def test_a_crowd_uses_a_budget_to_its_end_and_not_beyond(path: Path, seeded: random.Random) -> None:
-    crowd = [start(CROWD, path, seeded.randrange(2**32)) for _ in range(4)]
+def test_a_crowd_uses_a_budget_to_its_end_and_not_beyond(
+    store: Store, seeded: random.Random
+) -> None:
+    crowd = [start(CROWD, store.setting, seeded.randrange(2**32)) for _ in range(4)]
     spent = sum(Decimal(process.communicate(timeout=120)[0]) for process in crowd)
     assert [process.returncode for process in crowd] == [0] * 4
-    lines = usage(path)
+    lines = store.usage()
     assert all(line.held == NOTHING for line in lines)
     assert sum(line.cost for line in lines) == spent
     assert Decimal("0.04") < spent <= Decimal("0.05")
-    ledger = SQLiteLedger(str(path), Budget(Decimal("0.05")), time.time, tend_seconds=None)
+    ledger = store.ledger(Budget(Decimal("0.05")), time.time)
     spend_all(ledger, Use("account", "a", 1, Decimal("0.000001")))
     ledger.close()
-    assert sum(line.cost for line in usage(path)) == Decimal("0.05")
+    assert sum(line.cost for line in store.usage()) == Decimal("0.05")
 
 
 BUSY = """
@@ -330,12 +356,12 @@ while True:
 """
 
 
-def kill_at_random(path: Path, chance: random.Random, count: int, rounds: int) -> None:
+def kill_at_random(store: Store, chance: random.Random, count: int, rounds: int) -> None:
     """So many processes are killed at random moments, again and again, on one file."""
     budget = Decimal("0.2")
     with SimulatedServer(native=1024) as server:
         for _ in range(rounds):
-            crowd = [start(BUSY, f"{server.url}/v1", path, budget) for _ in range(count)]
+            crowd = [start(BUSY, f"{server.url}/v1", store.setting, budget) for _ in range(count)]
             for process in crowd:
                 assert process.stdout is not None
                 assert process.stdout.readline() == "up\n"
@@ -346,7 +372,7 @@ def kill_at_random(path: Path, chance: random.Random, count: int, rounds: int) -
         served = server.tokens_served
         requests = sum(request.embeds for request in server.requests)
     assert served > 0
-    total = counted(path)
+    total = store.counted()
     # Reserved bounds cover all that this server counts, so nothing in flight is to be left out.
     assert total.tokens >= served
     assert total.requests >= requests
@@ -355,25 +381,25 @@ def kill_at_random(path: Path, chance: random.Random, count: int, rounds: int) -
 
 
 @pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="this system has no kill -9")
-def test_the_count_survives_kill_9(path: Path, seeded: random.Random) -> None:
-    kill_at_random(path, seeded, 4, 2)
+def test_the_count_survives_kill_9(store: Store, seeded: random.Random) -> None:
+    kill_at_random(store, seeded, 4, 2)
     later = SimulatedClock(time.time() + BLOCK_SECONDS + 1)
-    before = counted(path)
-    survivor = SQLiteLedger(str(path), Budget(None), later, tend_seconds=None)
+    before = store.counted()
+    survivor = store.ledger(Budget(None), later)
     spend(survivor)
     survivor.close()
-    assert sum((line.used for line in usage(path)), NOTHING) == before + Amount(1, 100, 10**10)
+    assert sum((line.used for line in store.usage()), NOTHING) == before + Amount(1, 100, 10**10)
 
 
 @pytest.mark.chaos
 @pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="this system has no kill -9")
-def test_the_count_survives_kill_9_many_times(path: Path, seeded: random.Random) -> None:
-    kill_at_random(path, seeded, 8, 50)
+def test_the_count_survives_kill_9_many_times(store: Store, seeded: random.Random) -> None:
+    kill_at_random(store, seeded, 8, 50)
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork")
 @pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
-def test_a_fork_takes_neither_block_nor_connection_along(path: Path, opened: Opened) -> None:
+def test_a_fork_takes_neither_block_nor_connection_along(store: Store, opened: Opened) -> None:
     ledger = opened()
     held = reserve(ledger, DEAR)
     assert isinstance(held, Reservation)
@@ -383,8 +409,7 @@ def test_a_fork_takes_neither_block_nor_connection_along(path: Path, opened: Ope
     if child == 0:
         status = 1
         try:
-            assert isinstance(ledger._books, SQLiteBooks)
-            assert ledger._books._database is None, "SQLite: a child must not have one of these"
+            assert connection_of(ledger._books) is None, "a child must not have one of these"
             assert ledger.reserved == 0
             ledger.abandon(held)
             assert [spend(ledger) for _ in range(20)] == [True] * 20
@@ -396,14 +421,14 @@ def test_a_fork_takes_neither_block_nor_connection_along(path: Path, opened: Ope
     ledger.settle(held, 1, CENT)
     assert spend_all(ledger) == 59
     ledger.close()
-    assert counted(path).money == 10**12
+    assert store.counted().money == 10**12
 
 
 # A file that goes bad
 
 
-def test_a_file_that_is_deleted_is_made_again(opened: Opened, path: Path) -> None:
-    ledger = opened()
+def test_a_file_that_is_deleted_is_made_again(in_file: Opened, path: Path) -> None:
+    ledger = in_file()
     for _ in range(20):
         spend(ledger)
     held = reserve(ledger, DEAR)
@@ -412,7 +437,7 @@ def test_a_file_that_is_deleted_is_made_again(opened: Opened, path: Path) -> Non
     assert spend_all(ledger) >= 80
     ledger.settle(held, 100, CENT)
     ledger.close()
-    assert 80 * 10**10 <= counted(path).money <= 10**12
+    assert 80 * 10**10 <= Store(str(path)).counted().money <= 10**12
     with closing(sqlite3.connect(path)) as database:
         assert database.execute("pragma integrity_check").fetchone() == ("ok",)
 
@@ -433,7 +458,7 @@ def corrupt(database: sqlite3.Connection) -> None:
     ("broken", "said"), [(read_only, "readonly"), (full, "full"), (corrupt, "malformed")]
 )
 def test_with_a_bad_file_only_what_costs_money_is_refused(
-    opened: Opened,
+    in_file: Opened,
     path: Path,
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
@@ -441,7 +466,7 @@ def test_with_a_bad_file_only_what_costs_money_is_refused(
     said: str,
 ) -> None:
     long_name = Use("account", "x" * 20_000, 100, Decimal(0))  # needs a page that is not there
-    spend(opened())
+    spend(in_file())
 
     def connect_badly(path: Path) -> sqlite3.Connection:
         database = connect(path)
@@ -452,7 +477,7 @@ def test_with_a_bad_file_only_what_costs_money_is_refused(
             raise
         return database
 
-    ledger = opened()
+    ledger = in_file()
     monkeypatch.setattr("qwen_embed_plugins.shared_ledger.REST_SECONDS", 0)
     monkeypatch.setattr("qwen_embed_plugins.books.connect", connect_badly)
     for _ in range(3):
@@ -465,7 +490,7 @@ def test_with_a_bad_file_only_what_costs_money_is_refused(
     assert len(caplog.records) == 1, "said once, not for each attempt"
     monkeypatch.setattr("qwen_embed_plugins.books.connect", connect)
     ledger.close()
-    assert [line.used.requests for line in usage(path) if "x" in line.offer] == [3]
+    assert [line.used.requests for line in Store(str(path)).usage() if "x" in line.offer] == [3]
 
 
 def test_without_a_state_a_free_call_succeeds_and_a_dear_one_is_one_line(made: Made) -> None:
@@ -487,7 +512,7 @@ def test_without_a_state_a_free_call_succeeds_and_a_dear_one_is_one_line(made: M
 def test_a_daemon_that_changes_its_folder_keeps_its_books(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    ledger = SQLiteLedger("state.db", Budget(Decimal(1)), time.time, tend_seconds=None)
+    ledger = Store("state.db").ledger(Budget(Decimal(1)), time.time)
     state = SQLiteState("state.db")
     monkeypatch.chdir(tmp_path)
     spend(ledger)
@@ -496,7 +521,7 @@ def test_a_daemon_that_changes_its_folder_keeps_its_books(
     assert not (tmp_path / "state.db").exists()
 
 
-def test_a_file_of_the_third_version_keeps_what_it_knows(opened: Opened, path: Path) -> None:
+def test_a_file_of_the_third_version_keeps_what_it_knows(in_file: Opened, path: Path) -> None:
     with sqlite3.connect(path) as database:
         database.executescript(
             "create table capability (endpoint text, name text, value text, learnt_at real, "
@@ -505,98 +530,105 @@ def test_a_file_of_the_third_version_keeps_what_it_knows(opened: Opened, path: P
             "pragma user_version = 3;"
         )
     database.close()
-    assert spend_all(opened()) == 100
+    assert spend_all(in_file()) == 100
     assert SQLiteState(str(path)).capabilities() == {("e", "n"): "v"}
 
 
-def test_a_file_of_a_newer_version_is_no_place_to_spend_from(opened: Opened, path: Path) -> None:
+def test_a_file_of_a_newer_version_is_no_place_to_spend_from(in_file: Opened, path: Path) -> None:
     database = sqlite3.connect(path)
     database.execute("pragma user_version = 99")
     database.close()
-    refused = reserve(opened(), DEAR)
+    refused = reserve(in_file(), DEAR)
     assert isinstance(refused, Refused)
     assert "newer version" in refused.message
     with pytest.raises(ConfigurationError, match="newer version"):
-        usage(path)
+        Store(str(path)).usage()
 
 
 # Both colours
 
 
-def paid(made: Made, path: Path, **settings: Any) -> Embedder:
+def paid(made: Made, store: Store, **settings: Any) -> Embedder:
     terms = Offer(SMALL, "w", Decimal(1), max_inputs=1)
     return made(
         offers=[terms],
         base_url="https://api.example.com",
-        settings={"state": str(path), **settings},
+        settings={"state": store.setting, **settings},
     )
 
 
-def test_an_embedder_counts_what_it_used_to_the_token(made: Made, path: Path) -> None:
-    with paid(made, path) as embedder:
+def test_an_embedder_counts_what_it_used_to_the_token(made: Made, store: Store) -> None:
+    with paid(made, store) as embedder:
         result = embedder.embed([f"text {number}" for number in range(100)])
-    [line] = usage(path)
+    [line] = store.usage()
     used = Amount(result.usage.requests, result.usage.tokens, line.used.money)
     assert (line.used, line.held) == (used, NOTHING)
     assert (line.account, line.offer, line.cost) == ("made", f"made/{SMALL}", result.cost)
 
 
-def test_a_bound_holds_the_instruction_too(made: Made, path: Path) -> None:
-    with paid(made, path) as embedder:
+def test_a_bound_holds_the_instruction_too(made: Made, store: Store) -> None:
+    with paid(made, store) as embedder:
         embedder._setup.ledger.write = lambda: pytest.fail("beyond its bound")  # type: ignore[method-assign]
         for number in range(5):
             embedder.embed_query(f"q{number}")
 
 
-def test_a_program_that_closes_nothing_leaves_exact_books(path: Path) -> None:
+def test_a_program_that_closes_nothing_leaves_exact_books(store: Store) -> None:
     with SimulatedServer(native=1024) as server:
         held = "import threading, time\n" + BUSY.replace("while True:", "for number in range(3):")
         keeper = "threading.Thread(target=lambda _: time.sleep(60), args=(embedder,), daemon=True)"
         program = held.replace("number = 0", f"{keeper}.start()\nnumber = 0")
-        ended = start(program, f"{server.url}/v1", path, 1)
+        ended = start(program, f"{server.url}/v1", store.setting, 1)
         ended.communicate(timeout=60)
         assert ended.returncode == 0
-        [line] = usage(path)
+        [line] = store.usage()
         assert (line.used.tokens, line.held) == (server.tokens_served, NOTHING)
 
 
-def test_a_locked_file_does_not_stop_the_event_loop(made: Made, path: Path) -> None:
-    spend(SQLiteLedger(str(path), Budget(None), time.time, tend_seconds=None))
-    other = sqlite3.connect(path, isolation_level=None)
+@contextmanager
+def locked(store: Store) -> Iterator[Callable[[], None]]:
+    """The record locked by another; gives what unlocks it."""
+    spend(store.ledger(Budget(None), time.time))
+    place = store.place
+    if place.path is not None:
+        with closing(sqlite3.connect(place.path, isolation_level=None)) as other:
+            other.execute("begin immediate")
+            yield other.rollback
+    else:
+        with psycopg.connect(place.address or "") as another:
+            another.execute("select pg_advisory_xact_lock(%s)", [LOCK])
+            yield another.rollback
 
+
+def test_a_locked_record_does_not_stop_the_event_loop(made: Made, store: Store) -> None:
     async def run() -> None:
-        embedder: AsyncEmbedder = paid(made, path).awaiting()
-        other.execute("begin immediate")
-        call = asyncio.create_task(embedder.embed(["a"]))
-        # Were the loop stopped, nobody would ever unlock the file.
-        await asyncio.sleep(0.2)
-        other.execute("rollback")
-        assert (await call).cost > 0
+        embedder: AsyncEmbedder = paid(made, store).awaiting()
+        with locked(store) as unlock:
+            call = asyncio.create_task(embedder.embed(["a"]))
+            # Were the loop stopped, nobody would ever unlock the record.
+            await asyncio.sleep(0.2)
+            unlock()
+            assert (await call).cost > 0
         await embedder.aclose()
 
     asyncio.run(run())
-    other.close()
-    assert [line.used.requests for line in usage(path)] == [1, 1]
+    assert [line.used.requests for line in store.usage()] == [1, 1]
 
 
-def test_a_call_that_is_cancelled_while_it_waits_for_the_file_holds_nothing(
-    made: Made, path: Path
+def test_a_call_that_is_cancelled_while_it_waits_for_the_record_holds_nothing(
+    made: Made, store: Store
 ) -> None:
-    spend(SQLiteLedger(str(path), Budget(None), time.time, tend_seconds=None))
-    other = sqlite3.connect(path, isolation_level=None)
-
     async def run() -> None:
-        embedder: AsyncEmbedder = paid(made, path).awaiting()
-        other.execute("begin immediate")
-        call = asyncio.create_task(embedder.embed(["a"]))
-        await asyncio.sleep(0.2)
-        call.cancel()
-        with pytest.raises(asyncio.CancelledError):
-            await call
-        other.execute("rollback")
+        embedder: AsyncEmbedder = paid(made, store).awaiting()
+        with locked(store) as unlock:
+            call = asyncio.create_task(embedder.embed(["a"]))
+            await asyncio.sleep(0.2)
+            call.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await call
+            unlock()
         await embedder.aclose()
         assert embedder._setup.ledger.reserved == 0  # type: ignore[attr-defined]
 
     asyncio.run(run())
-    other.close()
-    assert all(line.held == NOTHING for line in usage(path))
+    assert all(line.held == NOTHING for line in store.usage())

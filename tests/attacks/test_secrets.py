@@ -6,6 +6,7 @@ import base64
 import copy
 import logging
 import pickle
+import traceback
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from qwen_embed_plugins import ConfigurationError, Embedder, NoOfferLeft, Settin
 from qwen_embed_plugins.errors import without_secrets
 from qwen_embed_plugins.langchain import QwenEmbeddings
 from qwen_embed_plugins.plugins import load_plugins
+from qwen_embed_plugins.setup import settings_from
 from qwen_embed_plugins.testing import Behaviour, SimulatedServer
 
 SECRET = "planted-hunter2"
@@ -91,11 +93,64 @@ def test_a_key_in_place_of_its_variables_name_is_not_repeated() -> None:
     assert key not in str(caught.value)
 
 
-def test_a_state_that_is_no_file_is_refused() -> None:
-    with pytest.raises(ConfigurationError, match="state") as caught:
-        Embedder(state=f"postgresql://app:{SECRET}@db/x")
-    assert SECRET not in str(caught.value)
+def shows(settings: Settings) -> str:
+    return f"{settings!r} {settings!s} {settings.explain()} {settings.state_place()!r}"
+
+
+@pytest.mark.parametrize("scheme", ["postgresql", "postgres"])
+def test_a_password_of_the_state_shows_nowhere(
+    scheme: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    with SimulatedServer() as server:
+        port = server.url.rpartition(":")[2]
+    address = f"{scheme}://app:{SECRET}@127.0.0.1:{port}/x?sslpassword={SECRET}"
+    monkeypatch.setenv("MY_STATE", address)
+    for given in ({"state": address}, {"state_env": "MY_STATE"}):
+        settings = settings_from(given, {})
+        assert SECRET not in shows(settings)
+        embeddings = QwenEmbeddings(settings=given)
+        assert SECRET not in f"{embeddings!r} {embeddings.model_dump()}"
+        with pytest.raises(
+            ConfigurationError, match=rf"postgresql://app@127.0.0.1:{port}/x: "
+        ) as e:
+            Embedder(settings).embed(["a"])
+        assert SECRET not in "".join(traceback.format_exception(e.value))
+        assert "\n" not in str(e.value)
+    assert SECRET not in caplog.text
     assert not list(Path.cwd().iterdir())
+
+
+@pytest.mark.parametrize(
+    "address",
+    [
+        f"postgresql://app:{SECRET}/a@db/x",
+        f"postgresql://app:12/{SECRET}@db/x",
+        f"postgresql://app:1?{SECRET}@db/x",
+        f"postgresql://app:1#{SECRET}@db/x",
+        f"postgresql://app:{SECRET}@b@db/x",
+        f"postgresql://app:{SECRET} b@db/x",
+        f"postgresql+psycopg://app:{SECRET}@db/x",
+        f"postgres:/app:{SECRET}@db/x",
+        f"mysql://app:{SECRET}@db/x",
+    ],
+)
+def test_a_mangled_address_of_the_state_is_refused_unseen(
+    address: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MY_STATE", address)
+    with pytest.raises(ConfigurationError, match=r"state.*expected a file's path, or") as caught:
+        Settings.load(state=address)
+    assert SECRET not in "".join(traceback.format_exception(caught.value))
+    with pytest.raises(ConfigurationError, match="MY_STATE: expected a file's path, or") as caught:
+        Settings.load(state_env="MY_STATE").state_place()
+    assert SECRET not in "".join(traceback.format_exception(caught.value))
+
+
+def test_an_address_that_libpq_cannot_read_is_not_quoted() -> None:
+    address = f"postgresql://app:{SECRET}%zz@db/x"
+    with pytest.raises(ConfigurationError, match="cannot be read") as caught:
+        Embedder(state=address).embed(["a"])
+    assert SECRET not in "".join(traceback.format_exception(caught.value))
 
 
 @pytest.mark.parametrize("value", ["http://[::1", "::1]:5"])

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -185,7 +184,8 @@ def assert_secret(settings: Settings, said: str, log: str) -> None:
         [first, *_] = embedder._setup.catalogue.offers
         shown = [settings, embedder, first, first.provider.config, settings.explain(), said, log]
     assert not any(SECRET in f"{value!s} {value!r}" for value in shown)
-    state = Path(settings.state_path())
+    state = settings.state_place().path
+    assert state is not None
     assert not state.exists() or SECRET.encode() not in state.read_bytes()
 
 

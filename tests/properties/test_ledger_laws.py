@@ -1,9 +1,11 @@
-"""The ledger in a file under random schedules: one process decides as the ledger in memory does,
-and whatever several do, die of or wake up from, the file's count is never too low."""
+"""The shared ledger under random schedules: one process decides as the ledger in memory does, and
+whatever several do, die of or wake up from, the record's count is never too low. In a file, and,
+with fewer examples, in Postgres."""
 
 from __future__ import annotations
 
 import tempfile
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from datetime import time, timezone
 from decimal import Decimal
@@ -11,11 +13,12 @@ from pathlib import Path
 from random import Random
 from typing import TypedDict
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from qwen_embed_plugins.amounts import NOTHING, Amount, usd
-from qwen_embed_plugins.books import BLOCK_SECONDS, LIMIT_SECONDS, SQLiteBooks, usage
+from qwen_embed_plugins.books import BLOCK_SECONDS, LIMIT_SECONDS
 from qwen_embed_plugins.ledger import (
     DAY_SECONDS,
     MemoryLedger,
@@ -25,14 +28,16 @@ from qwen_embed_plugins.ledger import (
 )
 from qwen_embed_plugins.meters import GRANTS, Key, Meter, Refused
 from qwen_embed_plugins.settings import Budget
-from qwen_embed_plugins.shared_ledger import SQLiteLedger
+from qwen_embed_plugins.shared_ledger import SharedLedger
 from qwen_embed_plugins.testing.simulation import SimulatedClock
 from qwen_embed_plugins.windows import DAY, MINUTE, UTC_DAY, Daily, Ever, Rolling, UnderWay
+from tests.postgres_servers import Server
+from tests.stores import Store, file_store
 
 STEPS = 60
 
 
-def reserve(ledger: SQLiteLedger, use: Use) -> Reservation | Refused:
+def reserve(ledger: SharedLedger, use: Use) -> Reservation | Refused:
     while (outcome := ledger.reserve(use)) is None:
         refused = ledger.top_up(use)
         if refused is not None:
@@ -93,61 +98,80 @@ def amount_of(used: Result) -> Amount:
     return attempt(used["tokens"], used["cost"], used["requests"])
 
 
+@pytest.fixture(scope="module")
+def database(postgres_server: Server) -> Iterator[Store]:
+    with postgres_server.database("template1") as name:
+        yield Store(postgres_server.uri(name))
+
+
+seeds = given(seed=st.integers(0, 2**32))
+
+
 @settings(max_examples=150)
-@given(seed=st.integers(0, 2**32))
+@seeds
 def test_one_process_decides_as_in_memory(seed: int) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        decides_as_in_memory(file_store(Path(folder)), seed)
+
+
+@settings(max_examples=10)
+@seeds
+def test_one_process_on_a_database_decides_as_in_memory(database: Store, seed: int) -> None:
+    database.clear()
+    decides_as_in_memory(database, seed)
+
+
+def decides_as_in_memory(store: Store, seed: int) -> None:
     random, clock = Random(seed), SimulatedClock()
     budget = random_budget(random)
     model = MemoryLedger(budget, clock)
     under_way: list[tuple[Reservation, Reservation]] = []
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "state.db"
-        ledger = SQLiteLedger(str(path), budget, clock, tend_seconds=None)
-        for _ in range(STEPS):
-            step = random.random()
-            if step < 0.5:
-                use = random_use(random)
-                ours, theirs = reserve(ledger, use), model.reserve(use)
-                if isinstance(ours, Reservation):
-                    assert isinstance(theirs, Reservation)
-                    under_way.append((ours, theirs))
-                else:
-                    assert ours == theirs
-            elif step < 0.9 and under_way:
-                ours, theirs = under_way.pop(random.randrange(len(under_way)))
-                if random.random() < 0.1:
-                    ledger.abandon(ours)
-                    model.abandon(theirs)
-                else:
-                    used = used_of(random, ours.use, WITHIN)
-                    if ledger.settle(ours, **used):
-                        ledger.write()
-                    model.settle(theirs, **used)
-            elif step < 0.95:
-                random.choice([ledger.write, ledger.tend, ledger.close])()
+    ledger = store.ledger(budget, clock)
+    for _ in range(STEPS):
+        step = random.random()
+        if step < 0.5:
+            use = random_use(random)
+            ours, theirs = reserve(ledger, use), model.reserve(use)
+            if isinstance(ours, Reservation):
+                assert isinstance(theirs, Reservation)
+                under_way.append((ours, theirs))
             else:
-                ledger.write()  # counted from when it is written, not from when it was settled
-                clock.seconds += random.choice([1, 30, 40_000, DAY_SECONDS])
-            assert ledger.reserved == model.reserved
-        for ours, theirs in under_way:
-            ledger.abandon(ours)
-            model.abandon(theirs)
-        ledger.close()
-        assert sum(line.cost for line in usage(path)) == model.spent
-        assert all(line.held == NOTHING for line in usage(path))
+                assert ours == theirs
+        elif step < 0.9 and under_way:
+            ours, theirs = under_way.pop(random.randrange(len(under_way)))
+            if random.random() < 0.1:
+                ledger.abandon(ours)
+                model.abandon(theirs)
+            else:
+                used = used_of(random, ours.use, WITHIN)
+                if ledger.settle(ours, **used):
+                    ledger.write()
+                model.settle(theirs, **used)
+        elif step < 0.95:
+            random.choice([ledger.write, ledger.tend, ledger.close])()
+        else:
+            ledger.write()  # counted from when it is written, not from when it was settled
+            clock.seconds += random.choice([1, 30, 40_000, DAY_SECONDS])
+        assert ledger.reserved == model.reserved
+    for ours, theirs in under_way:
+        ledger.abandon(ours)
+        model.abandon(theirs)
+    ledger.close()
+    assert sum(line.cost for line in store.usage()) == model.spent
+    assert all(line.held == NOTHING for line in store.usage())
 
 
 @dataclass
 class World:
-    """Several processes on one file: what they really used by now, and what of it was beyond the
+    """Several processes on one store: what they really used by now, and what of it was beyond the
     bounds that they had reserved."""
 
     random: Random
-    path: Path
+    store: Store
     budget: Budget
     clock: SimulatedClock = field(default_factory=SimulatedClock)
-    ledgers: list[SQLiteLedger] = field(default_factory=list)
-    under_way: list[tuple[SQLiteLedger, Reservation]] = field(default_factory=list)
+    ledgers: list[SharedLedger] = field(default_factory=list)
+    under_way: list[tuple[SharedLedger, Reservation]] = field(default_factory=list)
     used: Amount = NOTHING
     beyond: Amount = NOTHING
     arrivals: dict[int, list[tuple[float, Meter]]] = field(default_factory=dict)
@@ -155,11 +179,10 @@ class World:
     """When each attempt reached the server, somewhere between reserving and settling."""
 
     def start(self) -> None:
-        ledger = SQLiteLedger(str(self.path), self.budget, self.clock, tend_seconds=None)
-        self.ledgers.append(ledger)
+        self.ledgers.append(self.store.ledger(self.budget, self.clock))
 
     def kill(self) -> None:
-        """As `kill -9` does it: memory is gone, the file stays as it was."""
+        """As `kill -9` does it: memory is gone, the record stays as it was."""
         ledger = self.random.choice(self.ledgers)
         ledger._books.close()
         ledger.after_fork()
@@ -196,9 +219,7 @@ class World:
         self.beyond += (amount_of(used) - reservation.use.amount).or_nothing()
 
     def check(self) -> None:
-        counted = NOTHING
-        for line in usage(self.path):
-            counted += line.used + line.held
+        counted = self.store.counted()
         assert counted.covers(self.used), (counted, self.used)
 
     def check_limits(self) -> None:
@@ -227,56 +248,76 @@ class World:
             assert last - first >= meter.window.seconds, moments
 
     def counts(self) -> list[tuple[Key, Amount, Amount]]:
-        counts = SQLiteBooks(self.path, self.clock).read()
-        return [(count.key, count.used, count.held) for count in counts]
+        return [(count.key, count.used, count.held) for count in self.store.counts()]
 
 
 @settings(max_examples=150)
-@given(seed=st.integers(0, 2**32))
+@seeds
 def test_whatever_dies_the_count_is_never_too_low_and_no_budget_is_overrun(seed: int) -> None:
-    random = Random(seed)
     with tempfile.TemporaryDirectory() as folder:
-        world = World(random, Path(folder) / "state.db", random_budget(random))
-        jumps = random.choice([(0.1, 1.4), (0.1, 1.4), (1, 200, DAY_SECONDS, -40_000)])
-        for _ in range(3):
-            world.start()
-        for _ in range(STEPS):
-            step = random.random()
-            if step < 0.45:
-                world.reserve()
-            elif step < 0.8 and world.under_way:
-                world.settle()
-            elif step < 0.9:
-                ledger = random.choice(world.ledgers)
-                random.choice([ledger.write, ledger.tend, ledger.tend, ledger.close])()
-            elif step < 0.95:
-                world.kill()
-            else:
-                world.clock.seconds += random.choice(jumps)
-            world.check()
-            if max(jumps) < LIMIT_SECONDS / STEPS:
-                # Else who sleeps beyond a deadline finds its block booked, and books its use again.
-                world.check_limits()
-        for ledger in world.ledgers:
-            ledger._books.close()
-            ledger.after_fork()
+        never_too_low(file_store(Path(folder)), seed)
 
 
-@given(seed=st.integers(0, 2**32))
-def test_the_dead_are_booked_once(seed: int) -> None:
+@settings(max_examples=10)
+@seeds
+def test_whatever_dies_a_database_counts_as_a_file_does(database: Store, seed: int) -> None:
+    database.clear()
+    never_too_low(database, seed)
+
+
+def never_too_low(store: Store, seed: int) -> None:
     random = Random(seed)
-    with tempfile.TemporaryDirectory() as folder:
-        world = World(random, Path(folder) / "state.db", Budget(None))
+    world = World(random, store, random_budget(random))
+    jumps = random.choice([(0.1, 1.4), (0.1, 1.4), (1, 200, DAY_SECONDS, -40_000)])
+    for _ in range(3):
         world.start()
-        for _ in range(10):
+    for _ in range(STEPS):
+        step = random.random()
+        if step < 0.45:
             world.reserve()
-        before = sum((line.used + line.held for line in usage(world.path)), NOTHING)
-        world.kill()
-        world.clock.seconds += BLOCK_SECONDS + 1
-        [survivor] = world.ledgers
-        reserve(survivor, Use("account", "another", 1, Decimal(0)))
-        survivor.close()
-        survivor.close()
-        lines = [line for line in usage(world.path) if line.offer != "another"]
-        assert sum((line.used for line in lines), NOTHING) == before
-        assert all(line.held == NOTHING for line in lines)
+        elif step < 0.8 and world.under_way:
+            world.settle()
+        elif step < 0.9:
+            ledger = random.choice(world.ledgers)
+            random.choice([ledger.write, ledger.tend, ledger.tend, ledger.close])()
+        elif step < 0.95:
+            world.kill()
+        else:
+            world.clock.seconds += random.choice(jumps)
+        world.check()
+        if max(jumps) < LIMIT_SECONDS / STEPS:
+            # Else who sleeps beyond a deadline finds its block booked, and books its use again.
+            world.check_limits()
+    for ledger in world.ledgers:
+        ledger._books.close()
+        ledger.after_fork()
+
+
+@seeds
+def test_the_dead_are_booked_once(seed: int) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        books_the_dead_once(file_store(Path(folder)), seed)
+
+
+@settings(max_examples=10)
+@seeds
+def test_the_dead_are_booked_once_in_a_database(database: Store, seed: int) -> None:
+    database.clear()
+    books_the_dead_once(database, seed)
+
+
+def books_the_dead_once(store: Store, seed: int) -> None:
+    world = World(Random(seed), store, Budget(None))
+    world.start()
+    for _ in range(10):
+        world.reserve()
+    before = store.counted()
+    world.kill()
+    world.clock.seconds += BLOCK_SECONDS + 1
+    [survivor] = world.ledgers
+    reserve(survivor, Use("account", "another", 1, Decimal(0)))
+    survivor.close()
+    survivor.close()
+    lines = [line for line in store.usage() if line.offer != "another"]
+    assert sum((line.used for line in lines), NOTHING) == before
+    assert all(line.held == NOTHING for line in lines)

@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from qwen_embed_plugins import sql_files
 from qwen_embed_plugins.postgres import _sql
 from qwen_embed_plugins.postgres.answers import BAD_VECTOR_ATTEMPTS, held, sort_answer
 from qwen_embed_plugins.postgres.floor import LogFloor
@@ -128,7 +129,7 @@ def test_starting_over_is_never_most_of_the_work() -> None:
 
 
 def test_every_query_says_what_it_is_for() -> None:
-    text = (_sql.folder() / "queries.sql").read_text(encoding="utf-8")
+    text = (sql_files.folder() / "queries.sql").read_text(encoding="utf-8")
     names = [line.strip("- ") for line in text.splitlines() if _sql._QUERY_HEAD.match(line)]
     assert len(names) == len(set(names)) > 20
     lines = text.splitlines()
