@@ -213,7 +213,7 @@ def test_a_server_that_changes_its_model_is_set_aside_within_a_thousand_batches(
     row: Callable[[Behaviours], Row], caplog: pytest.LogCaptureFixture
 ) -> None:
     two = row({"first": Behaviour(), "second": Behaviour()})
-    settings = two.settings(tables={"first": {"max_inputs": 2}, "second": {"max_inputs": 64}})
+    settings = two.settings(tables={"first": {"max_inputs": 2}, "second": {"max_inputs": 2}})
     first = two.servers["first"]
 
     def change(request: Any) -> None:

@@ -412,8 +412,10 @@ def test_each_offer_that_fails_is_named_with_when_to_try_again() -> None:
     world = World(offer("one"), offer("two"), one=failing, two=keyless)
     with pytest.raises(NoOfferLeft) as caught:
         world.embed(["a"])
-    reasons = caught.value.reasons
-    assert "down for repair" in reasons["one/toy"]
-    assert "again at 2027-01-15 08:1" in reasons["one/toy"]
-    assert "who are you" in reasons["two/toy"]
-    assert "again at" in reasons["two/toy"]
+    error = caught.value
+    assert error.reasons["one/toy"] == "down for repair"
+    assert "who are you" in error.reasons["two/toy"]
+    assert 600 <= error.again["one/toy"] - START <= 1000
+    assert set(error.again) == {"one/toy", "two/toy"}
+    assert error.retry_at == min(error.again.values())
+    assert "one/toy: down for repair (again at 2027-01-15 08:1" in str(error)
