@@ -146,7 +146,8 @@ def grants_of(
         if known.days and not until:
             raise ConfigurationError(
                 f"providers.{table.name}: free = true: its grant lasts {known.days} days, and "
-                "after them it bills: say when they end, for example free_until = 2027-01-31"
+                "after them it bills: name the first day after them, for example free_until = "
+                "2027-01-31"
             )
         if known.reset and not reset:
             window = _built_in_reset(known.reset, table)

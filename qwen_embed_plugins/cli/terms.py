@@ -116,11 +116,11 @@ def claim_text(grant: Grant, provider: str) -> str:
     """What makes a grant count.
 
     >>> claim_text(Grant(tokens=1_000_000, days=90), "acme")
-    'free = true and free_until = the day on which it ends, in [providers.acme]'
+    'free = true and free_until = the first day after it, in [providers.acme]'
     """
     if not has_amounts(grant):
         return f"state free_tokens, free_usd or free_tokens_per_day in [providers.{provider}]"
-    end = " and free_until = the day on which it ends," if grant.days else ""
+    end = " and free_until = the first day after it," if grant.days else ""
     return f"free = true{end} in [providers.{provider}]"
 
 

@@ -263,7 +263,7 @@ def test_one_provider_says_how_its_grant_is_claimed_and_who_did(run: Run, seller
     assert "[providers.cloud-one], free_usd in [providers.cloud-one]" in stated
     assert "claim" not in facts("cloud-one", free=False), "declined"
     doubtful = facts("cloud-doubtful")
-    assert "free = true and free_until = the day on which it ends, in" in doubtful
+    assert "free = true and free_until = the first day after it, in" in doubtful
     tier = " ".join(run("providers", "gemini").out.split())
     assert "to claim the grant state free_tokens, free_usd or free_tokens_per_day in" in tier
 

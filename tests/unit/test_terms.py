@@ -171,7 +171,7 @@ def test_what_is_stated_replaces_the_built_in_grant() -> None:
 
 def test_a_grant_that_lasts_some_days_is_claimed_with_its_end() -> None:
     lasting = Grant(tokens=1_000_000, days=90)
-    said = "its grant lasts 90 days, and after them it bills: say when they end, for example free_u"
+    said = "its grant lasts 90 days, and after them it bills: name the first day after them, for ex"
     with pytest.raises(ConfigurationError, match=said):
         configured({"free": True}, grant=lasting)
     [grant] = configured({"free": True, "free_until": "2027-01-31"}, grant=lasting).grants
