@@ -274,8 +274,8 @@ def _why_unpriced(
     limited = settings.budget.limited
     if offer.price is not None or not (limited or table.has_budget):
         return None
-    if any(grant.meter.kind == "grant" for grant in offer.grants):
-        return None
+    if offer.has_grants:
+        return None  # in tokens: without a price there is none in money
     here = f"[providers.{table.name}]"
     remedy = 'set usd_per_day = "unlimited" under [budget]' if limited else f"lift that of {here}"
     return (
