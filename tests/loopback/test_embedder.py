@@ -9,6 +9,7 @@ import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from math import ceil, log2
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -205,6 +206,23 @@ def test_a_bad_text_harms_no_other(server: SimulatedServer, configure: Configure
     assert np.isnan(result.vectors[17]).all()
     assert "content filter" in result.errors[0].message
     assert "forbidden" not in str(caught.value)
+
+
+@pytest.mark.parametrize("batch", [32, 128])
+def test_one_bad_text_among_a_thousand_costs_a_few_requests(
+    server: SimulatedServer, configure: Configure, batch: int
+) -> None:
+    server.behaviour = Behaviour(refuse_texts_with="forbidden")
+    texts = [f"text {number}" for number in range(1_000)]
+    texts[777] = "a forbidden text"
+    settings = configure(server)
+    [(name, table)] = settings.providers.items()
+    table = replace(table, max_inputs=batch)
+    with Embedder(replace(settings, providers={name: table})) as embedder:
+        result = embedder.embed(texts)
+    assert [(error.position, error.kind) for error in result.errors] == [(777, "bad_input")]
+    assert np.isfinite(np.delete(result.vectors, 777, axis=0)).all()
+    assert server.request_count <= ceil(1_000 / batch) + 2 * log2(batch)
 
 
 def test_empty_texts_are_errors_of_their_own(server: SimulatedServer, configure: Configure) -> None:
