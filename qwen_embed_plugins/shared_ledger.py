@@ -226,12 +226,9 @@ class SharedLedger:
             for hold, (counted, slices) in zip(holds, counts, strict=True):
                 entry = entry_of[hold.key]
                 without = counted - entry.spare  # its own is not lost to it
-                refused = refusal(
-                    hold.meter,
-                    without,
-                    hold.bound,
-                    allowed_at(hold.meter, without, hold.bound, slices, page.now),
-                )
+                until = allowed_at(hold.meter, without, hold.bound, slices, page.now)
+                until = None if until is None else until + self._ahead_of(page)
+                refused = refusal(hold.meter, without, hold.bound, until)
                 if refused is not None:
                     return refused
                 fits = affordable(hold.bound, hold.meter.left(counted))
@@ -242,6 +239,12 @@ class SharedLedger:
                 self._keep(page, entry)
                 entry.block.size = min(LARGEST, entry.block.size * 2)
         return None
+
+    def _ahead_of(self, page: Page) -> float:
+        """By how many seconds this machine's clock is ahead of the page's, so that a wait is as
+        long by either. What is less than a second is the time that the transaction took."""
+        ahead = self._now() - page.now
+        return ahead if abs(ahead) >= 1 else 0.0
 
     def _block_of(self, hold: Hold) -> Block:
         return self._blocks.setdefault(hold.key, Block(hold.key, hold.meter))
