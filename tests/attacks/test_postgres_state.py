@@ -81,9 +81,11 @@ def attempt(ledger: SharedLedger, use: Use = DEAR) -> str | None:
 
 
 def attempts(ledger: SharedLedger, use: Use = DEAR) -> int:
+    """How many a budget allows; nothing else may refuse one."""
     count = 0
-    while attempt(ledger, use) is None:
+    while (refused := attempt(ledger, use)) is None:
         count += 1
+    assert "would be overrun" in refused
     return count
 
 
@@ -251,6 +253,7 @@ def test_a_stricter_default_isolation_changes_nothing(
         thread.join(60)
     for ledger in ledgers:
         ledger.close()
+    assert len(spent) == 4
     assert sum(spent) + attempts(opened()) == 100
 
 
