@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from tests.postgres_servers import Server
+    from tests.stores import Store
 
 hypothesis.settings.register_profile(
     "project",
@@ -57,6 +58,26 @@ def postgres_server() -> Iterator[Server]:
 
     with chosen_server() as server:
         yield server
+
+
+@pytest.fixture
+def database(postgres_server: Server) -> Iterator[Store]:
+    """A place for a state: a Postgres in which nothing is yet."""
+    from tests.stores import Store
+
+    with postgres_server.database("template1") as name:
+        yield Store(postgres_server.uri(name))
+
+
+@pytest.fixture(params=["file", "postgres"])
+def store(request: pytest.FixtureRequest, tmp_path: Path) -> Store:
+    """An empty place for a state, of each kind."""
+    from tests.stores import file_store
+
+    if request.param == "file":
+        return file_store(tmp_path)
+    store: Store = request.getfixturevalue("database")
+    return store
 
 
 @pytest.fixture
