@@ -494,6 +494,7 @@ def test_the_minute_is_the_databases_and_the_wait_is_as_long_here(database: Stor
     ]
     for ledger in ledgers:
         assert attempt(ledger, use) is None
+        ledger.write()
     for ledger, clock in zip(ledgers, clocks, strict=True):
         refused = ledger.top_up(use)
         assert isinstance(refused, Refused)
