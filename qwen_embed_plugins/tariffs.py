@@ -104,11 +104,14 @@ def use_of(offer: ConfiguredOffer, tariff: Tariff, tokens: int) -> Use:
     return Use(offer.account, offer.key, tokens, Decimal(0), offer.cost(tokens), meters)
 
 
-def charge(offer: ConfiguredOffer, tariff: Tariff, bound: int, tokens: int) -> Charge:
-    """What an attempt that counted so many tokens has cost. What goes beyond the bound that was
-    reserved of a grant may go beyond the grant, and counts as paid."""
+def charge(
+    offer: ConfiguredOffer, tariff: Tariff, bound: int, tokens: int, told: Decimal | None = None
+) -> Charge:
+    """What an attempt that counted so many tokens has cost: as the provider told, else by the
+    price. What goes beyond the bound that was reserved of a grant may go beyond the grant, and
+    counts as paid."""
     if tariff.grant is None:
-        return Charge(offer.cost(tokens), Decimal(0))
+        return Charge(offer.cost(tokens) if told is None else told, Decimal(0))
     covered = min(tokens, bound)
     return Charge(offer.cost(tokens - covered), offer.cost(covered))
 

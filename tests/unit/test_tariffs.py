@@ -419,3 +419,13 @@ def test_each_offer_that_fails_is_named_with_when_to_try_again() -> None:
     assert set(error.again) == {"one/toy", "two/toy"}
     assert error.retry_at == min(error.again.values())
     assert "one/toy: down for repair (again at 2027-01-15 08:1" in str(error)
+
+
+def test_what_a_provider_says_that_it_took_is_booked() -> None:
+    def telling(job: Job) -> Served:
+        served = good(job)
+        assert isinstance(served.outcome, Answer)
+        return Served(served.outcome._replace(cost=Decimal("0.25")), 1.0)
+
+    world = World(offer("gateway", "1"), gateway=telling)
+    assert world.embed(texts(1)).cost == Decimal("0.25") == world.ledger.spent
