@@ -352,6 +352,7 @@ class EmbedCall:
         if piece.failures >= FAILURES_IN_A_ROW and offer.key in self.accepted:
             # The offer takes other texts: perhaps one of these is what makes it fail.
             self.failures[offer.key] = 0
+            self.router.health.forgive(offer.key)
             self._refused(replace(piece, failures=0), offer, fault)
             return
         if (
@@ -457,7 +458,8 @@ class EmbedCall:
         if piece.split is not None and not piece.split.dissolved:
             self._dissolve(piece.split, piece)
         elif not piece.probe:
-            self.pool.appendleft(piece.freed())
+            # Behind the others: what goes ahead after an outage should not be what brought it.
+            self.pool.append(piece.freed())
 
     def _dissolve(self, split: Split, piece: Piece | None = None) -> None:
         """Give the texts of a split free for other offers."""

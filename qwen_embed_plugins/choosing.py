@@ -141,8 +141,7 @@ class Chooser:
         return asked or offer.key in self.short_of_money
 
     def _has_place(self, offer: ConfiguredOffer) -> bool:
-        places = self.router.pacing.places(offer.key, self.router.most_at_once(offer))
-        if self.router.places.take(offer.key, places, self.wake):
+        if self.router.places.take(offer.key, self.router.places_at(offer), self.wake):
             return True
         self.wanted.add(offer.key)
         return False

@@ -104,6 +104,17 @@ class Health:
             state.paused_until, state.fault = until, fault
             return Paused(until, fault)
 
+    def forgive(self, key: str) -> None:
+        """Its failures were put down to what it was sent."""
+        with self._lock:
+            state = self._of(key)
+            state.failures, state.paused_until, state.fault = 0, 0.0, None
+
+    def is_doubtful(self, key: str) -> bool:
+        """Whether its last attempts failed, and nothing succeeded since."""
+        with self._lock:
+            return self._of(key).failures > 0
+
     def rests(self, key: str, fault: Fault, until: float) -> Paused:
         """Pause an offer or account because of a limit that we keep, which is no failure."""
         with self._lock:
