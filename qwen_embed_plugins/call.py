@@ -148,8 +148,12 @@ class EmbedCall:
         if too_long is not None:
             self.pool.append(too_long)
         due = self._may_carry_more(piece) and self.vetting.canary_due(offer)
-        batch_piece, rest = self._cut(piece, offer, spare=due)
-        batch_piece = self._without_what_may_be_cut(batch_piece, offer)
+        whole, rest = self._cut(piece, offer, spare=due)
+        batch_piece = self._without_what_may_be_cut(whole, offer)
+        if batch_piece.places != whole.places:
+            # Those wait in the pool already, should the others have to go back.
+            left = rest.places if rest is not None else ()
+            piece = replace(piece, places=(*batch_piece.places, *left))
         if not batch_piece.places and not piece.probe:
             self.router.places.give_back(offer.key)
             return rest
@@ -223,7 +227,8 @@ class EmbedCall:
         if refused is not None:
             fits = self.spending.fits(offer, refused)
             if fits and is_cuttable(piece) and len(piece.places) > 1:
-                self.room[offer.key] = fits
+                # Smaller in any case: an instruction or a canary that goes along counts as well.
+                self.room[offer.key] = min(fits, estimate_all(self._texts(piece)) - 1)
             else:
                 self.room.pop(offer.key, None)
                 self.spending.spent(refused)
@@ -371,8 +376,11 @@ class EmbedCall:
             self.outcome.out[offer.key] = fault.message
             if fault.kind == "rate_limited":
                 self.chooser.limited.add(offer.key)
-        if piece.inquiry is not None:
+        if piece.inquiry is not None and fault.kind != "rate_limited":
             self.vetting.failed(piece.inquiry)
+        elif piece.inquiry is not None:
+            # Asked again in time: to begin anew might use up each minute's limit for ever.
+            self.pool.append(piece)
         else:
             self._release(piece)
 
