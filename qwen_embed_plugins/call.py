@@ -112,7 +112,8 @@ class EmbedCall:
             first = self.pool.popleft()
             if self._is_moot(first):
                 continue
-            piece: Piece | None = first
+            dissolved = first.split is not None and first.split.dissolved
+            piece: Piece | None = first.freed() if dissolved else first
             while piece is not None:
                 choice = self.chooser.choose(piece)
                 if isinstance(choice, Blocked):
@@ -125,8 +126,15 @@ class EmbedCall:
     def _is_moot(self, piece: Piece) -> bool:
         """Whether a piece of ours waits for something that has been decided meanwhile."""
         if piece.inquiry is not None:
+            if not self._has_texts_left():
+                self.vetting.inquiries.close(piece.inquiry.offer)
             return not self.vetting.inquiries.is_open(piece.inquiry)
         return piece.probe and piece.split is not None and piece.split.dissolved
+
+    def _has_texts_left(self) -> bool:
+        """Whether a text of the call still has no verdict: else nobody needs to be asked."""
+        pieces = (*self.pool, *(item.piece for item in self.under_way.values()))
+        return any(piece.inquiry is None for piece in pieces)
 
     def _wait_or_give_up(self, piece: Piece, blocked: Blocked) -> None:
         if not blocked.for_good:
@@ -368,10 +376,13 @@ class EmbedCall:
             piece = replace(piece, failures=0, split=None)
             self._judge(Split(offer, unanswered=0, held=[(piece, fault)]))
             return
-        if item.began >= self.failed_at.get(offer.key, item.began):
-            # Else it was under way when the last failure showed: the same one, seen again.
+        now = self.router.now()
+        last = self.failed_at.get(offer.key, item.began)
+        if item.began >= last or now < last:
+            # Else it was under way when the last failure showed: the same one, seen again. One that
+            # is still to come was seen before the clock was set back.
             self.failures[offer.key] += 1
-            self.failed_at[offer.key] = self.router.now()
+            self.failed_at[offer.key] = now
         if self.failures[offer.key] >= self._failures_allowed(fault):
             self.outcome.out[offer.key] = fault.message
             if fault.kind == "rate_limited":

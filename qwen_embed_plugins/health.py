@@ -97,7 +97,8 @@ class Health:
         """Pause an offer or account as its fault asks, longer with each failure in a row."""
         with self._lock:
             state = self._of(key)
-            if began >= state.failed_at:
+            # A failure that is still to come was seen before the clock was set back.
+            if began >= state.failed_at or now < state.failed_at:
                 state.failures += 1
                 state.failed_at = now
             until = max(state.paused_until, now + self._pause_seconds(state, fault, now))

@@ -339,7 +339,7 @@ class _Draw:
                 server.poison = self.some_texts(0.05)
             if self.chance(0.1):
                 server.mangles = self.some_texts(0.05)
-            if self.chance(0.06):
+            if self.chance(0.08):
                 server.temper = server.slow = 0.0
                 server.later_space = 2
                 server.changes_at = self.now + random.uniform(0, 20)
@@ -372,7 +372,7 @@ def draw(
         spill_to_paid=parts.chance(0.3),
         spill_after_seconds=random.choice([0.0, 2.0, 2.0]),
         concurrency=random.choice([1, 3, 8]),
-        canary_every=random.choice([1, 2, 5, 500, 500]),
+        canary_every=random.choice([3, 7, 500, 500]),
         path=path,
         ledger=MemoryLedger(budget, clock),
     )
@@ -386,6 +386,11 @@ def _plan(schedule: Schedule, parts: _Draw) -> None:
     world, random = schedule.world, schedule.random
     together = parts.chance(0.5)
     span = random.choice([1.0, 30.0, 100.0])
+    if any(server.later_space is not None for server in world.servers.values()):
+        schedule.canary_every = 3
+        late = schedule.start(99)
+        for number in range(8):
+            _call(schedule, late, _request(parts), 5.0 * number)
     for number in range(random.choice([1, 1, 2, 2, 3, 4])):
         process = schedule.start(number)
         for _ in range(random.choice([1, 1, 2, 3])):

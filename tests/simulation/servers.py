@@ -20,9 +20,7 @@ if TYPE_CHECKING:
     from qwen_embed_plugins.types import Matrix, Vector
 
 DIMENSIONS = 12
-MODEL = Model(
-    "toy", DIMENSIONS, context_tokens=4096, min_dimensions=4, format_query=qwen3_query
-)
+MODEL = Model("toy", DIMENSIONS, context_tokens=4096, min_dimensions=4, format_query=qwen3_query)
 MINUTE_SECONDS = 60.0
 
 
