@@ -129,7 +129,8 @@ class Chooser:
         allowed = [
             offer
             for offer in offers
-            if offer.key not in self.out
+            if offer.key in self.tiers  # it may have lost a grant, and have no price to be asked at
+            and offer.key not in self.out
             and offer.key not in piece.unread
             and self.router.parity.refuses(offer) is None
         ]
