@@ -483,6 +483,22 @@ def test_nobodys_tables_stand_in_front_of_ours(
 # Clocks
 
 
+def test_a_page_has_the_moment_of_the_database(
+    database: Store, owner: psycopg.Connection[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def there() -> float:
+        row = owner.execute("select extract(epoch from clock_timestamp())::float8").fetchone()
+        assert row is not None
+        return float(row[0])
+
+    monkeypatch.setattr(time, "time", lambda: 0.0)
+    books = PostgresBooks(database.place)
+    before = there()
+    with books.page() as page:
+        assert before <= page.now <= there()
+    books.close()
+
+
 def test_the_minute_is_the_databases_and_the_wait_is_as_long_here(database: Store) -> None:
     """Two machines, one of them five minutes behind, both ahead or behind of the database."""
     minute = Meter("minute", "account", "", MINUTE, requests=3)
