@@ -197,7 +197,7 @@ def test_who_waits_for_a_lock_too_long_is_told(
     assert attempt(ledger) is None
     with owner.transaction():
         owner.execute("select pg_advisory_xact_lock(%s)", [postgres_place.LOCK])
-        assert_one_line(attempt(ledger), "lock timeout")
+        assert_one_line(attempt(ledger), "lock timeout; somebody keeps the books locked")
         assert attempt(ledger, FREE) is None
     assert attempts(ledger) == 99
 
@@ -368,7 +368,7 @@ def newer(owner: psycopg.Connection[Any]) -> None:
 @pytest.mark.parametrize(
     ("broken", "said"),
     [
-        (full, "could not extend file"),
+        (full, "could not extend file; free its disk"),
         (read_only, "read-only transaction; name the primary"),
         (half_gone, '"tally" does not exist'),
         (newer, "made by a newer version (schema 99, this one knows 1)"),
