@@ -197,7 +197,7 @@ def test_who_waits_for_a_lock_too_long_is_told(
     assert attempt(ledger) is None
     with owner.transaction():
         owner.execute("select pg_advisory_xact_lock(%s)", [postgres_place.LOCK])
-        assert_one_line(attempt(ledger), "lock timeout")
+        assert_one_line(attempt(ledger), "lock timeout; somebody keeps the books locked")
         assert attempt(ledger, FREE) is None
     assert attempts(ledger) == 99
 
@@ -368,7 +368,7 @@ def newer(owner: psycopg.Connection[Any]) -> None:
 @pytest.mark.parametrize(
     ("broken", "said"),
     [
-        (full, "could not extend file"),
+        (full, "could not extend file; free its disk"),
         (read_only, "read-only transaction; name the primary"),
         (half_gone, '"tally" does not exist'),
         (newer, "made by a newer version (schema 99, this one knows 1)"),
@@ -481,6 +481,22 @@ def test_nobodys_tables_stand_in_front_of_ours(
 
 
 # Clocks
+
+
+def test_a_page_has_the_moment_of_the_database(
+    database: Store, owner: psycopg.Connection[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def there() -> float:
+        row = owner.execute("select extract(epoch from clock_timestamp())::float8").fetchone()
+        assert row is not None
+        return float(row[0])
+
+    monkeypatch.setattr(time, "time", lambda: 0.0)
+    books = PostgresBooks(database.place)
+    before = there()
+    with books.page() as page:
+        assert before <= page.now <= there()
+    books.close()
 
 
 def test_the_minute_is_the_databases_and_the_wait_is_as_long_here(database: Store) -> None:
