@@ -32,6 +32,7 @@ hypothesis.settings.load_profile("project")
 
 SEED_VARIABLE = "QWEN_EMBED_TEST_SEED"
 SEED = int(os.environ.get(SEED_VARIABLE) or random.SystemRandom().randrange(2**32))
+os.environ[SEED_VARIABLE] = str(SEED)  # the processes of a parallel run inherit the one printed
 
 _LEAKS = re.compile(
     r"""(?x)

@@ -66,6 +66,25 @@ def test_a_swallowed_attempt_to_leave_fails_the_test(pytester: pytest.Pytester) 
     result.stdout.fnmatch_lines(["*tried to leave this machine: connect to 192.0.2.1*"])
 
 
+def test_the_seed_that_is_printed_is_that_of_every_process(
+    pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("QWEN_EMBED_TEST_SEED", raising=False)
+    pytester.makeconftest(CONFTEST)
+    pytester.makepyfile(
+        """
+        import conftest
+
+        def test_it():
+            raise AssertionError(f"random seed: {conftest.SEED} (")
+        """
+    )
+    result = pytester.runpytest_subprocess("-p", "no:cacheprovider", "--numprocesses=1")
+    result.assert_outcomes(failed=1)
+    [header] = [line for line in result.outlines if line.startswith("random seed: ")]
+    result.stdout.fnmatch_lines([f"E *AssertionError: {header.partition('(')[0]}("])
+
+
 def test_the_home_is_an_empty_folder(isolated_settings: Path) -> None:
     assert Path.home() == isolated_settings
     assert isolated_settings in platformdirs.user_config_path("qwen-embed").parents
