@@ -85,6 +85,19 @@ def isolated_settings(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
     return home
 
 
+@pytest.fixture
+def hasty(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Offers rest a tenth of their time, and calls wait a tenth as long for them: as many attempts
+    as ever, sooner. For tests of what follows a failure, not of how long a rest is."""
+    from qwen_embed_plugins import choosing, health
+
+    pauses = {kind: seconds / 10 for kind, seconds in health.FIRST_PAUSE_SECONDS.items()}
+    monkeypatch.setattr(health, "FIRST_PAUSE_SECONDS", pauses)
+    monkeypatch.setattr(health, "LONGEST_PAUSE_SECONDS", health.LONGEST_PAUSE_SECONDS / 10)
+    patience = choosing.OUTAGE_PATIENCE_SECONDS / 10
+    monkeypatch.setattr(choosing, "OUTAGE_PATIENCE_SECONDS", patience)
+
+
 class NetworkForbidden(OSError):
     """A test tried to leave this machine."""
 
