@@ -33,6 +33,7 @@ hypothesis.settings.load_profile("project")
 
 SEED_VARIABLE = "QWEN_EMBED_TEST_SEED"
 SEED = int(os.environ.get(SEED_VARIABLE) or random.SystemRandom().randrange(2**32))
+os.environ[SEED_VARIABLE] = str(SEED)  # the processes of a parallel run inherit the one printed
 
 _LEAKS = re.compile(
     r"""(?x)
@@ -103,6 +104,19 @@ def isolated_settings(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
     # `./qwen-embed.toml` is read from the working folder.
     monkeypatch.chdir(work)
     return home
+
+
+@pytest.fixture
+def hasty(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Offers rest a tenth of their time, and calls wait a tenth as long for them: as many attempts
+    as ever, sooner. For tests of what follows a failure, not of how long a rest is."""
+    from qwen_embed_plugins import choosing, health
+
+    pauses = {kind: seconds / 10 for kind, seconds in health.FIRST_PAUSE_SECONDS.items()}
+    monkeypatch.setattr(health, "FIRST_PAUSE_SECONDS", pauses)
+    monkeypatch.setattr(health, "LONGEST_PAUSE_SECONDS", health.LONGEST_PAUSE_SECONDS / 10)
+    patience = choosing.OUTAGE_PATIENCE_SECONDS / 10
+    monkeypatch.setattr(choosing, "OUTAGE_PATIENCE_SECONDS", patience)
 
 
 class NetworkForbidden(OSError):

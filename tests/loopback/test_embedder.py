@@ -103,6 +103,7 @@ HARMLESS_ALONE = {"gaps", "duplicate", "one_extra"}
 """Damage to the order of a list: a text that is sent alone may get its right vector after all."""
 
 
+@pytest.mark.usefixtures("hasty")
 @pytest.mark.parametrize("hostile", HOSTILE)
 def test_wrong_vectors_are_never_returned_and_errors_name_offer_and_cause(
     server: SimulatedServer, configure: Configure, hostile: str
@@ -135,12 +136,14 @@ def test_a_wrong_server_is_left_for_a_right_one(server: SimulatedServer) -> None
     assert set(result.offers) == {"right/qwen3-embedding-8b"}
 
 
+@pytest.mark.usefixtures("hasty")
 def test_a_garbage_flood_is_cut_off(server: SimulatedServer, configure: Configure) -> None:
     server.behaviour = Behaviour(always=Reply.garbage(50_000_000))
     with Embedder(configure(server)) as embedder, pytest.raises(NoOfferLeft, match="more than"):
         embedder.embed_documents(TEXTS)
 
 
+@pytest.mark.usefixtures("hasty")
 def test_a_stall_ends_at_the_timeout(server: SimulatedServer, configure: Configure) -> None:
     server.behaviour = Behaviour(latency_seconds=30)
     settings = configure(server, timeout_seconds=0.3)
@@ -442,6 +445,7 @@ def test_a_key_shows_nowhere(
     assert not any(key in text for text in (*shown, caplog.text, str(settings.explain())))
 
 
+@pytest.mark.usefixtures("hasty")
 def test_servers_are_introduced_once_and_another_space_is_left_out(
     server: SimulatedServer, tmp_path: Any
 ) -> None:
