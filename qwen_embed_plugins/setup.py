@@ -8,9 +8,11 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import partial
+from pathlib import Path
 from random import Random
 from typing import Any, TypeAlias
 
+from qwen_embed_plugins.books import Books, SQLiteBooks
 from qwen_embed_plugins.canary import Canaries
 from qwen_embed_plugins.catalogue import Catalogue, build_catalogue, ways_out
 from qwen_embed_plugins.errors import ConfigurationError
@@ -21,7 +23,7 @@ from qwen_embed_plugins.plugins import Registry, load_plugins, unknown_name
 from qwen_embed_plugins.router import Router
 from qwen_embed_plugins.setting_checks import checked_table, unknown_setting
 from qwen_embed_plugins.settings import TOP_LEVEL, Settings, merged_budget
-from qwen_embed_plugins.shared_ledger import SQLiteLedger
+from qwen_embed_plugins.shared_ledger import SharedLedger
 from qwen_embed_plugins.spaces import EmbeddingSpace
 from qwen_embed_plugins.state import SQLiteState, State
 from qwen_embed_plugins.tariffs import Tariffs
@@ -67,6 +69,11 @@ def space_of(settings: Settings, catalogue: Catalogue) -> EmbeddingSpace:
     return EmbeddingSpace(model.name, dimensions)
 
 
+def books_of(settings: Settings) -> Books:
+    """The books that the settings name, unopened; whoever asks for them closes them."""
+    return SQLiteBooks(Path(settings.state_path()).absolute(), time.time)
+
+
 @dataclass(frozen=True, slots=True)
 class Setup:
     """What an embedder is made of, put together once from settings and plugins."""
@@ -88,8 +95,12 @@ class Setup:
             catalogue,
             space_of(settings, catalogue),
             SQLiteState(settings.state_path()),
-            SQLiteLedger(settings.state_path(), settings.budget, time.time),
+            SharedLedger(books_of(settings), settings.budget, time.time),
         )
+
+    def books(self) -> Books:
+        """The record of what all processes used, apart from this one's ledger; to be closed."""
+        return books_of(self.settings)
 
     def router(self) -> Router:
         """A router with fresh health: what one process learns about offers while it runs."""
