@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
 from difflib import get_close_matches
@@ -133,6 +133,20 @@ def claims_of(offers: Iterable[ConfiguredOffer]) -> list[Claim]:
     return list(found.values())
 
 
+def without_claim(offers: Iterable[ConfiguredOffer], left_out: Mapping[str, str]) -> dict[str, str]:
+    """Why no grant of a provider table or account is counted, if none is: it is not set up here
+    (`left_out` says why), or the user claimed none."""
+    reasons = {name: f"it is not set up here: {reason}" for name, reason in left_out.items()}
+    for offer in offers:
+        table = offer.key.partition("/")[0]
+        for name in (table, offer.account):
+            reasons[name] = (
+                f"no grant of it is claimed; claim the built-in one with free = true in "
+                f"[providers.{table}], or state yours, for example free_tokens = 1000000"
+            )
+    return reasons
+
+
 class Corrected(NamedTuple):
     """What was counted of a grant before it was corrected, and what is counted now. What is `held`
     comes on top of both, until it is settled or given back."""
@@ -144,14 +158,15 @@ class Corrected(NamedTuple):
     held: int
 
 
-def claim_named(wanted: Correction, claims: Sequence[Claim], providers: Iterable[str]) -> Claim:
+def claim_named(wanted: Correction, claims: Sequence[Claim], without: Mapping[str, str]) -> Claim:
     """The one claim that a correction means. Raises `ConfigurationError` if it is none of them,
-    more than one, or smaller than what is said to be left; `providers` are those set up here."""
+    more than one, or smaller than what is said to be left; `without` says of provider tables and
+    accounts why no grant of them is counted."""
     named = [claim for claim in claims if wanted.name in claim.names]
     named = named or [claim for claim in claims if wanted.name in claim.short_names]
     fitting = [claim for claim in named if claim.in_money == (wanted.money is not None)]
     if not named:
-        raise _unknown(wanted.name, claims, providers)
+        raise _unknown(wanted.name, claims, without)
     if not fitting:
         unit = "US dollars: 1.20usd" if named[0].in_money else "tokens: 12000000"
         raise ConfigurationError(f"--set {wanted.name}: what is claimed there is counted in {unit}")
@@ -169,12 +184,9 @@ def claim_named(wanted: Correction, claims: Sequence[Claim], providers: Iterable
     return claim
 
 
-def _unknown(name: str, claims: Sequence[Claim], providers: Iterable[str]) -> ConfigurationError:
-    if name in set(providers):
-        return ConfigurationError(
-            f"--set {name}: no grant of it is claimed; claim the built-in one with free = true in "
-            f"[providers.{name}], or state yours, for example free_tokens = 1000000"
-        )
+def _unknown(name: str, claims: Sequence[Claim], without: Mapping[str, str]) -> ConfigurationError:
+    if name in without:
+        return ConfigurationError(f"--set {name}: {without[name]}")
     known = [claim.name_among(claims) for claim in claims]
     names = {known_name for claim in claims for known_name in claim.names}
     near = get_close_matches(name, names, n=1, cutoff=0.6)
@@ -183,7 +195,10 @@ def _unknown(name: str, claims: Sequence[Claim], providers: Iterable[str]) -> Co
 
 
 def correct(
-    books: Books, wanted: Sequence[Correction], claims: Sequence[Claim], providers: Iterable[str]
+    books: Books,
+    wanted: Sequence[Correction],
+    claims: Sequence[Claim],
+    without: Mapping[str, str],
 ) -> list[Corrected]:
     """Set what is left of grants, all in one transaction; raises `ConfigurationError` before it
     if one of them cannot be meant.
@@ -192,7 +207,7 @@ def correct(
     as ever: it may yet be sent, also where less is said to be left. What of it was sent and is not
     written yet is counted twice, rather than not at all.
     """
-    chosen = [claim_named(item, claims, tuple(providers)) for item in wanted]
+    chosen = [claim_named(item, claims, without) for item in wanted]
     for place, claim in enumerate(chosen):
         if any(claim.meter.held_key(0) == other.meter.held_key(0) for other in chosen[:place]):
             raise ConfigurationError(f"--set {wanted[place].name}: this grant is set twice")

@@ -116,13 +116,13 @@ def usage(
 
 def _correct(setup: Setup, corrections: list[Correction], *, as_json: bool) -> None:
     from qwen_embed_plugins.catalogue import offers_of_all_models
-    from qwen_embed_plugins.cli.claims import claims_of, correct
+    from qwen_embed_plugins.cli.claims import claims_of, correct, without_claim
     from qwen_embed_plugins.cli.usage_text import print_corrected
 
     offers = list(offers_of_all_models(setup.settings, setup.registry))
-    providers = {name for offer in offers for name in (offer.account, offer.key.partition("/")[0])}
+    without = without_claim(offers, setup.catalogue.left_out)
     with closing(setup.books()) as books:
-        corrected = correct(books, corrections, claims_of(offers), providers)
+        corrected = correct(books, corrections, claims_of(offers), without)
     if as_json:
         print_json({"grants": [_as_dict(item) for item in corrected]})
     else:

@@ -21,7 +21,7 @@ from qwen_embed_plugins.cli.usage_report import (
 from qwen_embed_plugins.standing import Standing
 from qwen_embed_plugins.windows import Daily
 
-NOTHING_YET = "Nothing is counted yet: the record begins with the first text that is embedded."
+NOTHING_YET = "Nothing was used yet: counting begins with the first text."
 
 COLUMNS = (
     Column("Offer"),
@@ -73,6 +73,8 @@ def _print_use(report: Report) -> None:
     rows = [_use_row(entry) for entry in report.offers]
     print_table(COLUMNS, rows, empty=f"nothing was used{since}")
     click.echo()
+    if not all(entry.configured for entry in report.offers):
+        click.echo("*: not set up any more")
     for entry in report.offers:
         if entry.held != NOTHING:
             print_text(f"Held besides at {entry.offer}, under way or in advance: {_held(entry)}")
@@ -86,7 +88,7 @@ def _use_row(entry: OfferUse) -> tuple[str, ...]:
     if entry.account != name.partition("/")[0]:
         name += f" ({entry.account})"
     if not entry.configured:
-        name += ", not set up any more"
+        name += " *"
     used = entry.used
     return name, f"{used.requests:,}", f"{used.tokens:,}", spent_text(used.money)
 

@@ -23,6 +23,7 @@ from qwen_embed_plugins.cli.claims import (
     claims_of,
     correct,
     correction,
+    without_claim,
 )
 from qwen_embed_plugins.ledger import Reservation, Use
 from qwen_embed_plugins.meters import Meter, Refused
@@ -111,6 +112,15 @@ def test_tables_of_one_account_have_one_grant_unless_they_state_two() -> None:
     assert names({"a": same, "b": {**same, "free_tokens": 6}}) == ["a", "b"]
 
 
+def test_who_has_no_grant_is_told_why() -> None:
+    found = offers({"far": {}, "b": {"account": "team"}})
+    reasons = without_claim(found, {"far-away": "no key: set FAR_KEY"})
+    assert reasons["far-away"] == "it is not set up here: no key: set FAR_KEY"
+    for name, table in {"far": "far", "b": "b", "team": "b"}.items():
+        assert "no grant of it is claimed; claim the built-in one" in reasons[name]
+        assert f"[providers.{table}]" in reasons[name]
+
+
 # Correcting
 
 
@@ -155,7 +165,9 @@ def reserve(ledger: SQLiteLedger, use: Use) -> Reservation | Refused:
 def set_(path: Path, clock: Callable[[], float], *said: str, of: Any = FAR) -> list[Corrected]:
     books = SQLiteBooks(path, clock)
     try:
-        return correct(books, [correction(item) for item in said], claims(of), {"far", "other"})
+        return correct(
+            books, [correction(item) for item in said], claims(of), {"other": "it is not set up"}
+        )
     finally:
         books.close()
 
@@ -261,9 +273,9 @@ def test_a_grant_of_all_models_comes_before_those_of_single_ones() -> None:
     found = claims(tables)
     assert names(tables) == ["far", "far/qwen3-embedding-0.6b"]
     for claim in found:
-        assert claim_named(Correction(claim.name_among(found), 7, None), found, ()) is claim
+        assert claim_named(Correction(claim.name_among(found), 7, None), found, {}) is claim
     [alone] = claims({"far": {"models": {"qwen3-embedding-0.6b": {"free_tokens": 20}}}})
-    assert claim_named(Correction("far", 20, None), [alone], ()) is alone
+    assert claim_named(Correction("far", 20, None), [alone], {}) is alone
 
 
 def test_several_are_corrected_together_or_not_at_all(path: Path, clock: SimulatedClock) -> None:
@@ -310,7 +322,7 @@ def test_a_reset_sooner_than_that_is_not_waited_beyond() -> None:
         (FAR, "fra=1", r"--set: no grant goes by the name 'fra'; did you mean 'far'\?"),
         (FAR, "xyz=1", r"by the name 'xyz'; claimed are: far, far/qwen3-embedding-0.6b"),
         ({}, "xyz=1", r"by the name 'xyz'; claimed are: none"),
-        ({}, "other=1", r"--set other: no grant of it is claimed; .* in \[providers.other\]"),
+        ({}, "other=1", r"--set other: it is not set up"),
         (DAILY, "far=1usd", r"--set far: what is claimed there is counted in tokens: 12000000"),
         ({"far": {"free_usd": 1}}, "far=5", r"counted in US dollars: 1.20usd"),
         (
