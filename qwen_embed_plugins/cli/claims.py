@@ -120,16 +120,17 @@ class Claim:
 
 
 def claims_of(offers: Iterable[ConfiguredOffer]) -> list[Claim]:
-    """The grants of these offers, each once. Two tables of one account that state different amounts
-    have two, with one count."""
+    """The grants of these offers, each once, with the latest of the ends that are stated of it. Two
+    tables of one account that state different amounts have two, with one count."""
     found: dict[Any, Claim] = {}
     for offer in offers:
         for grant in offer.grants:
             meter, table = grant.meter, offer.key.partition("/")[0]
             count = (meter.kind, meter.account, meter.offer, meter.window)
-            key = (*count, meter.tokens, meter.money, grant.until)
-            before = found[key].tables if key in found else ()
-            found[key] = Claim(grant, tuple(dict.fromkeys((*before, table))))
+            key = (*count, meter.tokens, meter.money)
+            before = found.get(key, Claim(grant, ()))
+            last = max(before.grant, grant, key=_end)
+            found[key] = Claim(last, tuple(dict.fromkeys((*before.tables, table))))
     return list(found.values())
 
 
@@ -145,6 +146,10 @@ def without_claim(offers: Iterable[ConfiguredOffer], left_out: Mapping[str, str]
                 f"[providers.{table}], or state yours, for example free_tokens = 1000000"
             )
     return reasons
+
+
+def _end(grant: ConfiguredGrant) -> float:
+    return float("inf") if grant.until is None else grant.until
 
 
 class Corrected(NamedTuple):

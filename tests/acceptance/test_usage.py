@@ -33,7 +33,7 @@ STATE = Path("state.db")
 TERMS: dict[str, dict[str, Any]] = {
     "given": {"free_tokens": 1_000_000, "free_until": "2999-12-31", "price_per_million": "0.05"},
     "credit": {"free_usd": "1.5", "price_per_million": "0.10", "account": "team"},
-    "paid": {"price_per_million": "0.20", "usd_per_day": "0.5", "requests_per_minute": 5000},
+    "paid": {"price_per_million": "0.20", "usd_per_day": "0.5", "requests_per_day": 5000},
     "near": {},
 }
 
@@ -263,18 +263,18 @@ def test_a_grant_that_is_not_claimed_is_told_with_the_way_to_claim_it(run: Run) 
 
 def test_a_limit_is_told_once_it_is_used_up(run: Run, servers: Any) -> None:
     book(TODAY, f"paid/{MODEL}", Amount(1, 1))
-    assert "requests_per_minute" not in run("usage").out
+    assert "requests_per_day" not in run("usage").out
     assert "5,000 of 5,000 left" in run("usage", "--verbose").out
     books = SQLiteBooks(STATE.absolute(), time.time)
     settings = Settings.load("qwen-embed.toml")
     [paid] = [o for o in build_catalogue(settings, load_plugins()).offers if o.account == "paid"]
-    [minute] = [meter for meter in paid.limits if meter.kind == "minute"]
+    [day] = [meter for meter in paid.limits if meter.kind == "day"]
     with books.page() as page:
-        page.book(minute.used_key(page.now, minute.held_key(page.now)), Amount(5000, 1))
+        page.book(day.used_key(page.now, day.held_key(page.now)), Amount(5000, 1))
     books.close()
-    assert "Limit requests_per_minute of paid" in run("usage").out
+    assert "Limit requests_per_day of paid" in run("usage").out
     [limit] = [e for e in run("usage", "--json").json["limits"] if e["account"] == "paid"]
-    assert (limit["left"], limit["setting"]) == (0, "requests_per_minute")
+    assert (limit["left"], limit["setting"]) == (0, "requests_per_day")
     assert limit["renews_at"] > time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
 
 

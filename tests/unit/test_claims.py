@@ -112,6 +112,15 @@ def test_tables_of_one_account_have_one_grant_unless_they_state_two() -> None:
     assert names({"a": same, "b": {**same, "free_tokens": 6}}) == ["a", "b"]
 
 
+def test_a_grant_that_ends_sooner_for_one_model_is_one() -> None:
+    sub = {"qwen3-embedding-0.6b": {"free_until": "2027-01-31"}}
+    for until in ({}, {"free_until": "2028-01-31"}):
+        [claim] = claims({"far": {"free_tokens": 5, **until, "models": sub}})
+        assert claim.grant.until == (1_832_889_600.0 if until else None)
+    [sooner] = claims({"far": {"free_tokens": 5, "free_until": "2026-01-31", "models": sub}})
+    assert sooner.grant.until == 1_801_353_600.0
+
+
 def test_who_has_no_grant_is_told_why() -> None:
     found = offers({"far": {}, "b": {"account": "team"}})
     reasons = without_claim(found, {"far-away": "no key: set FAR_KEY"})
