@@ -232,18 +232,14 @@ def test_other_models_are_listed_and_not_added(run: Run, servers: Any) -> None:
     assert "Not added, since no offer of this space may draw on it now: voyage." in shown
 
 
-def test_an_unproven_offer_is_not_free_for_the_space(run: Run) -> None:
-    table = {"dashscope-singapore": {"free": True, "free_until": "2999-12-31"}}
-    run.settings(table, 'model = "qwen3-embedding-8b"')
-    done = run("usage", "--json", DASHSCOPE_API_KEY="k").json
-    assert {entry["counts_as_free"] for entry in done["grants"]} == {False}
-    assert done["free"]["tokens"] == 0
-    run.settings(
-        {"dashscope-singapore": {**table["dashscope-singapore"], "trust": True}},
-        'model = "dashscope-text-embedding-v4"',
-    )
-    trusted = run("usage", "--json", DASHSCOPE_API_KEY="k").json
-    assert trusted["free"]["tokens"] == 1_000_000
+def test_an_unproven_offer_is_not_free_for_the_space_until_it_is_trusted(run: Run) -> None:
+    table = {"free": True, "free_until": "2999-12-31"}
+    for trusted, tokens in {False: 0, True: 1_000_000}.items():
+        run.settings({"dashscope-singapore": {**table, "trust": trusted}}, f'model = "{MODEL}"')
+        found = run("usage", "--json", DASHSCOPE_API_KEY="k").json
+        grant = by_name(found["grants"])[f"dashscope-singapore/{MODEL}"]
+        assert (grant["left"], grant["counts_as_free"]) == (1_000_000, trusted)
+        assert found["free"]["tokens"] == tokens
 
 
 def test_a_grant_that_is_not_claimed_is_told_with_the_way_to_claim_it(run: Run) -> None:
