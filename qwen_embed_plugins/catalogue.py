@@ -177,6 +177,29 @@ def provider_tables(settings: Settings, registry: Registry) -> Iterator[Provider
         yield settings.providers.get(name) or ProviderSettings(name=name)
 
 
+def offers_of_all_models(
+    settings: Settings, registry: Registry, also: Collection[str] = ()
+) -> Iterator[ConfiguredOffer]:
+    """Every offer that is set up here, of whatever model and in `use` or not: what belongs to the
+    user's accounts. `also` holds keys of offers of which a plugin need not know the model."""
+    for name in dict.fromkeys((*settings.providers, *registry.providers)):
+        table = settings.providers.get(name) or ProviderSettings(name=name)
+        declared = registry.providers.get(table.kind or table.name)
+        models = [settings.model, *table.models]
+        models += [offer.model for offer in declared.offers] if declared else []
+        models += [key.partition("/")[2] for key in also if key.startswith(f"{name}/")]
+        for model in dict.fromkeys(models):
+            if model not in registry.models:
+                continue
+            chosen = replace(settings, model=model, dimensions=None)
+            try:
+                outcome = configure(table, registry.models[model], chosen, registry)
+            except ConfigurationError:
+                continue  # whoever asks for this model, or uses this table, is told
+            if isinstance(outcome, ConfiguredOffer):
+                yield outcome
+
+
 class WayOut(NamedTuple):
     """Another model, and the providers that would serve it for nothing."""
 

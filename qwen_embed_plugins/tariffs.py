@@ -82,8 +82,9 @@ class Tariffs:
         return min((moment for moment in moments if moment > now), default=float("inf"))
 
     def spent(self, refused: Refused, now: float) -> None:
-        """The ledger refused a grant: it is done without until its reset, or for a while."""
-        until = refused.until if refused.until is not None else now + TRY_AGAIN_SECONDS
+        """The ledger refused a grant: it is done without for a while, or until its reset."""
+        again = now + TRY_AGAIN_SECONDS
+        until = again if refused.until is None else min(refused.until, again)
         with self._lock:
             self._spent[_key(refused.meter, now)] = until
             self.version += 1

@@ -312,7 +312,9 @@ def test_what_is_near_is_free_whether_it_is_used_or_not(run: Run) -> None:
     assert unused["deepinfra", "qwen3-embedding-4b"]["price_per_million"] is None
 
 
-@pytest.mark.parametrize("command", ["plugins", "providers", "models", "route", "settings"])
+@pytest.mark.parametrize(
+    "command", ["plugins", "providers", "models", "route", "settings", "usage"]
+)
 def test_lines_in_a_pipe_are_short_and_end_in_no_blanks(run: Run, command: str) -> None:
     shown = run(command).out
     assert run.fits(shown)
