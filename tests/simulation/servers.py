@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from dataclasses import dataclass, field
-from functools import lru_cache
+from functools import cache
 from random import Random
 from typing import TYPE_CHECKING
 
@@ -32,7 +32,7 @@ class AddsInstruction(ReadsAll):
     adds_instruction = True
 
 
-@lru_cache(maxsize=None)
+@cache
 def vector(text: str, space: int) -> Vector:
     """What a model gives for a text as it is sent. Kept: the schedules share their texts."""
     return reference_vector(text, DIMENSIONS, seed=space)
