@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from qwen_embed_plugins.amounts import NOTHING, Amount, units
-from qwen_embed_plugins.books import usage
+from qwen_embed_plugins.books import LIMIT_SECONDS, usage
 from qwen_embed_plugins.call import KNOWN_GOOD
 from qwen_embed_plugins.errors import NoOfferLeft
 from qwen_embed_plugins.ledger import MemoryLedger, budget_meters
@@ -440,12 +440,15 @@ def limits(schedule: Schedule) -> None:
             by_meter[meter].append(attempt)
         _is_complete(schedule, attempt)
     backwards = any(jump < 0 for jump in schedule.jumps)
+    # Who sleeps beyond a deadline finds its block booked, and does not know it yet.
+    overslept = schedule.path is not None and sum(map(abs, schedule.jumps)) > LIMIT_SECONDS / 2
     for meter, attempts in by_meter.items():
         if meter.kind in ("minute", "day"):
-            if not backwards:
+            if not (backwards or overslept):
                 _check_arrivals(meter, attempts)
         elif meter.kind == "flight":
-            _check_flight(meter, attempts)
+            if not overslept:
+                _check_flight(meter, attempts)
         else:
             _check_amounts(meter, attempts)
 

@@ -152,8 +152,9 @@ class Schedule:
                 if self.world.work:
                     self._tend(process)
 
-        wait = self.world.elapsed + self.random.uniform(0.3, 1.5)
-        self.world.at(wait, tend, housekeeping=True)
+        # Every second at first; where calls wait for hours, less often.
+        wait = self.random.uniform(0.3, 1.5) * (1 + self.world.elapsed / 100)
+        self.world.at(self.world.elapsed + wait, tend, housekeeping=True)
 
     def run(self) -> None:
         """Let all of it happen."""
