@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from qwen_embed_plugins.amounts import NOTHING, Amount, units
-from qwen_embed_plugins.books import usage
+from qwen_embed_plugins.books import LIMIT_SECONDS, usage
 from qwen_embed_plugins.call import KNOWN_GOOD
 from qwen_embed_plugins.errors import NoOfferLeft
 from qwen_embed_plugins.ledger import MemoryLedger, budget_meters
@@ -193,9 +193,9 @@ def vectors(schedule: Schedule) -> None:
         for place in failed:
             if not np.isnan(result.vectors[place]).all() or result.offers[place] is not None:
                 raise Broken("blame", f"call {call.number} failed at {place} and gave a vector")
-        for place in np.flatnonzero(wrong):
-            if place not in failed:
-                _explain(schedule, call, int(place), allowed)
+        for row in np.flatnonzero(wrong):
+            if int(row) not in failed:
+                _explain(call, int(row), allowed)
         for place, key in enumerate(result.offers):
             if key is None and place not in failed:
                 raise Broken("native", f"call {call.number} names no offer for text {place}")
@@ -207,7 +207,7 @@ def _expected(texts: Iterable[str], role: str, dimensions: int, space: int) -> A
     return shorten(np.stack([vector(text, space) for text in sent_]), dimensions)
 
 
-def _explain(schedule: Schedule, call: Call, place: int, allowed: frozenset[int]) -> None:
+def _explain(call: Call, place: int, allowed: frozenset[int]) -> None:
     """Which law a vector breaks that is not the one of space 0; none if its space is allowed."""
     assert call.result is not None
     row, key = call.result.vectors[place], call.result.offers[place]
@@ -247,8 +247,12 @@ def _changes(schedule: Schedule) -> None:
     looks, and what is under way meanwhile; none of an answer that a look refused."""
     for offer in schedule.offers:
         server = schedule.world.servers[offer.key]
-        if server.later_space is None or not _was_met_before(schedule, offer, server.changes_at):
+        if server.later_space is None:
             continue
+        if not _was_met_before(schedule, offer, server.changes_at):
+            continue
+        if _was_met_after(schedule, offer, server.changes_at):
+            continue  # a process that knew nothing of the first meeting sets the measure anew
         for process in {id(call.process): call.process for call in schedule.world.calls}.values():
             after = [
                 attempt
@@ -277,13 +281,19 @@ def _was_given(attempt: Attempt) -> bool:
 
 
 def _was_met_before(schedule: Schedule, offer: ConfiguredOffer, moment: float) -> bool:
-    return any(
-        attempt.job.offer is offer
-        and set(attempt.job.batch.texts) <= set(PROBES)
-        and attempt.arrived_at is not None
-        and attempt.arrived_at < moment
-        for attempt in schedule.world.attempts
-    )
+    return any(arrived < moment for arrived in _meetings(schedule, offer))
+
+
+def _was_met_after(schedule: Schedule, offer: ConfiguredOffer, moment: float) -> bool:
+    return any(arrived >= moment for arrived in _meetings(schedule, offer))
+
+
+def _meetings(schedule: Schedule, offer: ConfiguredOffer) -> Iterator[float]:
+    """When the offer got texts of a first meeting, or of a look that goes apart."""
+    for attempt in schedule.world.attempts:
+        texts = attempt.job.batch.texts
+        if attempt.job.offer is offer and attempt.arrived_at and set(texts) <= set(PROBES):
+            yield attempt.arrived_at
 
 
 # Whose fault it is
@@ -430,12 +440,15 @@ def limits(schedule: Schedule) -> None:
             by_meter[meter].append(attempt)
         _is_complete(schedule, attempt)
     backwards = any(jump < 0 for jump in schedule.jumps)
+    # Who sleeps beyond a deadline finds its block booked, and does not know it yet.
+    overslept = schedule.path is not None and sum(map(abs, schedule.jumps)) > LIMIT_SECONDS / 2
     for meter, attempts in by_meter.items():
         if meter.kind in ("minute", "day"):
-            if not backwards:
+            if not (backwards or overslept):
                 _check_arrivals(meter, attempts)
         elif meter.kind == "flight":
-            _check_flight(meter, attempts)
+            if not overslept:
+                _check_flight(meter, attempts)
         else:
             _check_amounts(meter, attempts)
 

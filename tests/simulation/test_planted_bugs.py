@@ -1,4 +1,4 @@
-"""The simulation is worth what it finds: faults planted into the product, to be found by it.
+"""The simulation is worth what it finds: faults planted into the product, found by schedules.
 
 Each is a mistake that somebody could make. A test fails if the schedules do NOT see it.
 """
@@ -21,6 +21,7 @@ from qwen_embed_plugins.bisect import Piece
 from qwen_embed_plugins.blocks import Block
 from qwen_embed_plugins.call import EmbedCall
 from qwen_embed_plugins.choosing import Chooser
+from qwen_embed_plugins.grants import ConfiguredGrant
 from qwen_embed_plugins.ledger import Hold, MemoryLedger
 from qwen_embed_plugins.meters import GRANTS
 from qwen_embed_plugins.parity import Parity
@@ -112,9 +113,7 @@ def settled_as_nothing(original: Any) -> Any:
 
 
 def lost_answers_are_free(_: Any) -> Any:
-    return lambda held, finished: (
-        finished.outcome.tokens or 0 if isinstance(finished.outcome, tuple) else 0
-    )
+    return lambda held, finished: getattr(finished.outcome, "tokens", None) or 0
 
 
 def abandoned_as_nothing(_: Any) -> Any:
@@ -234,7 +233,10 @@ PLANTS: dict[str, tuple[set[str], Plant]] = {
         replacing(Vetting, "_unproven_length", no_reading),
     ),
     "rows in the wrong order": ({"native"}, replacing(outcome.Outcome, "store", rows_mixed_up)),
-    "a neighbour is blamed": ({"blame"}, replacing(Piece, "refused_by", neighbour_blamed)),
+    "a neighbour is blamed": (
+        {"blame", "native"},
+        replacing(Piece, "refused_by", neighbour_blamed),
+    ),
     "a refusal condemns the batch": (
         {"blame"},
         replacing(EmbedCall, "_refused", one_refusal_condemns),
@@ -265,7 +267,7 @@ PLANTS: dict[str, tuple[set[str], Plant]] = {
     ),
     "a lapsed grant is drawn on": (
         {"pay"},
-        replacing(tariffs.ConfiguredGrant, "covers_at", lapsed_grants_last),
+        replacing(ConfiguredGrant, "covers_at", lapsed_grants_last),
     ),
     "a bulk call pays when the free one is full": (
         {"pay"},

@@ -21,7 +21,7 @@ from qwen_embed_plugins.testing.simulation import SimulatedClock
 from qwen_embed_plugins.types import Answer, EmbedResult, Fault
 from tests.simulation.servers import Reply, Server
 
-MOST_STEPS = 100_000
+MOST_STEPS = 60_000
 """No schedule needs a tenth of it."""
 
 
