@@ -145,7 +145,9 @@ class Outcome:
             )
         return ""
 
-    def _retry_at(self) -> float | None:
+    def retry_at(self) -> float | None:
+        """When it is worth another try (seconds since the epoch); None: not before the settings
+        change."""
         pauses = [self.router.pause(offer) for offer in self.router.catalogue.offers]
         moments = [pause.until for pause in pauses if pause is not None]
         if self._budget is not None and self._budget.until is not None:
@@ -160,7 +162,7 @@ class Outcome:
             if self._budget is not None:
                 raise BudgetExceeded(self._budget.message + way_out, retry_at=self._budget.until)
             message = f"no offer left for {self.request.space}: {self._told()}{way_out}"
-            raise NoOfferLeft(message, reasons=self.reasons(), retry_at=self._retry_at())
+            raise NoOfferLeft(message, reasons=self.reasons(), retry_at=self.retry_at())
         return EmbedResult(
             vectors=self.vectors,
             errors=tuple(self.errors[place] for place in sorted(self.errors)),
