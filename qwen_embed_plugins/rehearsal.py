@@ -45,7 +45,7 @@ from qwen_embed_plugins.setup import Setup
 from qwen_embed_plugins.simulated import SimulatedClock, SimulatedDriver
 from qwen_embed_plugins.spaces import EmbeddingSpace
 from qwen_embed_plugins.tariffs import Tariffs
-from qwen_embed_plugins.tokens import estimate_tokens
+from qwen_embed_plugins.tokens import HIGH, LOW, estimate_tokens
 from qwen_embed_plugins.types import Role
 
 MOST_TEXTS = 4_000
@@ -148,6 +148,14 @@ class Rehearsal:
     def cost(self) -> Decimal:
         return sum((share.cost for share in self.shares), Decimal(0))
 
+    @property
+    def grain(self) -> Decimal:
+        """What one text costs, at most: by so much the end of a budget or a grant may be missed,
+        since only the tokens of all texts together are known."""
+        ends = self.left or len(self.shares) > 1 or any(share.covered for share in self.shares)
+        each = (share.cost / share.texts for share in self.shares if share.texts)
+        return max(each, default=Decimal(0)) if ends else Decimal(0)
+
 
 def prefix_tokens(setup: Setup, role: Role) -> int:
     """How many tokens, as estimated, the model's prefix or the instruction adds to each text."""
@@ -180,6 +188,19 @@ def rehearse(
     return Rehearsal(
         run.shares, workload.count, run.served, seconds, run.reasons, later, run.weight
     )
+
+
+def cost_range(
+    setup: Setup, workload: Workload, role: Role, now: float
+) -> tuple[Rehearsal, Rehearsal, Decimal, Decimal]:
+    """Rehearsals with the fewest and the most tokens that an estimate may stand for; and the least
+    and the most that the job costs then."""
+    ends = [
+        rehearse(setup, workload, role, now, factor=factor, ahead=False)
+        for factor in (1 / HIGH, 1 / LOW)
+    ]
+    low = min(end.cost - end.grain for end in ends)
+    return ends[0], ends[1], max(low, Decimal(0)), max(end.cost + end.grain for end in ends)
 
 
 class _Known(NamedTuple):

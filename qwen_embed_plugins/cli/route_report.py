@@ -10,10 +10,9 @@ from qwen_embed_plugins.catalogue import ConfiguredOffer
 from qwen_embed_plugins.cli.output import Column, print_table, print_text
 from qwen_embed_plugins.offers import Grant
 from qwen_embed_plugins.paper import REQUEST_SECONDS
-from qwen_embed_plugins.rehearsal import Rehearsal, Share, Workload, rehearse
+from qwen_embed_plugins.rehearsal import Rehearsal, Share, Workload, cost_range, rehearse
 from qwen_embed_plugins.router import Router
 from qwen_embed_plugins.setup import Setup
-from qwen_embed_plugins.tokens import HIGH, LOW
 from qwen_embed_plugins.types import Role
 from qwen_embed_plugins.windows import Daily
 
@@ -124,25 +123,21 @@ def _job(
     now: float,
     is_estimate: bool,
 ) -> dict[str, Any]:
-    costs = [rehearsal.cost]
-    tokens = [rehearsal.tokens]
+    fewest, most, low, high = rehearsal, rehearsal, rehearsal.cost, rehearsal.cost
     if is_estimate:
-        for factor in (1 / HIGH, 1 / LOW):
-            other = rehearse(setup, workload, role, now, factor=factor, ahead=False)
-            costs.append(other.cost)
-            tokens.append(other.tokens)
+        fewest, most, low, high = cost_range(setup, workload, role, now)
     later = rehearsal.later
     return {
         "texts": rehearsal.texts,
         "served": rehearsal.served,
         "left": rehearsal.left,
         "tokens": rehearsal.tokens,
-        "tokens_low": min(tokens),
-        "tokens_high": max(tokens),
+        "tokens_low": fewest.tokens,
+        "tokens_high": most.tokens,
         "requests": rehearsal.requests,
         "cost_usd": _amount(rehearsal.cost),
-        "cost_low_usd": _amount(min(costs)),
-        "cost_high_usd": _amount(max(costs)),
+        "cost_low_usd": _amount(low),
+        "cost_high_usd": _amount(high),
         "is_estimate": is_estimate,
         "seconds": round(rehearsal.seconds, 1),
         "request_seconds_assumed": REQUEST_SECONDS,
