@@ -15,6 +15,7 @@ bundles. With a hundred bundles and more each of these is less than 1 % of the j
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from decimal import Decimal
@@ -49,14 +50,15 @@ FULL = 32
 
 @dataclass(frozen=True, slots=True)
 class Bundles:
-    """The scale of a rehearsal: `requests` says, by offer, how many requests one on paper stands
-    for, `seconds` how long that takes; `stretched` by how much, at most, the minutes of limits are
-    longer."""
+    """The scale of a rehearsal. By offer: for how many `requests` one on paper stands, how many
+    texts such a one holds if it is `full`, and how many `seconds` it takes then. `stretched` says
+    by how much, at most, the minutes of limits are longer."""
 
     offers: tuple[ConfiguredOffer, ...]
     weight: int
     requests: Mapping[str, int]
     seconds: Mapping[str, float]
+    full: Mapping[str, int]
     stretched: float
 
 
@@ -98,6 +100,7 @@ def on_paper(
         weight,
         requests,
         seconds,
+        {key: max(1, round(fill * requests[key] / weight)) for key, fill in fills.items()},
         max(stretches.values(), default=1.0),
     )
 
@@ -170,7 +173,6 @@ class Tally:
     dollars; `covered` are the tokens that grants covered. `own_tokens` are those of texts of ours,
     by which an offer is met or shows that it reads to the end."""
 
-    requests: int = 0
     tokens: int = 0
     covered: int = 0
     own_tokens: int = 0
@@ -259,7 +261,6 @@ class BundledLedger:
         held, weight, bundle, ours, _ = self._open.pop(reservation.id)
         use, requests = reservation.use, requests * bundle
         tally = self.tallies.setdefault(use.offer, Tally())
-        tally.requests += requests
         tally.tokens += tokens * weight
         tally.own_tokens += tokens * ours
         if use.credit or any(meter.kind == "grant" for meter in use.meters):
@@ -293,24 +294,31 @@ class BundledLedger:
 
 @dataclass(slots=True)
 class PaperServer:
-    """Plays all servers: takes so many seconds for a request (by offer), gives vectors that pass
-    every check, and counts tokens as told for the texts of the job, else `factor` of our
-    estimate."""
+    """Plays all servers: gives vectors that pass every check, and counts tokens as told for the
+    texts of the job, else `factor` of our estimate. `requests` are those it stands for, by offer in
+    the order of first use."""
 
+    bundles: Bundles
     counts: Mapping[str, float]
-    seconds: Mapping[str, float]
     factor: float = 1.0
+    requests: Counter[str] = field(default_factory=Counter)
     _ours: dict[str, int] = field(default_factory=dict)
 
     def respond(self, job: Job) -> Served:
-        texts = job.batch.texts
-        counted = sum(map(self._count, texts))
+        texts, key = job.batch.texts, job.offer.key
         rows = np.ones((len(texts), DIMENSIONS), np.float32)
         rows[:, 1] = np.arange(1, len(texts) + 1)
         for row, text in enumerate(texts):
             if text not in self.counts:
                 rows[row] = _direction(self._number(text))
-        return Served(Answer(rows, max(1, round(counted))), self.seconds[job.offer.key])
+        bundle, share = self.bundles.requests[key], 1.0
+        if texts[0] not in self.counts:
+            bundle, seconds = 1, REQUEST_SECONDS
+        else:
+            share = min(1.0, len(texts) / self.bundles.full[key])
+            seconds = max(REQUEST_SECONDS, self.bundles.seconds[key] * share)
+        self.requests[key] += math.ceil(bundle * share)
+        return Served(Answer(rows, max(1, round(sum(map(self._count, texts))))), seconds)
 
     def _count(self, text: str) -> float:
         count = self.counts.get(text)

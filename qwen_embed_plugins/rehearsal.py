@@ -22,7 +22,6 @@ from qwen_embed_plugins.call import EmbedCall
 from qwen_embed_plugins.canary import Canaries
 from qwen_embed_plugins.catalogue import ConfiguredOffer
 from qwen_embed_plugins.choosing import LIMIT_PATIENCE_SECONDS
-from qwen_embed_plugins.effects import Job
 from qwen_embed_plugins.errors import BudgetExceeded, NoOfferLeft
 from qwen_embed_plugins.health import Health
 from qwen_embed_plugins.ledger import MemoryLedger
@@ -50,6 +49,10 @@ from qwen_embed_plugins.types import Role
 
 MOST_TEXTS = 4_000
 """So many texts are gone through one by one; of more, each stands for several."""
+
+MOST_REQUESTS = 500
+"""About as many requests are, unless an offer takes so few texts in each that these would be fewer
+than a thousand."""
 
 ROUNDS = 4
 """So many times a call that was given up is taken up again on paper; the rest is extrapolated."""
@@ -172,7 +175,7 @@ def rehearse(
     *,
     factor: float = 1.0,
     ahead: bool = True,
-    most_texts: int = MOST_TEXTS,
+    most_texts: int | None = None,
 ) -> Rehearsal:
     """What one call with these texts would do now (seconds since the epoch), if servers count
     `factor` times as many tokens as the workload says.
@@ -181,7 +184,7 @@ def rehearse(
     of a second; `ahead` costs as much again where a call is given up before its end. Raises
     `ConfigurationError` where the state cannot be read or a policy is broken.
     """
-    stage = _Stage(setup, role, factor, most_texts)
+    stage = _Stage(setup, role, factor, most_texts or _most_texts(setup.catalogue.offers))
     run = stage.call(workload, stage.begin(now))
     later = stage.later(workload, run) if ahead and run.served < workload.count else None
     seconds = run.known.moment - now
@@ -328,7 +331,7 @@ class _Stage:
         inner.load(item for item in known.counts if paper.weight == 1 or item[0].kind != "minute")
         call = EmbedCall(router, request, _nobody_else)
         ledger = BundledLedger(inner, bundles, clock, call.chooser.asked.__contains__)
-        server = PaperServer(paper.counts, bundles.seconds, self.factor)
+        server = PaperServer(bundles, paper.counts, self.factor)
         driver = SimulatedDriver(server.respond, ledger, clock)
         offers: Sequence[str | None] = ()
         # Where no text is served, the outcome says why, as it does where some are left.
@@ -337,7 +340,7 @@ class _Stage:
         met = {place: known.met.get(place, True) for place in router.parity.met}
         return _Run(
             workload.count,
-            _shares(driver.jobs, offers, ledger.tallies, workload.count / len(paper.texts)),
+            _shares(server.requests, offers, ledger.tallies, workload.count / len(paper.texts)),
             _scaled(len(offers) - offers.count(None), workload.count / len(paper.texts)),
             self._reasons(call),
             call.outcome.retry_at(),
@@ -406,6 +409,11 @@ class _Stage:
         }
 
 
+def _most_texts(offers: Iterable[ConfiguredOffer]) -> int:
+    fewest = min((offer.max_inputs for offer in offers), default=1)
+    return min(MOST_TEXTS, max(1_000, MOST_REQUESTS * fewest))
+
+
 def _nobody_else() -> None:
     """No other flow waits for a place."""
 
@@ -427,13 +435,16 @@ def _scaled(texts: int, each: float) -> int:
 
 
 def _shares(
-    jobs: Iterable[Job], offers: Sequence[str | None], tallies: Mapping[str, Tally], each: float
+    requests: Mapping[str, int],
+    offers: Sequence[str | None],
+    tallies: Mapping[str, Tally],
+    each: float,
 ) -> tuple[Share, ...]:
     """By offer in the order of first use; each text that was served stands for so many."""
     served, shares, before = Counter(offers), [], 0
-    for key in dict.fromkeys(job.offer.key for job in jobs):
+    for key, count_ in requests.items():
         # Rounded as they add up, lest the sum be another.
         texts = _scaled(before + served[key], each) - _scaled(before, each)
         before += served[key]
-        shares.append(Share(key, texts, **asdict(tallies[key])))
+        shares.append(Share(key, texts, count_, **asdict(tallies[key])))
     return tuple(shares)
