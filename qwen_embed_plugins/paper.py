@@ -303,6 +303,7 @@ class PaperServer:
     factor: float = 1.0
     requests: Counter[str] = field(default_factory=Counter)
     _ours: dict[str, int] = field(default_factory=dict)
+    _counted: float = 0.0
 
     def respond(self, job: Job) -> Served:
         texts, key = job.batch.texts, job.offer.key
@@ -318,7 +319,10 @@ class PaperServer:
             share = min(1.0, len(texts) / self.bundles.full[key])
             seconds = max(REQUEST_SECONDS, self.bundles.seconds[key] * share)
         self.requests[key] += math.ceil(bundle * share)
-        return Served(Answer(rows, max(1, round(sum(map(self._count, texts))))), seconds)
+        # Rounded as they add up, lest the sum be another.
+        before = round(self._counted)
+        self._counted += sum(map(self._count, texts))
+        return Served(Answer(rows, max(1, round(self._counted) - before)), seconds)
 
     def _count(self, text: str) -> float:
         count = self.counts.get(text)

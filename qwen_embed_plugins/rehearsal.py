@@ -308,7 +308,8 @@ class _Stage:
             if served >= rest:
                 return Later(begun[0], run.known.moment - begun[0], cost, is_extrapolated=False)
             if len(begun) == ROUNDS:
-                seconds = (begun[-1] - begun[0]) * (rest - run.served) / before
+                calls = ceil(rest * (ROUNDS - 1) / before)
+                seconds = (begun[-1] - begun[0]) / (ROUNDS - 1) * (calls - 1)
                 return Later(begun[0], seconds, cost * rest / served, is_extrapolated=True)
         return None
 

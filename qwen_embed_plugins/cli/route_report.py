@@ -192,10 +192,11 @@ def print_plan(plan: dict[str, Any]) -> None:
 
 def _print_job(job: dict[str, Any]) -> None:
     said = f"all together: {job['tokens']:,} tokens, {job['requests']:,} requests, "
-    said += f"{job['cost_usd']} USD"
+    said += f"{_dollars(job['cost_usd'])} USD"
     if job["is_estimate"]:
         said += (
-            f"; by estimate: {job['cost_low_usd']} to {job['cost_high_usd']} USD for "
+            f"; by estimate: {_dollars(job['cost_low_usd'])} to "
+            f"{_dollars(job['cost_high_usd'])} USD for "
             f"{job['tokens_low']:,} to {job['tokens_high']:,} tokens"
         )
     print_text(said)
@@ -211,7 +212,7 @@ def _print_job(job: dict[str, Any]) -> None:
         return
     print_text(
         f"{left}: from {later['begins'][:16]} UTC on, {duration(later['seconds'])}"
-        f"{' at that pace' if later['is_extrapolated'] else ''}, {later['cost_usd']} USD"
+        f"{' at that pace' if later['is_extrapolated'] else ''}, {_dollars(later['cost_usd'])} USD"
     )
 
 
@@ -226,7 +227,7 @@ def _note(entry: dict[str, Any]) -> str:
 
 
 def _figure(value: int | str) -> str:
-    return value if isinstance(value, str) else f"{value:,}"
+    return _dollars(value) if isinstance(value, str) else f"{value:,}"
 
 
 def _name(entry: dict[str, Any]) -> str:
@@ -243,8 +244,14 @@ def _granted(grant: Grant) -> str:
 
 
 def _amount(usd: Decimal) -> str:
-    """US dollars to a hundredth of a cent; what is less is not nothing."""
-    return f"{usd:.4f}" if usd == 0 or usd >= Decimal("0.0001") else f"{usd:.2g}"
+    """US dollars for programs, to a hundred-millionth."""
+    return f"{usd:.8f}"
+
+
+def _dollars(amount: str) -> str:
+    """The same for people, to a hundredth of a cent; what is less is not nothing."""
+    usd = Decimal(amount)
+    return f"{usd:.4f}" if usd == 0 or usd >= Decimal("0.001") else f"{usd:.2g}"
 
 
 def _day(moment: float) -> str:
