@@ -165,7 +165,7 @@ class Page:
         [dead] = self._session.ask([(_DEAD, (self.now, holder))])
         for of, kind, account, offer, period, *counts in dead:
             key = Key(kind, account, offer, period)
-            self.book(_when_lost(key, self.now), Amount(*counts))
+            self.book(when_lost(key, self.now), Amount(*counts))
             self.keep(of, key, NOTHING, 0.0)
         for kind, window in ROLLING.items():
             self._session.tell(_FORGET, (kind, window.first_live(self.now)))
@@ -200,8 +200,8 @@ def _counted(tallies: list[tuple[Any, ...]], blocks: list[tuple[Any, ...]]) -> C
     return Counted(sum((amount for _, amount in slices), NOTHING), held, slices)
 
 
-def _when_lost(key: Key, now: float) -> Key | None:
-    """Where a dead process's block is booked."""
+def when_lost(key: Key, now: float) -> Key | None:
+    """Where a block is booked that is taken for used; None where nothing of it is kept."""
     if key.kind == "flight":
         return None
     window = ROLLING.get(key.kind)

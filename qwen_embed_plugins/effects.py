@@ -1,7 +1,7 @@
 """What a flow may ask for. A flow is one generator of decisions for a call, whatever drives it.
 
 It does no I/O and reads no clock of its own: it yields effects, and is sent the outcome. Three
-drivers run the same flow: blocking and awaiting in `drivers.py`, simulated in `testing`.
+drivers run the same flow: blocking and awaiting in `drivers.py`, simulated in `simulated.py`.
 """
 
 from __future__ import annotations

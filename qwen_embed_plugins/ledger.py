@@ -82,6 +82,11 @@ class Ledger(Protocol):
     def write(self) -> None:
         """Bring the shared record up to date, after an attempt that used more than its bound."""
 
+    def counts(self) -> list[tuple[Key, Amount]]:
+        """All that is counted as of now, what is held being taken for used, as `MemoryLedger.load`
+        takes it. Changes nothing; may wait for a file, and raises `ConfigurationError` when that
+        cannot be read."""
+
     def after_fork(self) -> None:
         """Called in a child process: another thread of the parent's may have held a lock."""
 
@@ -186,6 +191,21 @@ class MemoryLedger:
                     slices[key.period] = slices.get(key.period, NOTHING) + amount
                 else:
                     self._used[key] = self._used.get(key, NOTHING) + amount
+
+    def counts(self) -> list[tuple[Key, Amount]]:
+        now = self._now()
+        with self._lock:
+            sliced = [
+                (key._replace(period=period), amount)
+                for key, slices in self._sliced.items()
+                for period, amount in slices.items()
+            ]
+            held = [
+                (key, hold.bound)
+                for hold in (hold for holds in self._open.values() for hold in holds)
+                if (key := hold.meter.used_key(now, hold.key)) is not None
+            ]
+            return [*self._used.items(), *sliced, *held]
 
     def after_fork(self) -> None:
         self._lock = threading.Lock()

@@ -154,7 +154,9 @@ class Outcome:
             )
         return ""
 
-    def _retry_at(self) -> float | None:
+    def retry_at(self) -> float | None:
+        """When it is worth another try (seconds since the epoch); None: not before the settings
+        change."""
         moments = list(self._again().values())
         if self._budget is not None and self._budget.until is not None:
             moments.append(self._budget.until)
@@ -169,7 +171,7 @@ class Outcome:
                 raise BudgetExceeded(self._budget.message + way_out, retry_at=self._budget.until)
             message = f"no offer left for {self.request.space}: {self._told()}{way_out}"
             raise NoOfferLeft(
-                message, reasons=self.reasons(), retry_at=self._retry_at(), again=self._again()
+                message, reasons=self.reasons(), retry_at=self.retry_at(), again=self._again()
             )
         return EmbedResult(
             vectors=self.vectors,

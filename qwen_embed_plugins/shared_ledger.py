@@ -38,7 +38,14 @@ from time import monotonic
 
 from qwen_embed_plugins.amounts import NOTHING, Amount, units, usd
 from qwen_embed_plugins.blocks import LARGEST, Block, affordable, filling
-from qwen_embed_plugins.books import BLOCK_SECONDS, LIMIT_SECONDS, Books, Page, SQLiteBooks
+from qwen_embed_plugins.books import (
+    BLOCK_SECONDS,
+    LIMIT_SECONDS,
+    Books,
+    Page,
+    SQLiteBooks,
+    when_lost,
+)
 from qwen_embed_plugins.errors import ConfigurationError
 from qwen_embed_plugins.forks import let_go_at_forks
 from qwen_embed_plugins.ledger import (
@@ -312,6 +319,17 @@ class SharedLedger:
         if not self._rests_until:
             log.warning("what is used cannot be counted: %s", error)
         self._rests_until = monotonic() + REST_SECONDS
+
+    def counts(self) -> list[tuple[Key, Amount]]:
+        """See `Ledger.counts`: those of all processes."""
+        now, counts = self._now(), []
+        for key, used, held in (
+            (count.key, count.used, count.held) for count in self._books.read()
+        ):
+            counts.append((key, used))
+            if held != NOTHING and (lost := when_lost(key, now)) is not None:
+                counts.append((lost, held))
+        return counts
 
     def close(self) -> None:
         """Write what was used and give back the rest. What attempts under way hold stays theirs,

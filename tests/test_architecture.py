@@ -22,7 +22,7 @@ LAYERS = {
     "contract": {"provider", "hookspecs"},
     "parts": set[str](),
     "router": {"router", "call", "verification"},
-    "embedder": {"embedder", "planning", "setup"},
+    "embedder": {"embedder", "planning", "rehearsal", "setup"},
     "root": {"__init__"},
     "providers": {"providers"},
     "testing": {"testing"},

@@ -1,88 +1,136 @@
-"""`qwen-embed route`: which offers a call would go to, in which order, and why others would not."""
+"""`qwen-embed route`: where a job would go and what it would cost, without asking anyone."""
 
 from __future__ import annotations
 
-from decimal import Decimal
-from typing import Any
+import time
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
 
 import click
 
-from qwen_embed_plugins.cli.output import (
-    Column,
-    json_option,
-    print_json,
-    print_table,
-    print_text,
-)
+from qwen_embed_plugins.cli.output import json_option, print_json
 from qwen_embed_plugins.cli.session import common_options, current, embedding_options, joined
+from qwen_embed_plugins.cli.texts import lines_of, portions
+
+if TYPE_CHECKING:
+    from qwen_embed_plugins.rehearsal import Workload
+    from qwen_embed_plugins.setup import Setup
+    from qwen_embed_plugins.types import Role
+
+ASSUMED_TOKENS = 256
+"""How long a text is taken to be where only the tokens of all are known."""
 
 
-@click.command(epilog="Example: qwen-embed route --query --tokens 1000000")
-@click.option("--query", "is_query", is_flag=True, help="For a query; default: for documents.")
-@click.option("--tokens", type=click.IntRange(min=0), default=0, help="Say what so many cost.")
+@click.command(
+    epilog="""
+    \b
+    Examples:
+      qwen-embed route
+      qwen-embed route --tokens 5000000 --texts 20000
+      qwen-embed route --file texts.txt
+    """
+)
+@click.argument("texts", nargs=-1, metavar="[TEXT]...")
+@click.option(
+    "--file",
+    type=click.Path(exists=True, dir_okay=False, allow_dash=True),
+    metavar="FILE",
+    help="The job is each line of FILE; - is standard input.",
+)
+@click.option("--query", "is_query", is_flag=True, help="For queries; default: for documents.")
+@click.option(
+    "--tokens",
+    type=click.IntRange(min=1),
+    metavar="N",
+    help="Tokens of all texts, as the services count them.",
+)
+@click.option("--texts", "number", type=click.IntRange(min=1), metavar="M", help="So many texts.")
 @embedding_options
 @json_option
 @common_options
 def route(
+    texts: tuple[str, ...],
+    file: str | None,
     is_query: bool,
-    tokens: int,
+    tokens: int | None,
+    number: int | None,
     model: str | None,
     dimensions: int | None,
     use: tuple[str, ...],
     as_json: bool,
 ) -> None:
-    """Show the order in which offers are asked, without asking any.
+    """Show which offers a job would go to, in which order, and what it would cost.
 
-    An offer that is left out has its reason: settings, a missing key, or a verdict on its vectors.
+    Nothing is sent, spent or learnt: the router is rehearsed on paper, from what is known and was
+    counted by now. Without a job, only the order is shown.
     """
+    _check(texts, file, tokens, number)
+    from qwen_embed_plugins.cli.route_report import print_plan, report
     from qwen_embed_plugins.setup import Setup
 
     settings = current().load_settings(model=model, dimensions=dimensions, use=joined(use))
     setup = Setup.make(settings, None)
-    entries = explained(setup, "query" if is_query else "document", tokens)
+    role: Role = "query" if is_query else "document"
+    workload = None
+    if texts or file:
+        with _source(texts, file) as source:
+            workload = _workload(setup, role, source)
+    elif tokens:
+        from qwen_embed_plugins.rehearsal import Workload
+
+        workload = Workload(number or -(-tokens // ASSUMED_TOKENS), tokens)
+    is_estimate = tokens is None
+    if workload is not None and tokens is not None:
+        workload = workload.counted(tokens)
+    plan = report(setup, role, workload, time.time(), is_estimate=is_estimate)
     if as_json:
-        print_json({"space": str(setup.space), "offers": entries})
+        print_json(plan)
         return
-    asked = [entry for entry in entries if entry["serves"]]
-    print_table(
-        [Column("", right=True), "Offer", Column("USD", right=True), "Note"],
-        [(place + 1, *_row(entry)) for place, entry in enumerate(asked)],
-        empty=f"no offer serves {setup.space}",
-    )
-    for entry in entries:
-        if not entry["serves"]:
-            print_text(f"left out: {entry['offer']}: {entry['reason']}")
+    print_plan(plan)
+    if tokens and not (number or texts or file):
+        click.echo(f"Texts of about {ASSUMED_TOKENS} tokens are assumed; --texts M says how many.")
 
 
-def explained(setup: Any, role: Any, tokens: int) -> list[dict[str, Any]]:
-    """Every offer: those that serve in their order, then the others with the reason."""
-    router = setup.router()
-    entries = []
-    for offer in router.ranked(role):
-        verdict = router.parity.verdicts.get(offer.endpoint)
-        reason = router.parity.refuses(offer)
-        entries.append(
-            {
-                "offer": offer.key,
-                "serves": reason is None,
-                "reason": reason,
-                "price_per_million": None if offer.price is None else str(offer.price),
-                "cost_usd": None if offer.price is None else str(offer.cost(tokens)),
-                "introduced": not router.parity.is_unmet(offer),
-                "verdict": verdict.as_dict() if verdict is not None else None,
-            }
+def _check(
+    texts: tuple[str, ...], file: str | None, tokens: int | None, number: int | None
+) -> None:
+    if texts and file:
+        raise click.UsageError("give texts or --file, not both")
+    if number and (texts or file):
+        raise click.UsageError("--texts counts texts that are not given: leave it out")
+    if number and not tokens:
+        raise click.UsageError(
+            f"the length of {number} texts is not known: give --tokens N (all together), or the "
+            "texts themselves with --file FILE"
         )
-    left_out = [
-        {"offer": name, "serves": False, "reason": reason}
-        for name, reason in setup.catalogue.left_out.items()
-    ]
-    return sorted(entries, key=lambda entry: not entry["serves"]) + left_out
+    if number and tokens and tokens < number:
+        raise click.UsageError(
+            f"{tokens} tokens for {number} texts: --tokens is for all together, at least one a text"
+        )
 
 
-def _row(entry: dict[str, Any]) -> tuple[str, str, str]:
-    cost = entry["cost_usd"]
-    shown = "?" if cost is None else f"{Decimal(cost):f}"
-    verdict = entry["verdict"]
-    if verdict is not None:
-        return entry["offer"], shown, f"measured: {verdict['reason']}"
-    return entry["offer"], shown, "" if entry["introduced"] else "will be introduced first"
+@contextmanager
+def _source(texts: tuple[str, ...], file: str | None) -> Iterator[Iterable[str]]:
+    if file is None:
+        yield texts
+    else:
+        with lines_of(file) as lines:
+            yield lines
+
+
+def _workload(setup: Setup, role: Role, source: Iterable[str]) -> Workload:
+    """What `embed` would send of these texts: none that is empty, equal ones of a portion once."""
+    from qwen_embed_plugins.planning import plan
+    from qwen_embed_plugins.rehearsal import Workload, prefix_tokens
+
+    instruction = setup.settings.instruction
+    sent = (
+        text
+        for portion in portions(source)
+        for text in plan(portion, role, setup.space, instruction).request.texts
+    )
+    workload = Workload.of(sent, prefix_tokens(setup, role))
+    if not workload.count:
+        raise click.UsageError("there is no text in it, or none but empty ones")
+    return workload
