@@ -40,7 +40,8 @@ class State(Protocol):
         """What was measured of each endpoint for a model."""
 
     def keep_verdict(self, endpoint: str, verdict: Verdict) -> None:
-        """Remember a verdict, in place of an earlier one for that endpoint and model."""
+        """Remember a verdict, in place of an earlier one for that endpoint and model. If that one
+        refused, the moment of the change is kept with it (`Verdict.since`)."""
 
 
 class MemoryState:
@@ -67,7 +68,8 @@ class MemoryState:
         return {endpoint: item for (endpoint, of), item in self._verdicts.items() if of == model}
 
     def keep_verdict(self, endpoint: str, verdict: Verdict) -> None:
-        self._verdicts[endpoint, verdict.model] = verdict
+        before = self._verdicts.get((endpoint, verdict.model))
+        self._verdicts[endpoint, verdict.model] = verdict.following(before)
 
 
 class SQLiteState:
@@ -121,11 +123,19 @@ class SQLiteState:
         return {endpoint: verdict for endpoint, verdict in verdicts.items() if verdict is not None}
 
     def keep_verdict(self, endpoint: str, verdict: Verdict) -> None:
-        self._write(
-            "insert into verdict values (?, ?, ?) on conflict (endpoint, model) do update "
-            "set content = excluded.content",
-            (endpoint, verdict.model, to_json(verdict).decode()),
-        )
+        with self._opened() as database, database:
+            # Another process may have refused what this one lets in: one transaction for both.
+            database.execute("begin immediate")
+            before = database.execute(
+                "select content from verdict where endpoint = ? and model = ?",
+                (endpoint, verdict.model),
+            ).fetchone()
+            verdict = verdict.following(_readable(before[0]) if before else None)
+            database.execute(
+                "insert into verdict values (?, ?, ?) on conflict (endpoint, model) do update "
+                "set content = excluded.content",
+                (endpoint, verdict.model, to_json(verdict).decode()),
+            )
 
     def _write(self, statement: str, values: tuple[object, ...]) -> None:
         with self._opened() as database, database:
