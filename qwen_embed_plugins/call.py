@@ -96,7 +96,7 @@ class EmbedCall:
     def run(self) -> Flow[EmbedResult]:
         try:
             while self.pool or self.under_way:
-                yield from self.vetting.recall()
+                yield from self.router.recall()
                 blocked = yield from self._dispatch()
                 if self.under_way or blocked.busy or blocked.until is not None:
                     finished = yield Wait(blocked.until, alone=not blocked.busy)

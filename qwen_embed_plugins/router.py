@@ -9,7 +9,7 @@ from itertools import count
 from qwen_embed_plugins.call import EmbedCall
 from qwen_embed_plugins.canary import Canaries
 from qwen_embed_plugins.catalogue import Catalogue, ConfiguredOffer, WayOut
-from qwen_embed_plugins.effects import Flow, Wake
+from qwen_embed_plugins.effects import Flow, Recall, Wake
 from qwen_embed_plugins.errors import ConfigurationError, without_secrets
 from qwen_embed_plugins.events import Event
 from qwen_embed_plugins.health import Health, Paused
@@ -26,12 +26,17 @@ RECALL_SECONDS = 60.0
 
 @dataclass(frozen=True, slots=True)
 class EmbedRequest:
-    """What one call asks for. Its texts are distinct, and none is empty."""
+    """What one call asks for. Its texts are distinct, and none is empty.
+
+    `others_served` says that further texts of the caller's have their vectors already: when no
+    offer is left, that is then an error of each text and not of the call.
+    """
 
     texts: Sequence[str]
     role: Role
     space: EmbeddingSpace
     instruction: str | None = None
+    others_served: bool = False
 
 
 @dataclass(slots=True)
@@ -64,14 +69,16 @@ class Router:
     def __post_init__(self) -> None:
         self.recalled_at = self.now()
 
-    def is_time_to_recall(self) -> bool:
-        """Whether to look up what other processes found meanwhile; true once in a while."""
+    def recall(self) -> Flow[None]:
+        """Once in a while, heed what other processes found meanwhile: a worker runs for weeks."""
         now = self.now()
         # A clock that was set back must not put it off for ever.
         if 0 <= now - self.recalled_at < RECALL_SECONDS:
-            return False
+            return
         self.recalled_at = now
-        return True
+        recalled = yield Recall(self.catalogue.model.name)
+        if recalled is not None:
+            self.parity.heed(recalled.verdicts, recalled.probes)
 
     def flow(self, request: EmbedRequest, wake: Wake) -> Flow[EmbedResult]:
         """The flow of one call. It raises `NoOfferLeft` or `BudgetExceeded` when no text at all

@@ -101,6 +101,8 @@ class Settings:
     concurrency: int = 8
     timeout_seconds: float = 60.0
     state: str | None = None
+    cache: str | None = None
+    cache_megabytes: int = 1000
     env_file: str | None = None
     budget: Budget = Budget()
     providers: Mapping[str, ProviderSettings] = field(default_factory=dict)
@@ -203,6 +205,19 @@ class Settings:
         from platformdirs import user_state_path
 
         return str(user_state_path("qwen-embed", appauthor=False) / "state.db")
+
+    def cache_path(self) -> str | None:
+        """The file of the cache, None if there is to be none."""
+        if not self.cache:
+            return None
+        if "://" in self.cache:
+            raise ConfigurationError("cache: expected the path of a file, not an address")
+        path = Path(self.cache).expanduser()
+        if path.absolute() == Path(self.state_path()).absolute():
+            raise ConfigurationError(
+                f"cache = {shown(self.cache)}: this is the state file; give the cache another"
+            )
+        return str(path)
 
 
 def _printed(value: object, none: str = "not set") -> str:
@@ -401,6 +416,8 @@ TOP_LEVEL: Mapping[str, Check] = {
     "concurrency": whole_number,
     "timeout_seconds": seconds,
     "state": text,
+    "cache": text,
+    "cache_megabytes": whole_number,
     "env_file": text,
     "budget": budget,
     "providers": providers,

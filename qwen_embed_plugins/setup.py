@@ -16,7 +16,7 @@ from qwen_embed_plugins.catalogue import Catalogue, build_catalogue, ways_out
 from qwen_embed_plugins.errors import ConfigurationError
 from qwen_embed_plugins.health import Health
 from qwen_embed_plugins.ledger import Ledger
-from qwen_embed_plugins.parity import Parity, known_probes
+from qwen_embed_plugins.parity import Parity, known_probes, strangers_probes
 from qwen_embed_plugins.plugins import Registry, load_plugins, unknown_name
 from qwen_embed_plugins.router import Router
 from qwen_embed_plugins.settings import (
@@ -29,6 +29,7 @@ from qwen_embed_plugins.settings import (
 from qwen_embed_plugins.spaces import EmbeddingSpace
 from qwen_embed_plugins.sqlite_ledger import SQLiteLedger
 from qwen_embed_plugins.state import SQLiteState, State
+from qwen_embed_plugins.vector_cache import VectorCache
 
 log = logging.getLogger("qwen_embed_plugins")
 
@@ -81,11 +82,13 @@ class Setup:
     space: EmbeddingSpace
     state: State
     ledger: Ledger
+    cache: VectorCache | None = None
 
     @classmethod
     def make(cls, settings: Settings, registry: Registry | None) -> Setup:
         registry = registry or load_plugins()
         catalogue = build_catalogue(settings, registry)
+        cache = settings.cache_path()
         return cls(
             settings,
             registry,
@@ -93,6 +96,7 @@ class Setup:
             space_of(settings, catalogue),
             SQLiteState(settings.state_path()),
             SQLiteLedger(settings.state_path(), settings.budget, time.time),
+            None if cache is None else VectorCache(cache, settings.cache_megabytes),
         )
 
     def router(self) -> Router:
@@ -127,6 +131,7 @@ class Setup:
             frozenset(offer.key for offer in offers if offer.trusted),
             self.state.verdicts(self.catalogue.model.name),
             self.settings.parity == "verified",
+            strangers_probes(stored, offers),
         )
         parity.forget_old_refusals({place: met.at for place, met in stored.items()}, time.time())
         return parity

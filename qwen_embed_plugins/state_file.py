@@ -99,17 +99,18 @@ def _prepare(database: sqlite3.Connection, path: Path) -> None:
         )
     database.execute("pragma synchronous = normal")
     if version < VERSION:
-        _bring_up(database)
+        bring_up(database, SCHEMA, VERSION)
 
 
-def _bring_up(database: sqlite3.Connection) -> None:
-    """Switching to WAL fails at once while others do the same, whatever the timeout says."""
+def bring_up(database: sqlite3.Connection, schema: str, version: int) -> None:
+    """Make the tables, in WAL mode. Switching to it fails at once while others do the same,
+    whatever the timeout says."""
     give_up_at = monotonic() + BUSY_SECONDS
     while True:
         try:
             database.execute("pragma journal_mode = wal")
             database.executescript(
-                f"begin immediate; {SCHEMA} pragma user_version = {VERSION}; commit;"
+                f"begin immediate; {schema} pragma user_version = {version}; commit;"
             )
         except sqlite3.OperationalError as error:
             if "locked" not in str(error) or monotonic() > give_up_at:

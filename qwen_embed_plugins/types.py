@@ -194,3 +194,19 @@ class EmbedResult:
     cost: Decimal
     attempts: tuple[Attempt, ...]
     offers: tuple[str | None, ...]
+
+
+class Maker(NamedTuple):
+    """Who made a vector that is kept: the offer's key and endpoint, and whether it belongs to the
+    model's space by declaration."""
+
+    offer: str
+    endpoint: str
+    declared: bool
+
+
+class Kept(NamedTuple):
+    """A vector out of the cache, float32 (dimensions,), and the key of the offer that made it."""
+
+    vector: Vector
+    offer: str

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from qwen_embed_plugins import canary, reading
 from qwen_embed_plugins.catalogue import ConfiguredOffer
-from qwen_embed_plugins.effects import Flow, KeepProbes, KeepVerdict, Learn, Recall
+from qwen_embed_plugins.effects import Flow, KeepProbes, KeepVerdict, Learn
 from qwen_embed_plugins.events import VerdictChanged
 from qwen_embed_plugins.inquiries import Inquiries, Inquiry
 from qwen_embed_plugins.parity import least_cosine
@@ -56,14 +56,6 @@ class Vetting:
         self.role: Role = request.role
         self.space = request.space
         self.inquiries = Inquiries(asked)
-
-    def recall(self) -> Flow[None]:
-        """Now and then, heed what other processes found: a worker runs for weeks."""
-        if not self.router.is_time_to_recall():
-            return
-        recalled = yield Recall(self.router.catalogue.model.name)
-        if recalled is not None:
-            self.router.parity.heed(recalled.verdicts, recalled.probes)
 
     # Before an offer serves
 
