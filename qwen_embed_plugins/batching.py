@@ -7,11 +7,15 @@ from dataclasses import replace
 
 from qwen_embed_plugins.bisect import Piece
 from qwen_embed_plugins.catalogue import ConfiguredOffer
-from qwen_embed_plugins.tokens import estimate_tokens
+from qwen_embed_plugins.tokens import TokenCounter
 
 
 def cut(
-    piece: Piece, texts: Sequence[str], offer: ConfiguredOffer, max_inputs: int
+    piece: Piece,
+    texts: Sequence[str],
+    offer: ConfiguredOffer,
+    max_inputs: int,
+    count: TokenCounter,
 ) -> tuple[Piece, Piece | None]:
     """The part of a piece that one request to the offer may hold, and the rest.
 
@@ -19,7 +23,7 @@ def cut(
     """
     if piece.split is not None or piece.probe:
         return piece, None
-    size = batch_size(texts, offer, max_inputs)
+    size = batch_size(texts, offer, max_inputs, count)
     rest = piece.places[size:]
     return (
         replace(piece, places=piece.places[:size]),
@@ -27,11 +31,11 @@ def cut(
     )
 
 
-def batch_size(texts: Sequence[str], offer: ConfiguredOffer, max_inputs: int) -> int:
+def batch_size(
+    texts: Sequence[str], offer: ConfiguredOffer, max_inputs: int, count: TokenCounter
+) -> int:
     """How many of the texts, from the first on, fit into one request; at least one."""
-    size = _within(
-        offer.offer.max_batch_tokens, map(estimate_tokens, texts[:max_inputs]), max_inputs
-    )
+    size = _within(offer.offer.max_batch_tokens, map(count, texts[:max_inputs]), max_inputs)
     return _within(offer.offer.max_batch_bytes, map(_bytes_in_json, texts[:size]), size)
 
 
@@ -57,6 +61,7 @@ def set_long_apart(
     texts: Sequence[str],
     offer: ConfiguredOffer,
     others: Sequence[ConfiguredOffer],
+    count: TokenCounter,
 ) -> tuple[Piece, Piece | None]:
     """Part a piece into what suits the offer and what looks too long for it, if one of the others
     takes longer texts.
@@ -70,7 +75,7 @@ def set_long_apart(
     if offer.key in piece.avoid or offer.key in piece.fits:
         return piece, None
     piece = replace(piece, fits=piece.fits | {offer.key})
-    is_long = [estimate_tokens(text) > limit for text in texts]
+    is_long = [count(text) > limit for text in texts]
     if not any(is_long) or not any(_takes_longer(other, limit) for other in others):
         return piece, None
     pairs = list(zip(piece.places, is_long, strict=True))

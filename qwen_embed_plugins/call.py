@@ -36,11 +36,10 @@ from qwen_embed_plugins.events import (
 )
 from qwen_embed_plugins.formats import formatted
 from qwen_embed_plugins.inquiries import Inquiry
-from qwen_embed_plugins.jobs import estimated_tokens, make_job
+from qwen_embed_plugins.jobs import counted_tokens, make_job
 from qwen_embed_plugins.ledger import Refused, Reservation, Use
 from qwen_embed_plugins.outcome import Outcome
 from qwen_embed_plugins.parity import PROBES
-from qwen_embed_plugins.tokens import estimate_all
 from qwen_embed_plugins.types import Answer, Attempt, EmbedResult, Fault, Role
 from qwen_embed_plugins.vetting import Vetting
 
@@ -159,7 +158,9 @@ class EmbedCall:
         """Start a batch from the front of the piece; gives what is left of it. What the offer has
         yet to show is asked first, and the piece goes on waiting."""
         others = self.chooser.allowed(piece)
-        piece, too_long = set_long_apart(piece, self._texts(piece), offer, others)
+        piece, too_long = set_long_apart(
+            piece, self._texts(piece), offer, others, self.router.count_tokens
+        )
         if too_long is not None:
             self.pool.append(too_long)
         due = self._may_carry_more(piece) and self.vetting.canary_due(offer)
@@ -186,7 +187,7 @@ class EmbedCall:
     ) -> tuple[Piece, Piece | None]:
         """The part of a piece that one request may hold, with a place to spare if asked for."""
         limit = self._max_inputs(offer) - spare
-        return cut(piece, self._texts(piece), offer, max(1, limit))
+        return cut(piece, self._texts(piece), offer, max(1, limit), self.router.count_tokens)
 
     def _max_inputs(self, offer: ConfiguredOffer) -> int:
         learnt = self.router.capabilities.get((offer.endpoint, "max_inputs"))
@@ -204,7 +205,7 @@ class EmbedCall:
         for place, text in zip(piece.places, self._texts(piece), strict=True):
             alone = replace(piece, places=(place,))
             if self.vetting.is_cut(offer, text):
-                about = estimate_all([text])
+                about = self.router.count_tokens(text)
                 message = f"about {about} tokens; it cuts texts so long without a word"
                 self.pool.append(alone.refused_by(offer, Fault("too_large", message)))
             elif self.vetting.is_unread(offer, text):
@@ -219,7 +220,7 @@ class EmbedCall:
         try:
             # Made before money is held for it: a plugin's code runs in it, and may fail.
             job = self._job(piece, offer, canary)
-            tokens = estimated_tokens(job)
+            tokens = counted_tokens(self.router, job)
             bound = tokens * RESERVED_OVER_ESTIMATE
             use = Use(offer.account, offer.key, bound, offer.cost(bound))
             reserved = yield Reserve(use)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from qwen_embed_plugins.drivers import AwaitingDriver, BlockingDriver
 from qwen_embed_plugins.effects import MakeFlow
-from qwen_embed_plugins.planning import Planned, only, plan, spread, through, whole
+from qwen_embed_plugins.planning import Planned, only, plan, serve, spread, whole
 from qwen_embed_plugins.plugins import Registry
 from qwen_embed_plugins.settings import Settings
 from qwen_embed_plugins.setup import SettingsLike, Setup, announce, settings_from
@@ -64,10 +64,7 @@ class _Shell:
         return plan(texts, role, self.space, chosen)
 
     def _flow(self, planned: Planned) -> MakeFlow[EmbedResult]:
-        cache = self._setup.cache
-        if cache is None:
-            return lambda wake: self._router.flow(planned.request, wake)
-        return lambda wake: through(cache, self._router, planned.request, wake)
+        return lambda wake: serve(planned.request, self._router, wake, self._setup.cache)
 
     def _verification(self, against: str | None, longest: int | None) -> Verification:
         announce(self._setup)

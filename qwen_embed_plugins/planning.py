@@ -82,10 +82,12 @@ def _problem(position: int, text: str) -> TextError | None:
     return None
 
 
-def through(
-    cache: VectorCache, router: Router, request: EmbedRequest, wake: Wake
+def serve(
+    request: EmbedRequest, router: Router, wake: Wake, cache: VectorCache | None
 ) -> Flow[EmbedResult]:
-    """The flow of one call where vectors are kept: only texts that are not known are sent."""
+    """The flow of one call. Where vectors are kept, only texts that are not known are sent."""
+    if cache is None:
+        return (yield from _send(request, router, wake))
     yield from router.recall()
     began, parity = router.now(), router.parity
     key = (request.space, request.role, request.instruction)
@@ -93,7 +95,7 @@ def through(
     rest = _without(request, known)
     if not rest.texts:
         return _joined(request, known, None)
-    result = yield from router.flow(rest, wake)
+    result = yield from _send(rest, router, wake)
     by_key = {offer.key: offer for offer in router.catalogue.offers}
     makers = {
         place: Maker(offer.key, offer.endpoint, offer.is_proven_by_name)
@@ -103,6 +105,13 @@ def through(
     }
     yield Aside(partial(cache.keep, *key, rest.texts, result.vectors, makers, began))
     return _joined(request, known, result)
+
+
+def _send(request: EmbedRequest, router: Router, wake: Wake) -> Flow[EmbedResult]:
+    """The router's flow, whose decisions take no time, after what does."""
+    if router.count_ahead is not None:
+        yield Aside(partial(router.count_ahead, request.texts))
+    return (yield from router.flow(request, wake))
 
 
 def _without(request: EmbedRequest, known: Mapping[int, Kept]) -> EmbedRequest:

@@ -18,6 +18,7 @@ from qwen_embed_plugins.places import Places
 from qwen_embed_plugins.reading import Unread
 from qwen_embed_plugins.routing import Candidate, Policy
 from qwen_embed_plugins.spaces import EmbeddingSpace
+from qwen_embed_plugins.tokens import TokenCounter, estimate_tokens
 from qwen_embed_plugins.types import EmbedResult, Role
 
 RECALL_SECONDS = 60.0
@@ -54,6 +55,12 @@ class Router:
     canaries: Canaries
     ways_out: Callable[[Collection[str]], Sequence[WayOut]] = lambda without: ()
     """Which other models would cost nothing, without these providers. Asked when none is left."""
+
+    count_tokens: TokenCounter = estimate_tokens
+    """Our own count of a text's tokens."""
+
+    count_ahead: Callable[[Sequence[str]], None] | None = None
+    """Makes `count_tokens` quick for these texts; None where it always is. May take long."""
 
     min_parity: float = 0.98
     concurrency: int = 8

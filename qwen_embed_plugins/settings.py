@@ -104,6 +104,7 @@ class Settings:
     cache: str | None = None
     cache_megabytes: int = 1000
     env_file: str | None = None
+    tokenizer: str | None = None
     budget: Budget = Budget()
     providers: Mapping[str, ProviderSettings] = field(default_factory=dict)
     api_keys: Mapping[str, str] = field(default_factory=dict, repr=False)
@@ -419,6 +420,7 @@ TOP_LEVEL: Mapping[str, Check] = {
     "cache": text,
     "cache_megabytes": whole_number,
     "env_file": text,
+    "tokenizer": text,
     "budget": budget,
     "providers": providers,
 }
@@ -428,7 +430,7 @@ SECRET_WORDS = ("proxy", "key", "token", "secret", "password", "state")
 
 def sounds_secret(name: str) -> bool:
     """Whether a setting's value may be or hold a secret, judged by its name."""
-    return any(word in name for word in SECRET_WORDS)
+    return name != "tokenizer" and any(word in name for word in SECRET_WORDS)
 
 
 def checked_table(table: Mapping[str, Any], known: Mapping[str, Check], where: str) -> Any:

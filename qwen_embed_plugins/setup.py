@@ -29,6 +29,8 @@ from qwen_embed_plugins.settings import (
 from qwen_embed_plugins.spaces import EmbeddingSpace
 from qwen_embed_plugins.sqlite_ledger import SQLiteLedger
 from qwen_embed_plugins.state import SQLiteState, State
+from qwen_embed_plugins.tokenizer import FileTokenizer, load_tokenizer
+from qwen_embed_plugins.tokens import estimate_tokens
 from qwen_embed_plugins.vector_cache import VectorCache
 
 log = logging.getLogger("qwen_embed_plugins")
@@ -83,6 +85,7 @@ class Setup:
     state: State
     ledger: Ledger
     cache: VectorCache | None = None
+    tokenizer: FileTokenizer | None = None
 
     @classmethod
     def make(cls, settings: Settings, registry: Registry | None) -> Setup:
@@ -97,11 +100,12 @@ class Setup:
             SQLiteState(settings.state_path()),
             SQLiteLedger(settings.state_path(), settings.budget, time.time),
             None if cache is None else VectorCache(cache, settings.cache_megabytes),
+            load_tokenizer(settings.tokenizer) if settings.tokenizer else None,
         )
 
     def router(self) -> Router:
         """A router with fresh health: what one process learns about offers while it runs."""
-        settings, policies = self.settings, self.registry.policies
+        settings, policies, tokenizer = self.settings, self.registry.policies, self.tokenizer
         for name in (settings.policy, settings.query_policy or settings.policy):
             if name not in policies:
                 raise unknown_name(self.registry, "policies", name)
@@ -114,6 +118,8 @@ class Setup:
             parity=self._parity(),
             canaries=Canaries(settings.canary_every),
             ways_out=partial(ways_out, settings, self.registry),
+            count_tokens=tokenizer or estimate_tokens,
+            count_ahead=tokenizer.count_ahead if tokenizer else None,
             min_parity=settings.min_parity,
             now=time.time,
             emit=self.registry.emit,

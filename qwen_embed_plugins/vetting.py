@@ -76,7 +76,7 @@ class Vetting:
         """The length up to which the offer has yet to show that it reads; 0 if it has."""
         if offer.provider.never_cuts or offer.trusted:
             return 0
-        longest = reading.length_to_prove(texts, _limit(offer))
+        longest = self._length_to_prove(offer, texts)
         if len(self.router.parity.members()) > 1:
             # Where another may serve instead, one that cuts is left out before any long text comes.
             longest = max(longest, reading.first_proof(_limit(offer)))
@@ -84,6 +84,9 @@ class Vetting:
         cuts_at = self._tokens(offer, CUTS)
         known = needed <= self._tokens(offer, READS) or 0 < cuts_at <= needed
         return 0 if known or self._failed_to_read(offer, needed) else needed
+
+    def _length_to_prove(self, offer: ConfiguredOffer, texts: Sequence[str]) -> int:
+        return reading.length_to_prove(texts, _limit(offer), self.router.count_tokens)
 
     def _unrefused(self, offer: ConfiguredOffer, shared_tokens: int) -> int:
         """The proof of this length, or the next shorter one where the offer refuses it."""
@@ -94,7 +97,7 @@ class Vetting:
 
     def is_unread(self, offer: ConfiguredOffer, text: str) -> bool:
         """Whether the offer has just failed to show that it reads texts as long as this one."""
-        return self._failed_to_read(offer, reading.length_to_prove((text,), _limit(offer)))
+        return self._failed_to_read(offer, self._length_to_prove(offer, (text,)))
 
     def _failed_to_read(self, offer: ConfiguredOffer, shared_tokens: int) -> bool:
         unread = self.router.unread.get(offer.endpoint)
@@ -116,7 +119,7 @@ class Vetting:
     def is_cut(self, offer: ConfiguredOffer, text: str) -> bool:
         """Whether the offer is known to cut texts as long as this one."""
         cuts_at = self._tokens(offer, CUTS)
-        return cuts_at > 0 and reading.length_to_prove((text,), _limit(offer)) >= cuts_at
+        return cuts_at > 0 and self._length_to_prove(offer, (text,)) >= cuts_at
 
     def _tokens(self, offer: ConfiguredOffer, name: str) -> int:
         return int(self.router.capabilities.get((offer.endpoint, name), 0))
@@ -180,18 +183,19 @@ class Vetting:
         """What the offer's own count of tokens says against it; None if nothing does."""
         if offer.key in self.router.miscounting:
             return None
-        if reading.counts_too_few(texts, tokens):
+        if reading.counts_too_few(texts, tokens, self.router.count_tokens):
             # Texts so short are never cut: it counts something else than tokens.
             self.router.miscounting.add(offer.key)
             return None
-        said = reading.counted_less(texts, tokens, self._caps(offer, texts))
+        caps = self._caps(offer, texts)
+        said = reading.counted_less(texts, tokens, caps, self.router.count_tokens)
         return None if said is None else Doubt("too_large", said)
 
     def _caps(self, offer: ConfiguredOffer, texts: Sequence[str]) -> frozenset[int]:
         """Counts that would be a cap met: none where the offer has shown that it reads so far."""
         if offer.provider.never_cuts:
             return frozenset()
-        needed = self._unrefused(offer, reading.length_to_prove(texts, _limit(offer)))
+        needed = self._unrefused(offer, self._length_to_prove(offer, texts))
         if needed <= self._tokens(offer, READS):
             return frozenset()
         return reading.COMMON_CAPS | {_limit(offer)}

@@ -68,6 +68,10 @@ THIRD_PARTY_OF_INTEGRATIONS = {
 }  # fmt: skip
 
 
+# Extras of the core: imported when a setting asks for them, by one module.
+THIRD_PARTY_OF_SETTINGS = {"tokenizers": "tokenizer"}
+
+
 class Import(NamedTuple):
     module: str
     """The importing module below the package: `langchain.retriever`."""
@@ -170,6 +174,18 @@ def test_extras_are_imported_by_their_integration_alone() -> None:
     assert not wrong, "\n".join(wrong)
 
 
+def test_extras_of_settings_are_imported_late_and_by_one_module() -> None:
+    found = [item for item in ALL_IMPORTS if item.target in THIRD_PARTY_OF_SETTINGS]
+    assert {item.target for item in found} == THIRD_PARTY_OF_SETTINGS.keys()
+    wrong = [
+        place(item)
+        for item in found
+        if item.module != THIRD_PARTY_OF_SETTINGS[item.target]
+        or (item.at_top and not item.typing_only)
+    ]
+    assert not wrong, "\n".join(wrong)
+
+
 def test_in_the_core_the_http_client_stays_behind_the_transport() -> None:
     wrong = [
         place(found)
@@ -222,7 +238,7 @@ def test_sql_is_reached_through_one_module() -> None:
 @pytest.mark.parametrize("blocked", [False, True], ids=["installed", "blocked"])
 def test_importing_the_package_loads_no_integration(blocked: bool) -> None:
     """In a fresh interpreter: with the extras there, and with their import made to fail."""
-    names = sorted(THIRD_PARTY_OF_INTEGRATIONS)
+    names = sorted(THIRD_PARTY_OF_INTEGRATIONS | THIRD_PARTY_OF_SETTINGS.keys())
     program = (
         "import sys\n"
         f"names = {names!r}\n"
