@@ -36,7 +36,7 @@ from qwen_embed_plugins.events import (
 )
 from qwen_embed_plugins.formats import formatted
 from qwen_embed_plugins.inquiries import Inquiry
-from qwen_embed_plugins.jobs import counted_tokens, make_job
+from qwen_embed_plugins.jobs import likely_tokens, make_job
 from qwen_embed_plugins.ledger import Refused, Reservation, Use
 from qwen_embed_plugins.outcome import Outcome
 from qwen_embed_plugins.parity import PROBES
@@ -187,7 +187,14 @@ class EmbedCall:
     ) -> tuple[Piece, Piece | None]:
         """The part of a piece that one request may hold, with a place to spare if asked for."""
         limit = self._max_inputs(offer) - spare
-        return cut(piece, self._texts(piece), offer, max(1, limit), self.router.count_tokens)
+        count = self.router.count_tokens
+        return cut(
+            piece,
+            self._texts(piece),
+            offer,
+            max(1, limit),
+            lambda text: self.router.likely_tokens(offer, count(text)),
+        )
 
     def _max_inputs(self, offer: ConfiguredOffer) -> int:
         learnt = self.router.capabilities.get((offer.endpoint, "max_inputs"))
@@ -220,7 +227,7 @@ class EmbedCall:
         try:
             # Made before money is held for it: a plugin's code runs in it, and may fail.
             job = self._job(piece, offer, canary)
-            tokens = counted_tokens(self.router, job)
+            tokens = likely_tokens(self.router, job)
             bound = tokens * RESERVED_OVER_ESTIMATE
             use = Use(offer.account, offer.key, bound, offer.cost(bound))
             reserved = yield Reserve(use)
@@ -301,6 +308,8 @@ class EmbedCall:
                 self.router.health.succeeded(key, finished.seconds, item.began)
         if checked.answered_in_floats and finished.job.batch.encoding == "base64":
             yield from self.vetting.learn(offer, "encoding", "float")
+        if not item.piece.is_ours:
+            yield from self.vetting.calibrate(finished)
         if item.piece.inquiry is not None:
             yield from self._inquired(item.piece, item.piece.inquiry, checked)
         elif self.router.parity.refuses(offer) is not None:

@@ -48,3 +48,8 @@ def counted_tokens(router: Router, job: Job) -> int:
     batch, apart = job.batch, job.offer.provider.adds_instruction
     instructions = [batch.instruction or ""] * len(batch.texts) if apart else []
     return sum(map(router.count_tokens, [*batch.texts, *instructions]))
+
+
+def likely_tokens(router: Router, job: Job) -> int:
+    """How many tokens the provider is likely to count: what is reserved for, at least 1."""
+    return router.likely_tokens(job.offer, counted_tokens(router, job))

@@ -6,6 +6,7 @@ from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import count
 
+from qwen_embed_plugins.calibration import Calibration
 from qwen_embed_plugins.call import EmbedCall
 from qwen_embed_plugins.canary import Canaries
 from qwen_embed_plugins.catalogue import Catalogue, ConfiguredOffer, WayOut
@@ -72,9 +73,19 @@ class Router:
     places: Places = field(default_factory=Places)
     job_ids: Iterator[int] = field(default_factory=count)
     recalled_at: float = field(init=False)
+    calibration: Calibration = field(init=False)
 
     def __post_init__(self) -> None:
         self.recalled_at = self.now()
+        # What corrects an estimate does not correct a tokenizer's count.
+        name = "tokens_per_estimate" if self.count_ahead is None else "tokens_per_count"
+        self.calibration = Calibration(self.capabilities, name)
+
+    def likely_tokens(self, offer: ConfiguredOffer, tokens: int) -> int:
+        """How many tokens the offer's provider is likely to count where we count so many."""
+        if offer.key in self.miscounting:
+            return tokens
+        return self.calibration.corrected(offer.endpoint, tokens)
 
     def recall(self) -> Flow[None]:
         """Once in a while, heed what other processes found meanwhile: a worker runs for weeks."""

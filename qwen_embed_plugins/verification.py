@@ -31,7 +31,7 @@ from qwen_embed_plugins.examination import (
 )
 from qwen_embed_plugins.findings import Judgement, Near, choose_reference, judge
 from qwen_embed_plugins.formats import formatted
-from qwen_embed_plugins.jobs import counted_tokens, make_job
+from qwen_embed_plugins.jobs import likely_tokens, make_job
 from qwen_embed_plugins.ledger import Refused, Reservation, Use
 from qwen_embed_plugins.parity import PROBES, least_cosine
 from qwen_embed_plugins.types import Answer, Fault
@@ -142,7 +142,7 @@ class Verification:
         instruction = instruction_of(question.role)
         texts = formatted(question.texts, question.role, instruction, offer)
         job = make_job(self.router, offer, texts, question.role, instruction, question.dimensions)
-        tokens = counted_tokens(self.router, job)
+        tokens = likely_tokens(self.router, job)
         use = Use(offer.account, offer.key, tokens * 2, offer.cost(tokens * 2))
         reserved = yield Reserve(use)
         if isinstance(reserved, Refused):

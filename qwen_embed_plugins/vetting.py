@@ -13,11 +13,12 @@ from typing import TYPE_CHECKING, Any
 
 from qwen_embed_plugins import canary, reading
 from qwen_embed_plugins.catalogue import ConfiguredOffer
-from qwen_embed_plugins.effects import Flow, KeepProbes, KeepVerdict, Learn
+from qwen_embed_plugins.effects import Finished, Flow, KeepProbes, KeepVerdict, Learn
 from qwen_embed_plugins.events import VerdictChanged
 from qwen_embed_plugins.inquiries import Inquiries, Inquiry
+from qwen_embed_plugins.jobs import counted_tokens
 from qwen_embed_plugins.parity import least_cosine
-from qwen_embed_plugins.types import Fault
+from qwen_embed_plugins.types import Answer, Fault
 from qwen_embed_plugins.verdicts import Measure, Verdict
 
 if TYPE_CHECKING:
@@ -203,6 +204,20 @@ class Vetting:
     def withdraws(self, fault: Fault, offer: ConfiguredOffer) -> bool:
         """Whether an objection of ours has lost its ground: the offer's counts mean nothing."""
         return isinstance(fault, Doubt) and offer.key in self.router.miscounting
+
+    def calibrate(self, finished: Finished) -> Flow[None]:
+        """Take in how many tokens the provider counted for a sound answer that nothing speaks
+        against."""
+        answer, offer = finished.outcome, finished.job.offer
+        if not isinstance(answer, Answer) or not answer.tokens:
+            return
+        if offer.key in self.router.miscounting:
+            return
+        calibration = self.router.calibration
+        counted = counted_tokens(self.router, finished.job)
+        moved = calibration.observe(offer.endpoint, answer.tokens, counted)
+        if moved is not None:
+            yield from self.learn(offer, calibration.name, moved)
 
     def canary(self, offer: ConfiguredOffer, texts: Sequence[str]) -> int | None:
         """The probe that a batch of these texts may carry, if one fits and something is known to

@@ -53,10 +53,10 @@ EXCEPTIONS = {("langchain.retriever", "postgres")}
 
 # Decisions without I/O: time, randomness and sending come in from outside.
 PURE = {
-    "batching", "bisect", "call", "canary", "checks", "choosing", "effects", "examination",
-    "findings", "formats", "inquiries", "jobs", "offers", "outcome", "parity", "planning",
-    "provider", "reading", "router", "routing", "spaces", "tokens", "types", "vectors", "verdicts",
-    "verification", "vetting",
+    "batching", "bisect", "calibration", "call", "canary", "checks", "choosing", "effects",
+    "examination", "findings", "formats", "inquiries", "jobs", "offers", "outcome", "parity",
+    "planning", "provider", "reading", "router", "routing", "spaces", "tokens", "types", "vectors",
+    "verdicts", "verification", "vetting",
 }  # fmt: skip
 IMPURE = {
     "asyncio", "concurrent", "httpx", "os", "random", "requests", "select", "socket",
