@@ -137,14 +137,14 @@ def _joined(
     for place, (vector, offer) in known.items():
         vectors[place], offers[place] = vector, offer
     if result is None:
-        whole = EmbedResult(vectors, (), request.space, Usage(), Decimal(0), (), tuple(offers))
+        joined = EmbedResult(vectors, (), request.space, Usage(), Decimal(0), (), tuple(offers))
     else:
         vectors[sent] = result.vectors
         for place, name in zip(sent, result.offers, strict=True):
             offers[place] = name
         errors = tuple(error._replace(position=sent[error.position]) for error in result.errors)
-        whole = replace(result, vectors=vectors, offers=tuple(offers), errors=errors)
-    return replace(whole, usage=replace(whole.usage, texts=count - len(whole.errors)))
+        joined = replace(result, vectors=vectors, offers=tuple(offers), errors=errors)
+    return replace(joined, usage=replace(joined.usage, texts=count - len(joined.errors)))
 
 
 def spread(planned: Planned, result: EmbedResult) -> EmbedResult:

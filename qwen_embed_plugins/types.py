@@ -150,7 +150,8 @@ Inspection = Generator["WireRequest | Pause | Call", Any, "tuple[str, ...]"]
 
 @dataclass(frozen=True, slots=True)
 class Usage:
-    """Tokens, texts and requests of one call. `estimated` says that some counts are ours."""
+    """Tokens, texts and requests of one call. `estimated` says that some counts are ours. What the
+    cache knew counts among the texts alone."""
 
     tokens: int = 0
     texts: int = 0

@@ -11,6 +11,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, closing
 from dataclasses import replace
 from pathlib import Path
@@ -26,6 +27,7 @@ from qwen_embed_plugins import (
     Embedder,
     EmbedResult,
     NoOfferLeft,
+    Offer,
     Settings,
 )
 from qwen_embed_plugins import router as router_module
@@ -34,6 +36,7 @@ from qwen_embed_plugins.spaces import EmbeddingSpace
 from qwen_embed_plugins.testing import Behaviour, SimulatedServer, reference_vector
 from qwen_embed_plugins.types import Maker
 from qwen_embed_plugins.vector_cache import VectorCache
+from tests.attacks.conftest import registry_of
 
 ROOT = Path(__file__).parents[2]
 SMALL = "qwen3-embedding-0.6b"
@@ -232,10 +235,6 @@ def test_what_an_offer_gave_before_it_was_found_out_in_the_same_call_is_not_kept
 def test_what_the_user_vouched_for_is_not_for_those_who_do_not(
     servers: Callable[..., Servers], tmp_path: Path
 ) -> None:
-    """The closed model's simulated server speaks OpenAI's format here: what counts is its terms."""
-    from qwen_embed_plugins import Offer
-    from tests.attacks.conftest import registry_of
-
     terms = Offer(SMALL, "closed", membership="unproven")
     registry = registry_of(offers=[terms], base_url="http://127.0.0.1:1")
     files: dict[str, Any] = {"state": str(tmp_path / "s.db"), "cache": str(tmp_path / "v.db")}
@@ -514,8 +513,6 @@ def test_both_colours_share_one_cache(made: Made, tmp_path: Path) -> None:
 
 
 def test_many_threads_use_one_cache(made: Made, tmp_path: Path) -> None:
-    from concurrent.futures import ThreadPoolExecutor
-
     with (
         made(settings={"cache": str(tmp_path / "v.db")}) as embedder,
         ThreadPoolExecutor(8) as pool,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sqlite3
 from dataclasses import replace
 from pathlib import Path
@@ -110,6 +111,8 @@ def test_a_verdict_of_an_older_version_is_understood(tmp_path: Path) -> None:
     state = SQLiteState(str(path))
     state.keep_verdict("a", Verdict("toy", serves=True, reason="r", measure="verify", at=1.0))
     with sqlite3.connect(path) as database:
-        database.execute("update verdict set content = json_remove(content, '$.since')")
+        [(content,)] = database.execute("select content from verdict").fetchall()
+        older = {name: value for name, value in json.loads(content).items() if name != "since"}
+        database.execute("update verdict set content = ?", (json.dumps(older),))
     database.close()
     assert state.verdicts("toy")["a"].since == 0.0
