@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from qwen_embed_plugins.bisect import Piece
 from qwen_embed_plugins.catalogue import ConfiguredOffer
-from qwen_embed_plugins.tokens import estimate_tokens
+from qwen_embed_plugins.tokens import TokenCounter
 
 
 def cut(
@@ -15,7 +15,8 @@ def cut(
     texts: Sequence[str],
     offer: ConfiguredOffer,
     max_inputs: int,
-    max_tokens: int | None = None,
+    max_tokens: int | None,
+    count: TokenCounter,
 ) -> tuple[Piece, Piece | None]:
     """The part of a piece that one request to the offer may hold, and the rest.
 
@@ -24,8 +25,8 @@ def cut(
     """
     if not is_cuttable(piece):
         return piece, None
-    size = batch_size(texts, offer, max_inputs)
-    size = _within(max_tokens, map(estimate_tokens, texts[:size]), size)
+    size = batch_size(texts, offer, max_inputs, count)
+    size = _within(max_tokens, map(count, texts[:size]), size)
     rest = piece.places[size:]
     return (
         replace(piece, places=piece.places[:size]),
@@ -38,9 +39,11 @@ def is_cuttable(piece: Piece) -> bool:
     return piece.split is None and not piece.probe
 
 
-def batch_size(texts: Sequence[str], offer: ConfiguredOffer, max_inputs: int) -> int:
+def batch_size(
+    texts: Sequence[str], offer: ConfiguredOffer, max_inputs: int, count: TokenCounter
+) -> int:
     """How many of the texts, from the first on, fit into one request; at least one."""
-    size = _within(offer.max_batch_tokens, map(estimate_tokens, texts[:max_inputs]), max_inputs)
+    size = _within(offer.max_batch_tokens, map(count, texts[:max_inputs]), max_inputs)
     return _within(offer.offer.max_batch_bytes, map(_bytes_in_json, texts[:size]), size)
 
 
@@ -66,6 +69,7 @@ def set_long_apart(
     texts: Sequence[str],
     offer: ConfiguredOffer,
     others: Sequence[ConfiguredOffer],
+    count: TokenCounter,
 ) -> tuple[Piece, Piece | None]:
     """Part a piece into what suits the offer and what looks too long for it, if one of the others
     takes longer texts.
@@ -79,7 +83,7 @@ def set_long_apart(
     if offer.key in piece.avoid or offer.key in piece.fits:
         return piece, None
     piece = replace(piece, fits=piece.fits | {offer.key})
-    is_long = [estimate_tokens(text) > limit for text in texts]
+    is_long = [count(text) > limit for text in texts]
     if not any(is_long) or not any(_takes_longer(other, limit) for other in others):
         return piece, None
     pairs = list(zip(piece.places, is_long, strict=True))

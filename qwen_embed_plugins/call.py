@@ -23,12 +23,12 @@ from qwen_embed_plugins.effects import Finished, Flow, Job, Start, Wait, Wake
 from qwen_embed_plugins.events import OfferPaused
 from qwen_embed_plugins.formats import formatted
 from qwen_embed_plugins.inquiries import Inquiry
-from qwen_embed_plugins.jobs import estimated_tokens, make_job
+from qwen_embed_plugins.jobs import likely_tokens, make_job
 from qwen_embed_plugins.meters import Refused
 from qwen_embed_plugins.outcome import Outcome
 from qwen_embed_plugins.parity import PROBES
 from qwen_embed_plugins.spending import Held, Spending
-from qwen_embed_plugins.tokens import estimate_all
+from qwen_embed_plugins.tokens import TokenCounter
 from qwen_embed_plugins.types import Answer, EmbedResult, Fault, Role
 from qwen_embed_plugins.vetting import Vetting
 
@@ -83,7 +83,7 @@ class EmbedCall:
     def run(self) -> Flow[EmbedResult]:
         try:
             while self.pool or self.under_way:
-                yield from self.vetting.recall()
+                yield from self.router.recall()
                 blocked = yield from self._dispatch()
                 if self.under_way or blocked.busy or blocked.until is not None:
                     finished = yield Wait(blocked.until, alone=not blocked.busy)
@@ -152,7 +152,9 @@ class EmbedCall:
         """Start a batch from the front of the piece; gives what is left of it. What the offer has
         yet to show is asked first, and the piece goes on waiting."""
         others = self.chooser.allowed(piece)
-        piece, too_long = set_long_apart(piece, self._texts(piece), offer, others)
+        piece, too_long = set_long_apart(
+            piece, self._texts(piece), offer, others, self.router.count_tokens
+        )
         if too_long is not None:
             self.pool.append(too_long)
         due = self._may_carry_more(piece) and self.vetting.canary_due(offer)
@@ -183,7 +185,13 @@ class EmbedCall:
     ) -> tuple[Piece, Piece | None]:
         """The part of a piece that one request may hold, with a place to spare if asked for."""
         limit = self._max_inputs(offer) - spare
-        return cut(piece, self._texts(piece), offer, max(1, limit), self.room.get(offer.key))
+        room, count = self.room.get(offer.key), self._counter(offer)
+        return cut(piece, self._texts(piece), offer, max(1, limit), room, count)
+
+    def _counter(self, offer: ConfiguredOffer) -> TokenCounter:
+        """Counts a text as the offer is likely to."""
+        count = self.router.count_tokens
+        return lambda text: self.router.likely_tokens(offer, count(text))
 
     def _max_inputs(self, offer: ConfiguredOffer) -> int:
         learnt = self.router.capabilities.get((offer.endpoint, "max_inputs"))
@@ -201,7 +209,7 @@ class EmbedCall:
         for place, text in zip(piece.places, self._texts(piece), strict=True):
             alone = replace(piece, places=(place,))
             if self.vetting.is_cut(offer, text):
-                about = estimate_all([text])
+                about = self.router.count_tokens(text)
                 message = f"about {about} tokens; it cuts texts so long without a word"
                 self.pool.append(alone.refused_by(offer, Fault("too_large", message)))
             elif self.vetting.is_unread(offer, text):
@@ -217,7 +225,7 @@ class EmbedCall:
         try:
             # Made before money is held for it: a plugin's code runs in it, and may fail.
             job = self._job(piece, offer, canary)
-            tokens = estimated_tokens(job)
+            tokens = likely_tokens(self.router, job)
             held = yield from self.spending.reserve(offer, tokens)
         finally:
             if not isinstance(held, Held):
@@ -238,7 +246,8 @@ class EmbedCall:
         fits = self.spending.fits(offer, refused)
         if fits and is_cuttable(piece) and len(piece.places) > 1:
             # Smaller in any case: an instruction or a canary that goes along counts as well.
-            self.room[offer.key] = min(fits, estimate_all(self._texts(piece)) - 1)
+            count = self._counter(offer)
+            self.room[offer.key] = min(fits, sum(map(count, self._texts(piece))) - 1)
             return
         self.room.pop(offer.key, None)
         self.spending.spent(offer, refused)
@@ -305,6 +314,8 @@ class EmbedCall:
             self.router.pacing.succeeded(offer.key, finished.seconds, tokens, item.began, now, most)
         if checked.answered_in_floats and job.batch.encoding == "base64":
             yield from self.vetting.learn(offer, "encoding", "float")
+        if not item.piece.is_ours:
+            yield from self.vetting.calibrate(finished)
         if item.piece.inquiry is not None:
             yield from self._inquired(item.piece, item.piece.inquiry, checked)
         elif self.router.parity.refuses(offer) is not None:

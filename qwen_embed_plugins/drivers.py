@@ -20,6 +20,7 @@ from typing import Any, Protocol, TypeVar
 from qwen_embed_plugins.catalogue import ConfiguredOffer
 from qwen_embed_plugins.deadlines import Deadline
 from qwen_embed_plugins.effects import (
+    Aside,
     Finished,
     Job,
     KeepProbes,
@@ -408,6 +409,8 @@ class BlockingDriver:
                     running -= isinstance(reply, Finished)
                 elif isinstance(effect, (Reserve, Settle)):
                     reply = keep_books(effect, self._ledger, held)
+                elif isinstance(effect, Aside):
+                    reply = effect.function()
                 else:
                     reply = remember(effect, self._state)
         except StopIteration as stop:
@@ -466,6 +469,8 @@ class AwaitingDriver:
                     reply = await _atake(mailbox, effect.until)
                 elif isinstance(effect, (Reserve, Settle)):
                     reply = await akeep_books(effect, self._ledger, held)
+                elif isinstance(effect, Aside):
+                    reply = await asyncio.to_thread(effect.function)
                 else:
                     reply = await asyncio.to_thread(remember, effect, self._state)
         except StopIteration as stop:

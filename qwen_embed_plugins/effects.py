@@ -119,6 +119,13 @@ class Recall:
     model: str
 
 
+@dataclass(frozen=True, slots=True)
+class Aside:
+    """Call a function that may wait for a file, and give what it returns. It does not raise."""
+
+    function: Callable[[], Any]
+
+
 class Recalled(NamedTuple):
     """Verdicts and the probes' vectors by endpoint, those of other processes among them."""
 
@@ -127,7 +134,7 @@ class Recalled(NamedTuple):
 
 
 Remember: TypeAlias = Learn | KeepProbes | KeepVerdict | Recall
-Effect: TypeAlias = Start | Wait | Reserve | Settle | Remember
+Effect: TypeAlias = Start | Wait | Reserve | Settle | Remember | Aside
 Flow: TypeAlias = Generator[Effect, Any, T]
 Wake: TypeAlias = Callable[[], None]
 MakeFlow: TypeAlias = Callable[[Wake], Flow[T]]

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from qwen_embed_plugins.drivers import AwaitingDriver, BlockingDriver
 from qwen_embed_plugins.effects import MakeFlow
-from qwen_embed_plugins.planning import Planned, only, plan, spread, whole
+from qwen_embed_plugins.planning import Planned, only, plan, serve, spread, whole
 from qwen_embed_plugins.plugins import Registry
 from qwen_embed_plugins.settings import Settings
 from qwen_embed_plugins.setup import SettingsLike, Setup, announce, settings_from
@@ -87,7 +87,7 @@ class _Shell:
         return plan(texts, role, self.space, chosen)
 
     def _flow(self, planned: Planned) -> MakeFlow[EmbedResult]:
-        return lambda wake: self._router().flow(planned.request, wake)
+        return lambda wake: serve(planned.request, self._router(), wake, self._setup.cache)
 
     def _verification(self, against: str | None, longest: int | None) -> Verification:
         announce(self._setup)

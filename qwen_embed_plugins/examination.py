@@ -20,6 +20,7 @@ from qwen_embed_plugins.effects import Finished
 from qwen_embed_plugins.models import DEFAULT_INSTRUCTION, Model
 from qwen_embed_plugins.parity import PROBES, cosines
 from qwen_embed_plugins.spaces import shorten
+from qwen_embed_plugins.tokens import estimate_tokens
 from qwen_embed_plugins.types import Answer, Fault, Role
 from qwen_embed_plugins.vectors import row_faults
 
@@ -145,7 +146,7 @@ def _vectors(
     most = offer.max_inputs
     while len(rows) < len(texts):
         rest = texts[len(rows) :]
-        size = batch_size(rest, offer, most)
+        size = batch_size(rest, offer, most, estimate_tokens)
         finished = yield Question(rest[:size], role)
         checked = examine(finished, offer.dimensions)
         if checked.fault is not None:

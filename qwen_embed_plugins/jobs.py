@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING
 
 from qwen_embed_plugins.catalogue import ConfiguredOffer
 from qwen_embed_plugins.effects import Job
-from qwen_embed_plugins.tokens import estimate_all
 from qwen_embed_plugins.types import Batch, Role
 
 if TYPE_CHECKING:
@@ -43,9 +42,14 @@ def make_job(
     return Job(next(router.job_ids), offer, batch, router.timeout_seconds, size)
 
 
-def estimated_tokens(job: Job) -> int:
-    """About how many tokens a job is counted with: its texts as they are sent, and the instruction
+def counted_tokens(router: Router, job: Job) -> int:
+    """How many tokens a job has by our own count: its texts as they are sent, and the instruction
     that a server puts before each."""
     batch, apart = job.batch, job.offer.provider.adds_instruction
     instructions = [batch.instruction or ""] * len(batch.texts) if apart else []
-    return estimate_all([*batch.texts, *instructions])
+    return sum(map(router.count_tokens, [*batch.texts, *instructions]))
+
+
+def likely_tokens(router: Router, job: Job) -> int:
+    """How many tokens the provider is likely to count: what is reserved for, at least 1."""
+    return router.likely_tokens(job.offer, counted_tokens(router, job))

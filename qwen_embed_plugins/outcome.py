@@ -165,7 +165,8 @@ class Outcome:
     def result(self) -> EmbedResult:
         """The call's result; raises when no text got a vector and no text is to blame."""
         blameless = all(error.kind == "no_offer" for error in self.errors.values())
-        if self.errors and len(self.errors) == len(self.request.texts) and blameless:
+        nothing = len(self.errors) == len(self.request.texts) and not self.request.others_served
+        if self.errors and nothing and blameless:
             way_out = self._way_out()
             if self._budget is not None:
                 raise BudgetExceeded(self._budget.message + way_out, retry_at=self._budget.until)

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from math import inf
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -19,7 +20,7 @@ from qwen_embed_plugins.catalogue import ConfiguredOffer
 from qwen_embed_plugins.verdicts import Verdict
 
 if TYPE_CHECKING:
-    from qwen_embed_plugins.types import Matrix
+    from qwen_embed_plugins.types import Maker, Matrix
 
 PROBES = (
     "What is the capital of China?",
@@ -68,7 +69,8 @@ class Parity:
     `met` holds the probes' vectors by endpoint, the oldest first: the first one of an offer that
     belongs to the space is what the others are compared with. With one offer alone there is
     nothing to compare, and nobody is asked. `verified_only` says that settings want every offer
-    measured by `verify` before it serves.
+    measured by `verify` before it serves. `strangers` holds the probes of endpoints that are no
+    longer among the offers: vectors of theirs may be in a cache.
     """
 
     offers: Sequence[ConfiguredOffer]
@@ -76,6 +78,7 @@ class Parity:
     trusted: frozenset[str] = frozenset()
     verdicts: dict[str, Verdict] = field(default_factory=dict)
     verified_only: bool = False
+    strangers: dict[str, Matrix] = field(default_factory=dict)
     _cosines: dict[tuple[str, str], tuple[Matrix, Matrix, float]] = field(default_factory=dict)
 
     def is_unmet(self, offer: ConfiguredOffer) -> bool:
@@ -94,6 +97,32 @@ class Parity:
             return reason
         compared = self.comparison(offer)
         return None if compared is None or compared.same_space else str(compared)
+
+    def believed_since(self, maker: Maker) -> float | None:
+        """Since when the vectors that somebody made belong to this space, in seconds since the
+        epoch: 0 for all of them, infinity for none; None if these settings would not let it serve,
+        or not yet."""
+        here = [offer for offer in self.offers if offer.endpoint == maker.endpoint]
+        if any(offer.key in self.trusted for offer in here):
+            return 0.0
+        verdict = self.verdicts.get(maker.endpoint)
+        if verdict is not None:
+            return verdict.since if verdict.serves else inf
+        if self._differs_from_the_first(maker.endpoint):
+            return inf
+        declared = all(offer.is_proven_by_name for offer in here) if here else maker.declared
+        if self.verified_only or not declared or any(map(self.is_unmet, here)):
+            return None
+        is_new = not here and maker.endpoint not in self.strangers
+        return None if is_new and self._first_met() is not None else 0.0
+
+    def _differs_from_the_first(self, endpoint: str) -> bool:
+        """Whether the probes of an endpoint without a verdict are not those of the first one."""
+        rows = self.met.get(endpoint, self.strangers.get(endpoint))
+        first = self._first_met()
+        if rows is None or first is None or first.endpoint == endpoint:
+            return False
+        return least_cosine(rows, self.met[first.endpoint]) < SAME_SPACE
 
     def _by_rule(self, offer: ConfiguredOffer) -> str | None:
         """Why declaration, settings or a verdict keep it out."""
@@ -148,8 +177,9 @@ class Parity:
         known here, by which a mended server is known from then on."""
         for endpoint, verdict in verdicts.items():
             own = self.verdicts.get(endpoint)
-            if own is None or own.at < verdict.at:
+            if own is None or own.at <= verdict.at:  # one of ours comes back with what preceded it
                 self.verdicts[endpoint] = verdict
+        self.strangers = strangers_probes(stored, self.offers)
         known = known_probes(stored, self.offers)
         # Who has met nobody takes in all, as a new process does: else one that alone is left, since
         # a verdict took out who gave the measure, would not be compared with anyone.
@@ -208,3 +238,16 @@ def known_probes(stored: Mapping[str, Met], offers: Iterable[ConfiguredOffer]) -
         if length and len(content) == len(PROBES) * length * np.float32().nbytes:
             met[endpoint] = np.frombuffer(content, np.float32).reshape(len(PROBES), length)
     return met
+
+
+def strangers_probes(
+    stored: Mapping[str, Met], offers: Iterable[ConfiguredOffer]
+) -> dict[str, Matrix]:
+    """Probes' vectors that the state keeps of endpoints that are no offers here."""
+    here = {offer.endpoint for offer in offers}
+    row_bytes = len(PROBES) * np.float32().nbytes
+    return {
+        endpoint: np.frombuffer(content, np.float32).reshape(len(PROBES), -1)
+        for endpoint, (content, _) in stored.items()
+        if endpoint not in here and content and len(content) % row_bytes == 0
+    }

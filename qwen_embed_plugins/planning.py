@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from decimal import Decimal
+from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from qwen_embed_plugins.effects import Aside, Flow, Wake
 from qwen_embed_plugins.errors import InvalidInput, PartialFailure, shown
 from qwen_embed_plugins.router import EmbedRequest
 from qwen_embed_plugins.spaces import EmbeddingSpace
-from qwen_embed_plugins.types import EmbedResult, Role, TextError
+from qwen_embed_plugins.types import EmbedResult, Kept, Maker, Role, TextError, Usage
 
 if TYPE_CHECKING:
+    from qwen_embed_plugins.router import Router
     from qwen_embed_plugins.types import Matrix, Vector
+    from qwen_embed_plugins.vector_cache import VectorCache
 
 
 class Planned(NamedTuple):
@@ -75,6 +80,71 @@ def _problem(position: int, text: str) -> TextError | None:
             said = f"not valid Unicode: a lone surrogate at character {error.start}"
             return TextError(position, "bad_input", said)
     return None
+
+
+def serve(
+    request: EmbedRequest, router: Router, wake: Wake, cache: VectorCache | None
+) -> Flow[EmbedResult]:
+    """The flow of one call. Where vectors are kept, only texts that are not known are sent."""
+    if cache is None:
+        return (yield from _send(request, router, wake))
+    yield from router.recall()
+    began, parity = router.now(), router.parity
+    key = (request.space, request.role, request.instruction)
+    known = yield Aside(partial(cache.look_up, *key, request.texts, parity.believed_since))
+    rest = _without(request, known)
+    if not rest.texts:
+        return _joined(request, known, None)
+    result = yield from _send(rest, router, wake)
+    by_key = {offer.key: offer for offer in router.catalogue.offers}
+    makers = {
+        place: Maker(offer.key, offer.endpoint, offer.is_proven_by_name)
+        for place, offer in enumerate(by_key.get(name or "") for name in result.offers)
+        # One may have been found out after it served this very call.
+        if offer is not None and parity.refuses(offer) is None
+    }
+    yield Aside(partial(cache.keep, *key, rest.texts, result.vectors, makers, began))
+    return _joined(request, known, result)
+
+
+def _send(request: EmbedRequest, router: Router, wake: Wake) -> Flow[EmbedResult]:
+    """The router's flow, whose decisions take no time, after what does."""
+    if router.count_ahead is not None:
+        yield Aside(partial(router.count_ahead, request.texts))
+    return (yield from router.flow(request, wake))
+
+
+def _without(request: EmbedRequest, known: Mapping[int, Kept]) -> EmbedRequest:
+    """What is left of a request to be sent."""
+    if not known:
+        return request
+    texts = tuple(text for place, text in enumerate(request.texts) if place not in known)
+    return replace(request, texts=texts, others_served=True)
+
+
+def _joined(
+    request: EmbedRequest, known: Mapping[int, Kept], result: EmbedResult | None
+) -> EmbedResult:
+    """The result for all texts of a request, from what was known and the result for the rest."""
+    import numpy as np
+
+    if result is not None and not known:
+        return result
+    count = len(request.texts)
+    sent = [place for place in range(count) if place not in known]
+    vectors = np.full((count, request.space.dimensions), np.nan, np.float32)
+    offers: list[str | None] = [None] * count
+    for place, (vector, offer) in known.items():
+        vectors[place], offers[place] = vector, offer
+    if result is None:
+        joined = EmbedResult(vectors, (), request.space, Usage(), Decimal(0), (), tuple(offers))
+    else:
+        vectors[sent] = result.vectors
+        for place, name in zip(sent, result.offers, strict=True):
+            offers[place] = name
+        errors = tuple(error._replace(position=sent[error.position]) for error in result.errors)
+        joined = replace(result, vectors=vectors, offers=tuple(offers), errors=errors)
+    return replace(joined, usage=replace(joined.usage, texts=count - len(joined.errors)))
 
 
 def spread(planned: Planned, result: EmbedResult) -> EmbedResult:

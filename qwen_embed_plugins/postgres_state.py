@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from qwen_embed_plugins.postgres_place import NoTables, PostgresPlace, for_postgres
-from qwen_embed_plugins.state import StoredState
+from qwen_embed_plugins.state import Change, StoredState
 from qwen_embed_plugins.state_place import StatePlace
 
 if TYPE_CHECKING:
@@ -29,15 +29,17 @@ class PostgresState(StoredState):
             connection.execute("commit")
             return rows
 
-    def _write(self, statement: str, values: Sequence[Any]) -> None:
+    def _update(self, question: str | None, asked: Sequence[Any], change: Change) -> None:
         with self._place.naming(), self._place.connect() as connection:
-            self._begin(connection)
+            self._begin(connection, alone=question is not None)
+            found = connection.execute(for_postgres(question), asked) if question else None
+            statement, values = change(found.fetchall() if found is not None else [])
             connection.execute(for_postgres(statement), values)
             connection.execute("commit")
 
-    def _begin(self, connection: psycopg.Connection[Any]) -> None:
+    def _begin(self, connection: psycopg.Connection[Any], *, alone: bool) -> None:
         try:
-            self._place.begin(connection, alone=False)
+            self._place.begin(connection, alone=alone)
         except NoTables:
             self._place.make_tables(connection)
-            self._place.begin(connection, alone=False)
+            self._place.begin(connection, alone=alone)

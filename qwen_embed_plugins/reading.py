@@ -14,9 +14,9 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, NamedTuple
 
 from qwen_embed_plugins.parity import cosines
-from qwen_embed_plugins.tokens import estimate_tokens
 
 if TYPE_CHECKING:
+    from qwen_embed_plugins.tokens import TokenCounter
     from qwen_embed_plugins.types import Matrix
 
 LENGTHS = (560, 1_100, 2_200, 4_400, 8_800, 17_500)
@@ -96,10 +96,10 @@ def is_cut(vectors: Matrix) -> bool:
     return bool(cosines(vectors[:1], vectors[1:])[0] >= SAME_VECTOR)
 
 
-def length_to_prove(texts: Sequence[str], limit: int) -> int:
+def length_to_prove(texts: Sequence[str], limit: int, count: TokenCounter) -> int:
     """How many shared tokens a pair must have to show that an offer with this limit reads these
     texts whole; 0 if they are too short to be cut."""
-    return _proof_for(max(map(estimate_tokens, texts), default=0), limit)
+    return _proof_for(max(map(count, texts), default=0), limit)
 
 
 def _proof_for(estimate: int, limit: int) -> int:
@@ -125,29 +125,32 @@ def shorter_proof(refused: int, limit: int) -> int:
     return max(steps, default=first if first < refused else 0)
 
 
-def counted_less(texts: Sequence[str], tokens: int, caps: frozenset[int]) -> str | None:
-    """What a provider's count says of a cut: equal to a known cap, or under half the estimate.
+def counted_less(
+    texts: Sequence[str], tokens: int, caps: frozenset[int], count: TokenCounter
+) -> str | None:
+    """What a provider's count says of a cut: equal to a known cap, or under half of our own.
 
     None if the count shows nothing. Runs of one character count little: tokenizers have long
-    tokens for them.
+    tokens for them. `count` must not be corrected by what providers counted: one that cuts would
+    set its own measure.
     """
     capped = len(texts) == 1 and tokens in caps
-    if not capped and tokens * 2 >= sum(map(estimate_tokens, texts)):
+    if not capped and tokens * 2 >= sum(map(count, texts)):
         return None  # as nearly always; the rest costs more
-    estimate = sum(estimate_tokens(_without_runs(text)) for text in texts)
-    if estimate <= tokens or max(map(estimate_tokens, texts)) <= SAFELY_SHORT / 2:
+    estimate = sum(count(_without_runs(text)) for text in texts)
+    if estimate <= tokens or max(map(count, texts)) <= SAFELY_SHORT / 2:
         return None
     if tokens * 2 < estimate or capped:
         return f"it counted {tokens} tokens where about {estimate} were sent: it cuts long texts"
     return None
 
 
-def counts_too_few(texts: Sequence[str], tokens: int) -> bool:
-    """Whether a count is under half the estimate though every text is too short to be cut."""
-    estimates = [*map(estimate_tokens, texts)]
+def counts_too_few(texts: Sequence[str], tokens: int, count: TokenCounter) -> bool:
+    """Whether a count is under half of our own though every text is too short to be cut."""
+    estimates = [*map(count, texts)]
     if max(estimates) > SAFELY_SHORT / 4 or tokens * 2 >= sum(estimates) - len(texts):
         return False
-    return tokens * 2 < sum(estimate_tokens(_without_runs(text)) for text in texts) - len(texts)
+    return tokens * 2 < sum(count(_without_runs(text)) for text in texts) - len(texts)
 
 
 def _without_runs(text: str) -> str:

@@ -6,10 +6,11 @@ from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import count
 
+from qwen_embed_plugins.calibration import Calibration
 from qwen_embed_plugins.call import EmbedCall
 from qwen_embed_plugins.canary import Canaries
 from qwen_embed_plugins.catalogue import Catalogue, ConfiguredOffer, WayOut
-from qwen_embed_plugins.effects import Flow, Wake
+from qwen_embed_plugins.effects import Flow, Recall, Wake
 from qwen_embed_plugins.errors import ConfigurationError, without_secrets
 from qwen_embed_plugins.events import Event
 from qwen_embed_plugins.health import Health, Paused
@@ -20,6 +21,7 @@ from qwen_embed_plugins.reading import Unread
 from qwen_embed_plugins.routing import Candidate, Policy
 from qwen_embed_plugins.spaces import EmbeddingSpace
 from qwen_embed_plugins.tariffs import Tariffs
+from qwen_embed_plugins.tokens import TokenCounter, estimate_tokens
 from qwen_embed_plugins.types import EmbedResult, Role
 
 RECALL_SECONDS = 60.0
@@ -28,12 +30,17 @@ RECALL_SECONDS = 60.0
 
 @dataclass(frozen=True, slots=True)
 class EmbedRequest:
-    """What one call asks for. Its texts are distinct, and none is empty."""
+    """What one call asks for. Its texts are distinct, and none is empty.
+
+    `others_served` says that further texts of the caller's have their vectors already: when no
+    offer is left, that is then an error of each text and not of the call.
+    """
 
     texts: Sequence[str]
     role: Role
     space: EmbeddingSpace
     instruction: str | None = None
+    others_served: bool = False
 
 
 @dataclass(slots=True)
@@ -52,6 +59,12 @@ class Router:
     ways_out: Callable[[Collection[str]], Sequence[WayOut]] = lambda without: ()
     """Which other models would cost nothing, without these providers. Asked when none is left."""
 
+    count_tokens: TokenCounter = estimate_tokens
+    """Our own count of a text's tokens."""
+
+    count_ahead: Callable[[Sequence[str]], None] | None = None
+    """Makes `count_tokens` quick for these texts; None where it always is. May take long."""
+
     min_parity: float = 0.98
     concurrency: int = 8
     timeout_seconds: float = 60.0
@@ -64,18 +77,30 @@ class Router:
     tariffs: Tariffs = field(default_factory=lambda: Tariffs(budgeted=False))
     job_ids: Iterator[int] = field(default_factory=count)
     recalled_at: float = field(init=False)
+    calibration: Calibration = field(init=False)
 
     def __post_init__(self) -> None:
         self.recalled_at = self.now()
+        # What corrects an estimate does not correct a tokenizer's count.
+        name = "tokens_per_estimate" if self.count_ahead is None else "tokens_per_count"
+        self.calibration = Calibration(self.capabilities, name)
 
-    def is_time_to_recall(self) -> bool:
-        """Whether to look up what other processes found meanwhile; true once in a while."""
+    def likely_tokens(self, offer: ConfiguredOffer, tokens: int) -> int:
+        """How many tokens the offer's provider is likely to count where we count so many."""
+        if offer.key in self.miscounting:
+            return tokens
+        return self.calibration.corrected(offer.endpoint, tokens)
+
+    def recall(self) -> Flow[None]:
+        """Once in a while, heed what other processes found meanwhile: a worker runs for weeks."""
         now = self.now()
         # A clock that was set back must not put it off for ever.
         if 0 <= now - self.recalled_at < RECALL_SECONDS:
-            return False
+            return
         self.recalled_at = now
-        return True
+        recalled = yield Recall(self.catalogue.model.name)
+        if recalled is not None:
+            self.parity.heed(recalled.verdicts, recalled.probes)
 
     def flow(self, request: EmbedRequest, wake: Wake) -> Flow[EmbedResult]:
         """The flow of one call. It raises `NoOfferLeft` or `BudgetExceeded` when no text at all

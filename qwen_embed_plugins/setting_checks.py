@@ -222,7 +222,7 @@ SECRET_WORDS = ("proxy", "key", "token", "secret", "password", "state")
 
 def sounds_secret(name: str) -> bool:
     """Whether a setting's value may be or hold a secret, judged by its name."""
-    return any(word in name for word in SECRET_WORDS)
+    return name != "tokenizer" and any(word in name for word in SECRET_WORDS)
 
 
 def checked_table(table: Mapping[str, Any], known: Mapping[str, Check], where: str) -> Any:

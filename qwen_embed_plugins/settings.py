@@ -78,7 +78,10 @@ class Settings:
     timeout_seconds: float = 60.0
     state: str | None = field(default=None, repr=False)
     state_env: str | None = None
+    cache: str | None = None
+    cache_megabytes: int = 1000
     env_file: str | None = None
+    tokenizer: str | None = None
     budget: Budget = Budget()
     providers: Mapping[str, ProviderSettings] = field(default_factory=dict)
     api_keys: Mapping[str, str] = field(default_factory=dict, repr=False)
@@ -188,6 +191,20 @@ class Settings:
 
         return state_place(str(user_state_path("qwen-embed", appauthor=False) / "state.db"))
 
+    def cache_path(self) -> str | None:
+        """The file of the cache, None if there is to be none."""
+        if not self.cache:
+            return None
+        if "://" in self.cache:
+            raise ConfigurationError("cache: expected the path of a file, not an address")
+        path = Path(self.cache).expanduser()
+        state = self.state_place().path
+        if state is not None and path.absolute() == state.absolute():
+            raise ConfigurationError(
+                f"cache = {shown(self.cache)}: this is the state file; give the cache another"
+            )
+        return str(path)
+
 
 def _default(item: Field[Any]) -> Any:
     return item.default if item.default_factory is MISSING else item.default_factory()
@@ -238,7 +255,10 @@ TOP_LEVEL: Mapping[str, Check] = {
     "timeout_seconds": seconds,
     "state": state,
     "state_env": variable_name,
+    "cache": text,
+    "cache_megabytes": whole_number,
     "env_file": text,
+    "tokenizer": text,
     "budget": budget,
     "providers": providers,
 }

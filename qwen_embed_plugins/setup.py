@@ -17,7 +17,7 @@ from qwen_embed_plugins.catalogue import Catalogue, build_catalogue, ways_out
 from qwen_embed_plugins.errors import ConfigurationError
 from qwen_embed_plugins.health import Health
 from qwen_embed_plugins.ledger import Ledger
-from qwen_embed_plugins.parity import Parity, known_probes
+from qwen_embed_plugins.parity import Parity, known_probes, strangers_probes
 from qwen_embed_plugins.plugins import Registry, load_plugins, unknown_name
 from qwen_embed_plugins.router import Router
 from qwen_embed_plugins.setting_checks import checked_table, unknown_setting
@@ -27,6 +27,9 @@ from qwen_embed_plugins.spaces import EmbeddingSpace
 from qwen_embed_plugins.state import State
 from qwen_embed_plugins.stores import books_at, state_at
 from qwen_embed_plugins.tariffs import Tariffs
+from qwen_embed_plugins.tokenizer import FileTokenizer, load_tokenizer
+from qwen_embed_plugins.tokens import estimate_tokens
+from qwen_embed_plugins.vector_cache import VectorCache
 
 log = logging.getLogger("qwen_embed_plugins")
 
@@ -84,12 +87,15 @@ class Setup:
     space: EmbeddingSpace
     state: State
     ledger: Ledger
+    cache: VectorCache | None = None
+    tokenizer: FileTokenizer | None = None
 
     @classmethod
     def make(cls, settings: Settings, registry: Registry | None) -> Setup:
         place = settings.state_place()
         registry = registry or load_plugins()
         catalogue = build_catalogue(settings, registry)
+        cache = settings.cache_path()
         for name in (settings.policy, settings.query_policy or settings.policy):
             if name not in registry.policies:
                 raise unknown_name(registry, "policies", name)
@@ -100,6 +106,8 @@ class Setup:
             space_of(settings, catalogue),
             state_at(place),
             SharedLedger(books_of(settings), settings.budget, time.time),
+            None if cache is None else VectorCache(cache, settings.cache_megabytes),
+            load_tokenizer(settings.tokenizer) if settings.tokenizer else None,
         )
 
     def books(self) -> Books:
@@ -109,7 +117,7 @@ class Setup:
     def router(self) -> Router:
         """A router with fresh health: what one process learns about offers while it runs. Reads the
         state, so it blocks; raises `ConfigurationError` if that cannot be read."""
-        settings, policies = self.settings, self.registry.policies
+        settings, policies, tokenizer = self.settings, self.registry.policies, self.tokenizer
         return Router(
             catalogue=self.catalogue,
             policy=policies[settings.policy],
@@ -119,6 +127,8 @@ class Setup:
             parity=self._parity(),
             canaries=Canaries(settings.canary_every),
             ways_out=partial(ways_out, settings, self.registry),
+            count_tokens=tokenizer or estimate_tokens,
+            count_ahead=tokenizer.count_ahead if tokenizer else None,
             min_parity=settings.min_parity,
             tariffs=Tariffs(budgeted=settings.budget.limited),
             now=time.time,
@@ -137,6 +147,7 @@ class Setup:
             frozenset(offer.key for offer in offers if offer.trusted),
             self.state.verdicts(self.catalogue.model.name),
             self.settings.parity == "verified",
+            strangers_probes(stored, offers),
         )
         parity.forget_old_refusals({place: met.at for place, met in stored.items()}, time.time())
         return parity

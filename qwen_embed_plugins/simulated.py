@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 
 from qwen_embed_plugins.drivers import keep_books, settle_rest
 from qwen_embed_plugins.effects import (
+    Aside,
     Finished,
     Job,
     MakeFlow,
@@ -82,6 +83,8 @@ class SimulatedDriver:
                     reply = self._wait(effect, finishing)
                 elif isinstance(effect, (Reserve, Settle)):
                     reply = keep_books(effect, self.ledger, held)
+                elif isinstance(effect, Aside):
+                    reply = effect.function()
                 else:
                     self.learnt.append(effect)
         except StopIteration as stop:

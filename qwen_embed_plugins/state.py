@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import sqlite3
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from pathlib import Path
 from time import time
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeAlias
 
 from qwen_embed_plugins.parity import Met
 from qwen_embed_plugins.state_file import connect, naming
@@ -41,7 +41,8 @@ class State(Protocol):
         """What was measured of each endpoint for a model."""
 
     def keep_verdict(self, endpoint: str, verdict: Verdict) -> None:
-        """Remember a verdict, in place of an earlier one for that endpoint and model."""
+        """Remember a verdict, in place of an earlier one for that endpoint and model. If that one
+        refused, the moment of the change is kept with it (`Verdict.since`)."""
 
 
 class MemoryState:
@@ -68,7 +69,8 @@ class MemoryState:
         return {endpoint: item for (endpoint, of), item in self._verdicts.items() if of == model}
 
     def keep_verdict(self, endpoint: str, verdict: Verdict) -> None:
-        self._verdicts[endpoint, verdict.model] = verdict
+        before = self._verdicts.get((endpoint, verdict.model))
+        self._verdicts[endpoint, verdict.model] = verdict.following(before)
 
 
 # The statements are those of SQLite and of Postgres alike, but for the sign of a parameter.
@@ -91,10 +93,16 @@ on conflict (endpoint) do update set vectors = excluded.vectors, met_at = exclud
 
 _VERDICTS = "select endpoint, content from verdict where model = ?"
 
+_VERDICT = "select content from verdict where endpoint = ? and model = ?"
+
 _KEEP_VERDICT = """
 insert into verdict (endpoint, model, content) values (?, ?, ?)
 on conflict (endpoint, model) do update set content = excluded.content
 """
+
+
+Change: TypeAlias = Callable[[list[tuple[Any, ...]]], tuple[str, Sequence[Any]]]
+"""From the rows that were found to the statement that is to be run, with its values."""
 
 
 class StoredState(ABC):
@@ -106,9 +114,14 @@ class StoredState(ABC):
     def _read(self, statement: str, values: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
         """The rows of a question; none where there are no tables. Blocks."""
 
-    @abstractmethod
     def _write(self, statement: str, values: Sequence[Any]) -> None:
         """Run one statement in a transaction of its own. Blocks."""
+        self._update(None, (), lambda rows: (statement, values))
+
+    @abstractmethod
+    def _update(self, question: str | None, asked: Sequence[Any], change: Change) -> None:
+        """Run the statement that follows from the rows of a question (none without one), in one
+        transaction that keeps out all others that write. Blocks."""
 
     def capabilities(self) -> dict[tuple[str, str], str]:
         # Servers change, and a limit may have been read out of an odd message: ask again.
@@ -130,7 +143,12 @@ class StoredState(ABC):
         return {endpoint: verdict for endpoint, verdict in verdicts.items() if verdict is not None}
 
     def keep_verdict(self, endpoint: str, verdict: Verdict) -> None:
-        self._write(_KEEP_VERDICT, (endpoint, verdict.model, to_json(verdict).decode()))
+        self._update(
+            _VERDICT,
+            (endpoint, verdict.model),
+            # Another process may have refused what this one lets in: one transaction for both.
+            lambda rows: (_KEEP_VERDICT, _following(endpoint, verdict, rows)),
+        )
 
 
 class SQLiteState(StoredState):
@@ -145,14 +163,24 @@ class SQLiteState(StoredState):
         with self._opened() as database:
             return database.execute(statement, values).fetchall()
 
-    def _write(self, statement: str, values: Sequence[Any]) -> None:
+    def _update(self, question: str | None, asked: Sequence[Any], change: Change) -> None:
         with self._opened() as database, database:
-            database.execute(statement, values)
+            database.execute("begin immediate")
+            rows = database.execute(question, asked).fetchall() if question else []
+            database.execute(*change(rows))
 
     @contextmanager
     def _opened(self) -> Iterator[sqlite3.Connection]:
         with naming(self.path), closing(connect(self.path)) as database:
             yield database
+
+
+def _following(
+    endpoint: str, verdict: Verdict, before: list[tuple[Any, ...]]
+) -> tuple[str, str, str]:
+    """What is written of a verdict that follows another one, if there is another."""
+    verdict = verdict.following(_readable(before[0][0]) if before else None)
+    return endpoint, verdict.model, to_json(verdict).decode()
 
 
 def _readable(content: str) -> Verdict | None:

@@ -7,7 +7,7 @@ with it. Who opens it decides how long a connection lives.
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from time import monotonic, sleep
@@ -117,11 +117,12 @@ def _prepare(database: sqlite3.Connection, path: Path) -> None:
         )
     database.execute("pragma synchronous = normal")
     if version < VERSION:
-        _bring_up(database)
+        bring_up(database, _steps)
 
 
-def _bring_up(database: sqlite3.Connection) -> None:
-    """Switching to WAL fails at once while others do the same, whatever the timeout says."""
+def bring_up(database: sqlite3.Connection, steps: Callable[[int], Iterable[str]]) -> None:
+    """Make the tables, in WAL mode, by the statements that lead on from the version found.
+    Switching to WAL fails at once while others do the same, whatever the timeout says."""
     give_up_at = monotonic() + BUSY_SECONDS
     while True:
         try:
@@ -129,7 +130,7 @@ def _bring_up(database: sqlite3.Connection) -> None:
             with database:  # which undoes half a step
                 database.execute("begin immediate")
                 (found,) = database.execute("pragma user_version").fetchone()
-                for statement in _steps(found):
+                for statement in steps(found):
                     database.execute(statement)
         except sqlite3.OperationalError as error:
             if "locked" not in str(error) or monotonic() > give_up_at:

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable
+from typing import TypeAlias
+
+TokenCounter: TypeAlias = Callable[[str], int]
+"""Our own count of a text's tokens: the estimate, or that of the user's tokenizer."""
 
 BYTES_PER_TOKEN = 4
 
@@ -24,8 +28,3 @@ def estimate_tokens(text: str) -> int:
     content = text.encode("utf-8", "surrogatepass")
     others = len(content.translate(None, _DIGITS))
     return len(content) - others + others // BYTES_PER_TOKEN + 1
-
-
-def estimate_all(texts: Iterable[str]) -> int:
-    """The estimates of several texts, added up."""
-    return sum(map(estimate_tokens, texts))

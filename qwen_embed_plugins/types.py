@@ -152,7 +152,8 @@ Inspection = Generator["WireRequest | Pause | Call", Any, "tuple[str, ...]"]
 
 @dataclass(frozen=True, slots=True)
 class Usage:
-    """Tokens, texts and requests of one call. `estimated` says that some counts are ours."""
+    """Tokens, texts and requests of one call. `estimated` says that some counts are ours. What the
+    cache knew counts among the texts alone."""
 
     tokens: int = 0
     texts: int = 0
@@ -196,3 +197,19 @@ class EmbedResult:
     cost: Decimal
     attempts: tuple[Attempt, ...]
     offers: tuple[str | None, ...]
+
+
+class Maker(NamedTuple):
+    """Who made a vector that is kept: the offer's key and endpoint, and whether it belongs to the
+    model's space by declaration."""
+
+    offer: str
+    endpoint: str
+    declared: bool
+
+
+class Kept(NamedTuple):
+    """A vector out of the cache, float32 (dimensions,), and the key of the offer that made it."""
+
+    vector: Vector
+    offer: str

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import datetime, timezone
 from typing import Any, Literal
 
@@ -19,7 +19,9 @@ class Verdict:
 
     `reason` is a sentence for people. `at` is in seconds since the epoch. The cosines compare its
     vectors with those of `reference` for the same texts; None where nothing was compared.
-    `findings` are further sentences, each about one fault or habit that was seen.
+    `findings` are further sentences, each about one fault or habit that was seen. `since` is when
+    it was let in again after a refusal, or seen to give other vectors than before: what it gave
+    until then is not believed any more. 0 if that never was.
     """
 
     model: str
@@ -31,6 +33,14 @@ class Verdict:
     cosine_min: float | None = None
     cosine_mean: float | None = None
     findings: tuple[str, ...] = ()
+    since: float = 0.0
+
+    def following(self, before: Verdict | None) -> Verdict:
+        """The same, knowing what was measured before it."""
+        if before is None:
+            return self
+        since = before.since if before.serves or not self.serves else self.at
+        return replace(self, since=max(since, self.since))
 
     def as_dict(self) -> dict[str, Any]:
         """All of it, fit for JSON."""

@@ -31,13 +31,12 @@ from qwen_embed_plugins.examination import (
 )
 from qwen_embed_plugins.findings import Judgement, Near, choose_reference, judge
 from qwen_embed_plugins.formats import formatted
-from qwen_embed_plugins.jobs import make_job
+from qwen_embed_plugins.jobs import likely_tokens, make_job
 from qwen_embed_plugins.ledger import Reservation
 from qwen_embed_plugins.meters import GRANTS, Refused
-from qwen_embed_plugins.parity import PROBES
+from qwen_embed_plugins.parity import PROBES, least_cosine
 from qwen_embed_plugins.spending import Held, charged_for, tokens_used, was_sent
 from qwen_embed_plugins.tariffs import use_of
-from qwen_embed_plugins.tokens import estimate_all
 from qwen_embed_plugins.types import Fault
 from qwen_embed_plugins.verdicts import Verdict
 from qwen_embed_plugins.vetting import CUTS, READS, REFUSES, SEEN, SHORTENS
@@ -45,6 +44,7 @@ from qwen_embed_plugins.vetting import CUTS, READS, REFUSES, SEEN, SHORTENS
 if TYPE_CHECKING:
     from qwen_embed_plugins.router import Router
     from qwen_embed_plugins.spaces import EmbeddingSpace
+    from qwen_embed_plugins.types import Matrix
 
 PATIENCE_SECONDS = 60.0
 """How long one request of an examination waits for a rate limit, each time."""
@@ -145,7 +145,7 @@ class Verification:
         instruction = instruction_of(question.role)
         texts = formatted(question.texts, question.role, instruction, offer)
         job = make_job(self.router, offer, texts, question.role, instruction, question.dimensions)
-        tokens = estimate_all(texts)
+        tokens = likely_tokens(self.router, job)
         held = yield from self._reserve(offer, tokens)
         if isinstance(held, Refused) and held.meter.kind in ("minute", "flight"):
             heappush(self.waiting, (held.until or self.router.now(), job.id, item))
@@ -284,8 +284,10 @@ class Verification:
             cosine_min=judgement.near.least if judgement.near else None,
             cosine_mean=judgement.near.mean if judgement.near else None,
             findings=judgement.findings,
+            since=self.router.now() if self._has_changed(offer, observed) else 0.0,
         )
         before = self.router.parity.verdicts.get(offer.endpoint)
+        verdict = verdict.following(before)
         self.router.parity.verdicts[offer.endpoint] = verdict
         yield KeepVerdict(offer.endpoint, verdict)
         if before is None or before.serves != verdict.serves:
@@ -294,9 +296,16 @@ class Verification:
             )
         yield from self._relearn(offer, observed)
 
+    def _has_changed(self, offer: ConfiguredOffer, observed: Observed) -> bool:
+        """Whether an offer gives other vectors than those that it was known by."""
+        known, probes = self.router.parity.met.get(offer.endpoint), _probes(observed)
+        if known is None or probes is None:
+            return False
+        return least_cosine(probes, known) < self.router.min_parity
+
     def _relearn(self, offer: ConfiguredOffer, observed: Observed) -> Flow[None]:
-        probes = None if observed.documents is None else observed.documents[: len(PROBES)]
-        if probes is not None and not any(row < len(PROBES) for row in observed.bad):
+        probes = _probes(observed)
+        if probes is not None:
             self.router.parity.met[offer.endpoint] = probes
             yield KeepProbes(offer.endpoint, probes)
             yield from self._learn(offer, SEEN, str(self.router.now()))
@@ -306,6 +315,13 @@ class Verification:
         if observed.shortening is not None:
             yield from self._learn(offer, SHORTENS, observed.shortening)
         self.router.unread.pop(offer.endpoint, None)
+
+
+def _probes(observed: Observed) -> Matrix | None:
+    """The vectors that it gave for the probes; None if it did not give all of them rightly."""
+    if observed.documents is None or any(row < len(PROBES) for row in observed.bad):
+        return None
+    return observed.documents[: len(PROBES)]
 
 
 def _is_decisive(observed: Observed) -> bool:

@@ -13,11 +13,12 @@ from typing import TYPE_CHECKING, Any
 
 from qwen_embed_plugins import canary, reading
 from qwen_embed_plugins.catalogue import ConfiguredOffer
-from qwen_embed_plugins.effects import Flow, KeepProbes, KeepVerdict, Learn, Recall
+from qwen_embed_plugins.effects import Finished, Flow, KeepProbes, KeepVerdict, Learn
 from qwen_embed_plugins.events import VerdictChanged
 from qwen_embed_plugins.inquiries import Inquiries, Inquiry
+from qwen_embed_plugins.jobs import counted_tokens
 from qwen_embed_plugins.parity import least_cosine
-from qwen_embed_plugins.types import Fault
+from qwen_embed_plugins.types import Answer, Fault
 from qwen_embed_plugins.verdicts import Measure, Verdict
 
 if TYPE_CHECKING:
@@ -57,14 +58,6 @@ class Vetting:
         self.space = request.space
         self.inquiries = Inquiries(asked)
 
-    def recall(self) -> Flow[None]:
-        """Now and then, heed what other processes found: a worker runs for weeks."""
-        if not self.router.is_time_to_recall():
-            return
-        recalled = yield Recall(self.router.catalogue.model.name)
-        if recalled is not None:
-            self.router.parity.heed(recalled.verdicts, recalled.probes)
-
     # Before an offer serves
 
     def question(
@@ -84,7 +77,7 @@ class Vetting:
         """The length up to which the offer has yet to show that it reads; 0 if it has."""
         if offer.provider.never_cuts or offer.trusted:
             return 0
-        longest = reading.length_to_prove(texts, _limit(offer))
+        longest = self._length_to_prove(offer, texts)
         if len(self.router.parity.members()) > 1:
             # Where another may serve instead, one that cuts is left out before any long text comes.
             longest = max(longest, reading.first_proof(_limit(offer)))
@@ -92,6 +85,9 @@ class Vetting:
         cuts_at = self._tokens(offer, CUTS)
         known = needed <= self._tokens(offer, READS) or 0 < cuts_at <= needed
         return 0 if known or self._failed_to_read(offer, needed) else needed
+
+    def _length_to_prove(self, offer: ConfiguredOffer, texts: Sequence[str]) -> int:
+        return reading.length_to_prove(texts, _limit(offer), self.router.count_tokens)
 
     def _unrefused(self, offer: ConfiguredOffer, shared_tokens: int) -> int:
         """The proof of this length, or the next shorter one where the offer refuses it."""
@@ -102,7 +98,7 @@ class Vetting:
 
     def is_unread(self, offer: ConfiguredOffer, text: str) -> bool:
         """Whether the offer has just failed to show that it reads texts as long as this one."""
-        return self._failed_to_read(offer, reading.length_to_prove((text,), _limit(offer)))
+        return self._failed_to_read(offer, self._length_to_prove(offer, (text,)))
 
     def _failed_to_read(self, offer: ConfiguredOffer, shared_tokens: int) -> bool:
         unread = self.router.unread.get(offer.endpoint)
@@ -124,7 +120,7 @@ class Vetting:
     def is_cut(self, offer: ConfiguredOffer, text: str) -> bool:
         """Whether the offer is known to cut texts as long as this one."""
         cuts_at = self._tokens(offer, CUTS)
-        return cuts_at > 0 and reading.length_to_prove((text,), _limit(offer)) >= cuts_at
+        return cuts_at > 0 and self._length_to_prove(offer, (text,)) >= cuts_at
 
     def _tokens(self, offer: ConfiguredOffer, name: str) -> int:
         return int(self.router.capabilities.get((offer.endpoint, name), 0))
@@ -188,18 +184,19 @@ class Vetting:
         """What the offer's own count of tokens says against it; None if nothing does."""
         if offer.key in self.router.miscounting:
             return None
-        if reading.counts_too_few(texts, tokens):
+        if reading.counts_too_few(texts, tokens, self.router.count_tokens):
             # Texts so short are never cut: it counts something else than tokens.
             self.router.miscounting.add(offer.key)
             return None
-        said = reading.counted_less(texts, tokens, self._caps(offer, texts))
+        caps = self._caps(offer, texts)
+        said = reading.counted_less(texts, tokens, caps, self.router.count_tokens)
         return None if said is None else Doubt("too_large", said)
 
     def _caps(self, offer: ConfiguredOffer, texts: Sequence[str]) -> frozenset[int]:
         """Counts that would be a cap met: none where the offer has shown that it reads so far."""
         if offer.provider.never_cuts:
             return frozenset()
-        needed = self._unrefused(offer, reading.length_to_prove(texts, _limit(offer)))
+        needed = self._unrefused(offer, self._length_to_prove(offer, texts))
         if needed <= self._tokens(offer, READS):
             return frozenset()
         return reading.COMMON_CAPS | {_limit(offer)}
@@ -207,6 +204,20 @@ class Vetting:
     def withdraws(self, fault: Fault, offer: ConfiguredOffer) -> bool:
         """Whether an objection of ours has lost its ground: the offer's counts mean nothing."""
         return isinstance(fault, Doubt) and offer.key in self.router.miscounting
+
+    def calibrate(self, finished: Finished) -> Flow[None]:
+        """Take in how many tokens the provider counted for a sound answer that nothing speaks
+        against."""
+        answer, offer = finished.outcome, finished.job.offer
+        if not isinstance(answer, Answer) or not answer.tokens:
+            return
+        if offer.key in self.router.miscounting:
+            return
+        calibration = self.router.calibration
+        counted = counted_tokens(self.router, finished.job)
+        moved = calibration.observe(offer.endpoint, answer.tokens, counted)
+        if moved is not None:
+            yield from self.learn(offer, calibration.name, moved)
 
     def canary(self, offer: ConfiguredOffer, texts: Sequence[str]) -> int | None:
         """The probe that a batch of these texts may carry, if one fits and something is known to

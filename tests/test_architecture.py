@@ -53,9 +53,9 @@ EXCEPTIONS = {("langchain.retriever", "postgres")}
 
 # Decisions without I/O: time, randomness and sending come in from outside.
 PURE = {
-    "amounts", "batching", "bisect", "call", "canary", "checks", "choosing", "effects",
-    "examination", "findings", "formats", "grants", "inquiries", "jobs", "meters", "offers",
-    "outcome", "parity", "planning", "provider", "reading", "router", "routing", "spaces",
+    "amounts", "batching", "bisect", "calibration", "call", "canary", "checks", "choosing",
+    "effects", "examination", "findings", "formats", "grants", "inquiries", "jobs", "meters",
+    "offers", "outcome", "parity", "planning", "provider", "reading", "router", "routing", "spaces",
     "standing", "terms", "tokens", "types", "vectors", "verdicts", "verification", "vetting",
     "windows",
 }  # fmt: skip
@@ -71,6 +71,8 @@ THIRD_PARTY_OF_INTEGRATIONS = {
 
 # A state in Postgres is the core's: inside functions, for those who have the extra.
 LAZY = {("postgres_place", "psycopg"), ("postgres_books", "psycopg"), ("postgres_state", "psycopg")}
+# Extras of the core: imported when a setting asks for them, by one module.
+THIRD_PARTY_OF_SETTINGS = {"tokenizers": "tokenizer"}
 
 
 class Import(NamedTuple):
@@ -179,6 +181,18 @@ def test_extras_are_imported_by_their_integration_alone() -> None:
     assert not wrong, "\n".join(wrong)
 
 
+def test_extras_of_settings_are_imported_late_and_by_one_module() -> None:
+    found = [item for item in ALL_IMPORTS if item.target in THIRD_PARTY_OF_SETTINGS]
+    assert {item.target for item in found} == THIRD_PARTY_OF_SETTINGS.keys()
+    wrong = [
+        place(item)
+        for item in found
+        if item.module != THIRD_PARTY_OF_SETTINGS[item.target]
+        or (item.at_top and not item.typing_only)
+    ]
+    assert not wrong, "\n".join(wrong)
+
+
 def test_in_the_core_the_http_client_stays_behind_the_transport() -> None:
     wrong = [
         place(found)
@@ -232,7 +246,7 @@ def test_sql_is_reached_through_two_modules() -> None:
 @pytest.mark.parametrize("blocked", [False, True], ids=["installed", "blocked"])
 def test_importing_the_package_loads_no_integration(blocked: bool) -> None:
     """In a fresh interpreter: with the extras there, and with their import made to fail."""
-    names = sorted(THIRD_PARTY_OF_INTEGRATIONS)
+    names = sorted(THIRD_PARTY_OF_INTEGRATIONS | THIRD_PARTY_OF_SETTINGS.keys())
     program = (
         "import sys\n"
         f"names = {names!r}\n"

@@ -90,17 +90,22 @@ def test_a_policy_that_gives_garbage_is_named(made: Made, garbage: Any) -> None:
 def test_long_texts_are_looked_for_once_and_not_for_each_batch(
     made: Made, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from qwen_embed_plugins import batching, tokens
+    from qwen_embed_plugins import batching
 
     asked = 0
-    estimate = tokens.estimate_tokens
+    set_apart = batching.set_long_apart
 
-    def counting(text: str) -> int:
-        nonlocal asked
-        asked += 1
-        return estimate(text)
+    def counting(*arguments: Any) -> Any:
+        *others, counter = arguments
 
-    monkeypatch.setattr(batching, "estimate_tokens", counting)
+        def count(text: str) -> int:
+            nonlocal asked
+            asked += 1
+            return int(counter(text))
+
+        return set_apart(*others, count)  # type: ignore[call-arg]
+
+    monkeypatch.setattr("qwen_embed_plugins.call.set_long_apart", counting)
     made(offers=[Offer(SMALL, "w", max_input_tokens=100)]).embed([f"t{n}" for n in range(1000)])
     assert asked == 1000
 

@@ -14,7 +14,9 @@ import numpy as np
 
 from qwen_embed_plugins.amounts import NOTHING, Amount, units
 from qwen_embed_plugins.books import LIMIT_SECONDS, usage
+from qwen_embed_plugins.calibration import LEAST
 from qwen_embed_plugins.call import KNOWN_GOOD
+from qwen_embed_plugins.catalogue import RESERVED_OVER_ESTIMATE
 from qwen_embed_plugins.errors import NoOfferLeft
 from qwen_embed_plugins.ledger import MemoryLedger, budget_meters
 from qwen_embed_plugins.meters import GRANTS, Meter
@@ -24,7 +26,7 @@ from qwen_embed_plugins.reading import BEYOND, LENGTHS, WITHIN, pair
 from qwen_embed_plugins.routing import free_first
 from qwen_embed_plugins.shared_ledger import SQLiteLedger
 from qwen_embed_plugins.spaces import shorten
-from qwen_embed_plugins.tokens import estimate_all
+from qwen_embed_plugins.tokens import estimate_tokens
 from qwen_embed_plugins.windows import Rolling
 from tests.simulation.schedules import INSTRUCTION, LONG, SECRET, Schedule
 from tests.simulation.servers import vector
@@ -373,17 +375,21 @@ def _used_tokens(attempt: Attempt) -> int:
     reported = getattr(reply.outcome, "tokens", None)
     if not finished.maybe_served:
         if isinstance(finished.outcome, tuple):
-            return reported if reported is not None else _estimate(attempt)
+            return reported if reported is not None else _likely(attempt)
         return 0
-    return _estimate(attempt)
+    return _likely(attempt)
+
+
+def _likely(attempt: Attempt) -> int:
+    """The estimate, as corrected by what the offer counted before: half of what was held."""
+    return attempt.reservation.use.tokens // RESERVED_OVER_ESTIMATE
 
 
 def _estimate(attempt: Attempt) -> int:
     batch = attempt.job.batch
     apart = attempt.job.offer.provider.adds_instruction
-    return estimate_all(batch.texts) + apart * len(batch.texts) * estimate_all(
-        [batch.instruction or ""]
-    )
+    instructions = apart * len(batch.texts) * estimate_tokens(batch.instruction or "")
+    return sum(map(estimate_tokens, batch.texts)) + instructions
 
 
 def _paid(attempt: Attempt, tokens: int) -> Decimal:
@@ -469,7 +475,7 @@ def _is_complete(schedule: Schedule, attempt: Attempt) -> None:
             raise Broken("pay", f"{offer.key} has no price, and was asked under a budget")
         if (price or 0) * use.tokens / 1_000_000 != use.cost:
             raise Broken("limit", f"{offer.key}: {use.tokens} tokens were held for {use.cost} USD")
-    if _estimate(attempt) > use.tokens:
+    if _estimate(attempt) * LEAST > use.tokens:
         raise Broken("limit", f"{offer.key}: {use.tokens} tokens held for {_estimate(attempt)}")
 
 
@@ -621,7 +627,10 @@ class _Room:
     def __init__(self, schedule: Schedule) -> None:
         self.schedule = schedule
         self.taken: Counter[Any] = Counter()
-        self.ample = 2 * max((estimate_all(job.texts) for job in schedule.jobs), default=0) + 400
+        self.ample = (
+            2 * max((sum(map(estimate_tokens, job.texts)) for job in schedule.jobs), default=0)
+            + 400
+        )
 
     def note(self, attempt: Attempt) -> None:
         meter, use = _grant(attempt), attempt.reservation.use

@@ -11,7 +11,7 @@ from random import Random
 from typing import Any, Protocol
 
 from qwen_embed_plugins.drivers import _Progress, failed, keep_books, remember, settle_rest
-from qwen_embed_plugins.effects import Finished, Flow, Job, Reserve, Settle, Start, Wait
+from qwen_embed_plugins.effects import Aside, Finished, Flow, Job, Reserve, Settle, Start, Wait
 from qwen_embed_plugins.errors import ProviderError, QwenEmbedError
 from qwen_embed_plugins.events import Event
 from qwen_embed_plugins.ledger import Ledger, Reservation
@@ -179,7 +179,7 @@ class World:
                 keep_books(effect, call.process.ledger, call.held)
                 attempt = call.attempts[effect.reservation.id]
                 attempt.settled_step = attempt.ended_step = self.step
-            else:
+            elif not isinstance(effect, Aside):  # calls of the simulation have no cache
                 reply = remember(effect, self.state)
             if self.interleave and self.random.random() < self.interleave:
                 self.after(0.0, lambda: self._go_on(call, reply))  # noqa: B023

@@ -50,17 +50,17 @@ def test_rounding_is_no_difference_and_a_small_one_is() -> None:
 
 
 def test_short_texts_prove_nothing_and_long_ones_up_to_the_limit() -> None:
-    assert length_to_prove(["word " * 200], 32768) == 0
-    assert length_to_prove(["word " * 600], 32768) == 2_200
-    assert length_to_prove(["word " * 15_000], 32768) == int(32768 * WITHIN)
-    assert length_to_prove(["word " * 40_000], 32768) == int(32768 * BEYOND)
-    assert length_to_prove([], 32768) == 0
+    assert length_to_prove(["word " * 200], 32768, estimate_tokens) == 0
+    assert length_to_prove(["word " * 600], 32768, estimate_tokens) == 2_200
+    assert length_to_prove(["word " * 15_000], 32768, estimate_tokens) == int(32768 * WITHIN)
+    assert length_to_prove(["word " * 40_000], 32768, estimate_tokens) == int(32768 * BEYOND)
+    assert length_to_prove([], 32768, estimate_tokens) == 0
 
 
 @given(words=st.integers(1, 60_000), limit=st.sampled_from([512, 2048, 8192, 32768]))
 def test_what_is_asked_for_grows_with_the_text_and_fits_the_offer(words: int, limit: int) -> None:
-    shared = length_to_prove(["word " * words], limit)
-    assert shared <= length_to_prove(["word " * (words + 100)], limit)
+    shared = length_to_prove(["word " * words], limit, estimate_tokens)
+    assert shared <= length_to_prove(["word " * (words + 100)], limit, estimate_tokens)
     if 0 < shared <= limit:
         assert reference_tokens(pair(shared)[0]) <= limit
     if shared > limit:
@@ -70,20 +70,23 @@ def test_what_is_asked_for_grows_with_the_text_and_fits_the_offer(words: int, li
 def test_a_count_that_equals_a_cap_or_is_under_half_shows_a_cut() -> None:
     text = "A sentence of common words that goes on. " * 40
     about = estimate_tokens(text)
-    assert counted_less([text], about // 2 - 10, frozenset()) is not None
-    assert counted_less([text], about * 2 // 3, frozenset()) is None
-    assert counted_less([text], about * 2 // 3, frozenset({about * 2 // 3})) is not None
-    assert counted_less([text], about + 1, frozenset({about + 1})) is None
-    assert counted_less(["short"] * 50, 10, COMMON_CAPS) is None
+    assert counted_less([text], about // 2 - 10, frozenset(), estimate_tokens) is not None
+    assert counted_less([text], about * 2 // 3, frozenset(), estimate_tokens) is None
+    assert (
+        counted_less([text], about * 2 // 3, frozenset({about * 2 // 3}), estimate_tokens)
+        is not None
+    )
+    assert counted_less([text], about + 1, frozenset({about + 1}), estimate_tokens) is None
+    assert counted_less(["short"] * 50, 10, COMMON_CAPS, estimate_tokens) is None
 
 
 def test_who_counts_short_texts_wrongly_counts_something_else() -> None:
     texts = ["a plain sentence of several words"] * 4
-    assert counts_too_few(texts, 4)
-    assert not counts_too_few(texts, 28)
-    assert not counts_too_few([*texts, "word " * 400], 4)
+    assert counts_too_few(texts, 4, estimate_tokens)
+    assert not counts_too_few(texts, 28, estimate_tokens)
+    assert not counts_too_few([*texts, "word " * 400], 4, estimate_tokens)
 
 
 def test_runs_of_characters_have_few_tokens() -> None:
     # Counted with Qwen's tokenizer: 4,000 spaces are 32 tokens.
-    assert counted_less([" " * 4000 + "the end" * 20], 60, COMMON_CAPS) is None
+    assert counted_less([" " * 4000 + "the end" * 20], 60, COMMON_CAPS, estimate_tokens) is None

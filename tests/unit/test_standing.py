@@ -81,11 +81,11 @@ def test_the_last_minute_is_the_sum_of_its_slices() -> None:
     counts = [
         slice_of(PER_MINUTE, NOW - 90, Amount(100, 100)),
         slice_of(PER_MINUTE, NOW - 40, Amount(4, 40)),
-        slice_of(PER_MINUTE, NOW - 5, Amount(5, 50)),
+        slice_of(PER_MINUTE, NOW - 5, Amount(6, 50)),
         Count(PER_MINUTE.held_key(NOW), NOTHING, Amount(1, 10)),
     ]
     standing = Record(counts, NOW).of(PER_MINUTE)
-    assert (standing.used, standing.held) == (Amount(9, 90), Amount(1, 10))
+    assert (standing.used, standing.held) == (Amount(10, 90), Amount(1, 10))
     assert standing.left == (0, 400, None)
     assert standing.is_used_up
     assert standing.renews_at is not None

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import sqlite3
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 from time import time
 
@@ -12,7 +14,7 @@ import pytest
 
 from qwen_embed_plugins import ConfigurationError
 from qwen_embed_plugins import state as module
-from qwen_embed_plugins.state import CAPABILITY_SECONDS, SQLiteState
+from qwen_embed_plugins.state import CAPABILITY_SECONDS, MemoryState, SQLiteState, State
 from qwen_embed_plugins.stores import state_at
 from qwen_embed_plugins.verdicts import Verdict
 from tests.stores import Store, file_store
@@ -130,3 +132,40 @@ def test_a_damaged_verdict_is_none(tmp_path: Path, content: str) -> None:
         database.execute("insert into verdict values ('b', 'toy', ?)", (content,))
     database.close()
     assert list(state.verdicts("toy")) == ["a"]
+
+
+def test_since_when_a_verdict_holds_is_kept_whoever_writes_it(tmp_path: Path) -> None:
+    """Each writer knows only its own verdict; two endpoints and two models do not mix."""
+    path = tmp_path / "state.db"
+    kept: list[State] = [SQLiteState(str(path)), MemoryState()]
+
+    def verdict(at: float, *, serves: bool, model: str = "toy") -> Verdict:
+        return Verdict(model, serves=serves, reason="", measure="verify", at=at)
+
+    for state in kept:
+        state.keep_verdict("a", verdict(1.0, serves=True))
+        assert state.verdicts("toy")["a"].since == 0.0
+        state.keep_verdict("a", verdict(2.0, serves=False))
+        state.keep_verdict("b", verdict(3.0, serves=True))
+        state.keep_verdict("a", verdict(3.0, serves=True, model="other"))
+        state.keep_verdict("a", verdict(4.0, serves=False))
+        state.keep_verdict("a", verdict(5.0, serves=True))
+        state.keep_verdict("a", verdict(6.0, serves=True))
+        assert state.verdicts("toy")["a"].since == 5.0
+        assert state.verdicts("toy")["a"].at == 6.0
+        assert state.verdicts("toy")["b"].since == 0.0
+        assert state.verdicts("other")["a"].since == 0.0
+        state.keep_verdict("a", replace(verdict(7.0, serves=True), since=7.0))
+        assert state.verdicts("toy")["a"].since == 7.0
+
+
+def test_a_verdict_of_an_older_version_is_understood(tmp_path: Path) -> None:
+    path = tmp_path / "state.db"
+    state = SQLiteState(str(path))
+    state.keep_verdict("a", Verdict("toy", serves=True, reason="r", measure="verify", at=1.0))
+    with sqlite3.connect(path) as database:
+        [(content,)] = database.execute("select content from verdict").fetchall()
+        older = {name: value for name, value in json.loads(content).items() if name != "since"}
+        database.execute("update verdict set content = ?", (json.dumps(older),))
+    database.close()
+    assert state.verdicts("toy")["a"].since == 0.0
