@@ -124,9 +124,11 @@ def test_ten_million_texts_take_few_requests_on_paper(
     assert len(made) == 3
 
 
-def test_few_of_very_many_are_told_exactly(tmp_path: Path) -> None:
+@pytest.mark.parametrize("now", [NOON, NOON - 3, NOON + 700])
+def test_few_of_very_many_are_told_exactly(now: float, tmp_path: Path) -> None:
+    """Also where the first day's requests are forgotten in two steps."""
     setup = setup_of(tmp_path, {"few": {"requests_per_day": 50, "max_inputs": 32}})
-    rehearsal = rehearse(setup, Workload(10_000_000, 2 * 10**9), "document", NOON)
+    rehearsal = rehearse(setup, Workload(10_000_000, 2 * 10**9), "document", now)
     assert rehearsal.served == 50 * 32
     assert rehearsal.later is not None
     assert rehearsal.later.is_extrapolated
