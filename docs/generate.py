@@ -16,6 +16,7 @@ from typing import Any
 
 from qwen_embed_plugins.cli.terms import (
     LABELS,
+    claim_text,
     doubt,
     fact_texts,
     grant_text,
@@ -51,6 +52,13 @@ Every fact has a source and the month in which it was read. A star marks what th
 does not say: it comes from a third party, from an issue, or from hearsay. Prices \
 and limits age. Settings override each of them, and an offer whose price nobody knows is not used \
 while a budget is set.
+
+A grant counts as free once it is claimed, since nobody here can see whether the account has it: \
+`free = true` in `[providers.NAME]`, with `free_until` where it lasts some days: a time, or the \
+first day that is not free, in UTC. Or state yours: `free_tokens`, `free_usd` or \
+`free_tokens_per_day`. Limits of an account (requests and tokens per \
+minute or day, requests at once) are kept where the provider itself states them. The others are \
+marked "not enforced": they are only shown, until settings state them.
 
 Prices are for a million tokens. In other currencies than dollars they count as a little more than \
 they are, so that a budget in dollars holds: {currencies}.
@@ -173,7 +181,7 @@ def _price(name: str, offer: Offer) -> str:
 def _provider(name: str, declared: RegisteredProvider | None) -> Iterator[str]:
     offers = _catalogue.offers_of(name)
     yield f"## {name}\n"
-    account = [f"- {said}" for said in _account(offers[0], declared)]
+    account = [f"- {said}" for said in _account(name, offers[0], declared)]
     if account:
         yield "\n".join(account) + "\n"
     rows = [
@@ -192,7 +200,7 @@ def _provider(name: str, declared: RegisteredProvider | None) -> Iterator[str]:
     yield from _sources(offers)
 
 
-def _account(offer: Offer, declared: RegisteredProvider | None) -> Iterator[str]:
+def _account(name: str, offer: Offer, declared: RegisteredProvider | None) -> Iterator[str]:
     """What holds for the account, whatever the model."""
     if declared is not None:
         provider = declared.provider
@@ -208,6 +216,8 @@ def _account(offer: Offer, declared: RegisteredProvider | None) -> Iterator[str]
         said = fact_texts(offer).get(fact)
         if said is not None:
             yield f"{LABELS[fact]}: {said}{_star(offer, fact)}"
+    if offer.grant:
+        yield f"to claim the grant: {claim_text(offer.grant, name)}"
 
 
 def answers(name: str, folder: Path = ANSWERS) -> Iterator[str]:

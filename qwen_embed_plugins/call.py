@@ -112,7 +112,8 @@ class EmbedCall:
             first = self.pool.popleft()
             if self._is_moot(first):
                 continue
-            piece: Piece | None = first
+            dissolved = first.split is not None and first.split.dissolved
+            piece: Piece | None = first.freed() if dissolved else first
             while piece is not None:
                 choice = self.chooser.choose(piece)
                 if isinstance(choice, Blocked):
@@ -125,8 +126,15 @@ class EmbedCall:
     def _is_moot(self, piece: Piece) -> bool:
         """Whether a piece of ours waits for something that has been decided meanwhile."""
         if piece.inquiry is not None:
+            if not self._has_texts_left():
+                self.vetting.inquiries.close(piece.inquiry.offer)
             return not self.vetting.inquiries.is_open(piece.inquiry)
         return piece.probe and piece.split is not None and piece.split.dissolved
+
+    def _has_texts_left(self) -> bool:
+        """Whether a text of the call still has no verdict: else nobody needs to be asked."""
+        pieces = (*self.pool, *(item.piece for item in self.under_way.values()))
+        return any(piece.inquiry is None for piece in pieces)
 
     def _wait_or_give_up(self, piece: Piece, blocked: Blocked) -> None:
         if not blocked.for_good:
@@ -148,8 +156,12 @@ class EmbedCall:
         if too_long is not None:
             self.pool.append(too_long)
         due = self._may_carry_more(piece) and self.vetting.canary_due(offer)
-        batch_piece, rest = self._cut(piece, offer, spare=due)
-        batch_piece = self._without_what_may_be_cut(batch_piece, offer)
+        whole, rest = self._cut(piece, offer, spare=due)
+        batch_piece = self._without_what_may_be_cut(whole, offer)
+        if batch_piece.places != whole.places:
+            # Those wait in the pool already, should the others have to go back.
+            left = rest.places if rest is not None else ()
+            piece = replace(piece, places=(*batch_piece.places, *left))
         if not batch_piece.places and not piece.probe:
             self.router.places.give_back(offer.key)
             return rest
@@ -225,7 +237,8 @@ class EmbedCall:
             return
         fits = self.spending.fits(offer, refused)
         if fits and is_cuttable(piece) and len(piece.places) > 1:
-            self.room[offer.key] = fits
+            # Smaller in any case: an instruction or a canary that goes along counts as well.
+            self.room[offer.key] = min(fits, estimate_all(self._texts(piece)) - 1)
             return
         self.room.pop(offer.key, None)
         self.spending.spent(offer, refused)
@@ -352,6 +365,7 @@ class EmbedCall:
         if piece.failures >= FAILURES_IN_A_ROW and offer.key in self.accepted:
             # The offer takes other texts: perhaps one of these is what makes it fail.
             self.failures[offer.key] = 0
+            self.router.health.forgive(offer.key)
             self._refused(replace(piece, failures=0), offer, fault)
             return
         if (
@@ -365,16 +379,22 @@ class EmbedCall:
             piece = replace(piece, failures=0, split=None)
             self._judge(Split(offer, unanswered=0, held=[(piece, fault)]))
             return
-        if item.began >= self.failed_at.get(offer.key, item.began):
-            # Else it was under way when the last failure showed: the same one, seen again.
+        now = self.router.now()
+        last = self.failed_at.get(offer.key, item.began)
+        if item.began >= last or now < last:
+            # Else it was under way when the last failure showed: the same one, seen again. One that
+            # is still to come was seen before the clock was set back.
             self.failures[offer.key] += 1
-            self.failed_at[offer.key] = self.router.now()
+            self.failed_at[offer.key] = now
         if self.failures[offer.key] >= self._failures_allowed(fault):
             self.outcome.out[offer.key] = fault.message
             if fault.kind == "rate_limited":
                 self.chooser.limited.add(offer.key)
-        if piece.inquiry is not None:
+        if piece.inquiry is not None and fault.kind != "rate_limited":
             self.vetting.failed(piece.inquiry)
+        elif piece.inquiry is not None:
+            # Asked again in time: to begin anew might use up each minute's limit for ever.
+            self.pool.append(piece)
         else:
             self._release(piece)
 

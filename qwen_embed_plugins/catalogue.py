@@ -177,6 +177,29 @@ def provider_tables(settings: Settings, registry: Registry) -> Iterator[Provider
         yield settings.providers.get(name) or ProviderSettings(name=name)
 
 
+def offers_of_all_models(
+    settings: Settings, registry: Registry, also: Collection[str] = ()
+) -> Iterator[ConfiguredOffer]:
+    """Every offer that is set up here, of whatever model and in `use` or not: what belongs to the
+    user's accounts. `also` holds keys of offers of which a plugin need not know the model."""
+    for name in dict.fromkeys((*settings.providers, *registry.providers)):
+        table = settings.providers.get(name) or ProviderSettings(name=name)
+        declared = registry.providers.get(table.kind or table.name)
+        models = [settings.model, *table.models]
+        models += [offer.model for offer in declared.offers] if declared else []
+        models += [key.partition("/")[2] for key in also if key.startswith(f"{name}/")]
+        for model in dict.fromkeys(models):
+            if model not in registry.models:
+                continue
+            chosen = replace(settings, model=model, dimensions=None)
+            try:
+                outcome = configure(table, registry.models[model], chosen, registry)
+            except ConfigurationError:
+                continue  # whoever asks for this model, or uses this table, is told
+            if isinstance(outcome, ConfiguredOffer):
+                yield outcome
+
+
 class WayOut(NamedTuple):
     """Another model, and the providers that would serve it for nothing."""
 
@@ -274,8 +297,8 @@ def _why_unpriced(
     limited = settings.budget.limited
     if offer.price is not None or not (limited or table.has_budget):
         return None
-    if any(grant.meter.kind == "grant" for grant in offer.grants):
-        return None
+    if offer.has_grants:
+        return None  # in tokens: without a price there is none in money
     here = f"[providers.{table.name}]"
     remedy = 'set usd_per_day = "unlimited" under [budget]' if limited else f"lift that of {here}"
     return (

@@ -129,7 +129,8 @@ class Chooser:
         allowed = [
             offer
             for offer in offers
-            if offer.key not in self.out
+            if offer.key in self.tiers  # it may have lost a grant, and have no price to be asked at
+            and offer.key not in self.out
             and offer.key not in piece.unread
             and self.router.parity.refuses(offer) is None
         ]
@@ -141,8 +142,7 @@ class Chooser:
         return asked or offer.key in self.short_of_money
 
     def _has_place(self, offer: ConfiguredOffer) -> bool:
-        places = self.router.pacing.places(offer.key, self.router.most_at_once(offer))
-        if self.router.places.take(offer.key, places, self.wake):
+        if self.router.places.take(offer.key, self.router.places_at(offer), self.wake):
             return True
         self.wanted.add(offer.key)
         return False

@@ -14,6 +14,7 @@ import time
 import weakref
 from collections.abc import Callable, Generator
 from dataclasses import dataclass, replace
+from decimal import Decimal
 from typing import Any, Protocol, TypeVar
 
 from qwen_embed_plugins.catalogue import ConfiguredOffer
@@ -196,6 +197,9 @@ def usable(answer: Any) -> Answer:
         raise TypeError(f"the exchange returned {type(answer).__name__}, no Answer")
     if answer.tokens is not None and (type(answer.tokens) is not int or answer.tokens < 0):
         raise TypeError(f"the answer's tokens are {shown(answer.tokens)}, no count")
+    cost: Any = answer.cost
+    if cost is not None and not (isinstance(cost, Decimal) and cost.is_finite() and cost >= 0):
+        raise TypeError(f"the answer's cost is {shown(cost)}, no Decimal of 0 or more")
     return answer
 
 

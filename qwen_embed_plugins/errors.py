@@ -71,15 +71,22 @@ class PartialFailure(QwenEmbedError):
 
 
 class NoOfferLeft(QwenEmbedError):
-    """No offer could serve. `reasons` maps each offer to why, `retry_at` says when it is worth
-    another try (seconds since the epoch; None: not before the settings change)."""
+    """No offer could serve. `reasons` maps each offer to why, `again` those that rest to when they
+    are asked again, and `retry_at` says when it is worth another try (all in seconds since the
+    epoch; None: not before the settings change)."""
 
     def __init__(
-        self, message: str, *, reasons: Mapping[str, str], retry_at: float | None = None
+        self,
+        message: str,
+        *,
+        reasons: Mapping[str, str],
+        retry_at: float | None = None,
+        again: Mapping[str, float] | None = None,
     ) -> None:
         super().__init__(message)
         self.reasons = dict(reasons)
         self.retry_at = retry_at
+        self.again = dict(again or {})
 
 
 class BudgetExceeded(QwenEmbedError):

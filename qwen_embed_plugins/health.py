@@ -97,12 +97,26 @@ class Health:
         """Pause an offer or account as its fault asks, longer with each failure in a row."""
         with self._lock:
             state = self._of(key)
-            if began >= state.failed_at:
+            # A failure that is still to come was seen before the clock was set back.
+            if began >= state.failed_at or now < state.failed_at:
                 state.failures += 1
                 state.failed_at = now
             until = max(state.paused_until, now + self._pause_seconds(state, fault, now))
             state.paused_until, state.fault = until, fault
             return Paused(until, fault)
+
+    def forgive(self, key: str) -> None:
+        """Its failures were put down to what it was sent."""
+        with self._lock:
+            state = self._of(key)
+            state.failures, state.paused_until, state.fault = 0, 0.0, None
+
+    def is_doubtful(self, key: str) -> bool:
+        """Whether its last attempts failed, and nothing succeeded since. A rate limit is no doubt:
+        it takes as much as it takes."""
+        with self._lock:
+            fault = self._of(key).fault
+            return fault is not None and fault.kind in ("unavailable", "bad_vector")
 
     def rests(self, key: str, fault: Fault, until: float) -> Paused:
         """Pause an offer or account because of a limit that we keep, which is no failure."""

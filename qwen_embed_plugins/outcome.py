@@ -108,7 +108,12 @@ class Outcome:
     def _told(self) -> str:
         """The reasons in words; services that nobody has set up here are only counted."""
         unnamed = self.router.catalogue.unnamed
-        said = [f"{name}: {why}" for name, why in self.reasons().items() if name not in unnamed]
+        again = self._again()
+        said = [
+            f"{name}: {why}" + (f" (again at {clock(again[name])})" if name in again else "")
+            for name, why in self.reasons().items()
+            if name not in unnamed
+        ]
         if not said:
             said = ["none is set up; start Ollama, or set the key of a service"]
         if unnamed:
@@ -125,8 +130,12 @@ class Outcome:
             return "its grant is spent or over, no price is known, and a budget is set"
         pause = self.router.pause(offer)
         said = self.out.get(offer.key) or (pause and pause.fault.message)
-        again = f" (asked again at {clock(pause.until)})" if pause else ""
-        return f"{said}{again}" if said else "not usable for these texts"
+        return said or "not usable for these texts"
+
+    def _again(self) -> dict[str, float]:
+        """When an offer that rests is asked again."""
+        pauses = {offer.key: self.router.pause(offer) for offer in self.router.catalogue.offers}
+        return {key: pause.until for key, pause in pauses.items() if pause is not None}
 
     def _way_out(self) -> str:
         """Another model that would cost nothing, in words; "" if there is none."""
@@ -148,8 +157,7 @@ class Outcome:
     def retry_at(self) -> float | None:
         """When it is worth another try (seconds since the epoch); None: not before the settings
         change."""
-        pauses = [self.router.pause(offer) for offer in self.router.catalogue.offers]
-        moments = [pause.until for pause in pauses if pause is not None]
+        moments = list(self._again().values())
         if self._budget is not None and self._budget.until is not None:
             moments.append(self._budget.until)
         return min(moments, default=None)
@@ -162,7 +170,9 @@ class Outcome:
             if self._budget is not None:
                 raise BudgetExceeded(self._budget.message + way_out, retry_at=self._budget.until)
             message = f"no offer left for {self.request.space}: {self._told()}{way_out}"
-            raise NoOfferLeft(message, reasons=self.reasons(), retry_at=self.retry_at())
+            raise NoOfferLeft(
+                message, reasons=self.reasons(), retry_at=self.retry_at(), again=self._again()
+            )
         return EmbedResult(
             vectors=self.vectors,
             errors=tuple(self.errors[place] for place in sorted(self.errors)),

@@ -151,7 +151,10 @@ class Parity:
             if own is None or own.at < verdict.at:
                 self.verdicts[endpoint] = verdict
         known = known_probes(stored, self.offers)
-        self.met |= {place: rows for place, rows in known.items() if place in self.met}
+        # Who has met nobody takes in all, as a new process does: else one that alone is left, since
+        # a verdict took out who gave the measure, would not be compared with anyone.
+        unmet = not self.met
+        self.met |= {place: rows for place, rows in known.items() if unmet or place in self.met}
 
     def _first_met(self) -> ConfiguredOffer | None:
         by_endpoint = {offer.endpoint: offer for offer in reversed(self.offers)}

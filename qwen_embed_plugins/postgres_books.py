@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
 from qwen_embed_plugins.books import Books, Count, Page, Question
@@ -93,8 +93,21 @@ class _Session:
         return [cursor.fetchall() for cursor in cursors]
 
 
-def _pipeline(connection: psycopg.Connection[Any]) -> AbstractContextManager[object]:
+@contextmanager
+def _pipeline(connection: psycopg.Connection[Any]) -> Iterator[None]:
+    """Statements are sent together until one's rows are asked for."""
     import psycopg
 
-    supported = psycopg.Pipeline.is_supported()  # not by a libpq older than 14
-    return connection.pipeline() if supported else nullcontext()
+    if not psycopg.Pipeline.is_supported():  # by a libpq older than 14
+        yield
+        return
+    pipeline = connection.pipeline()
+    pipeline.__enter__()
+    try:
+        yield
+    except BaseException:
+        # Told of the error, psycopg would log it a second time.
+        with suppress(psycopg.Error):
+            pipeline.__exit__(None, None, None)
+        raise
+    pipeline.__exit__(None, None, None)

@@ -58,7 +58,12 @@ _STATUS = (
 )
 _NO_TABLES = ("42P01", "3F000")
 _NO_RIGHT = "42501"
-_READ_ONLY = "25006"
+_REMEDIES = {
+    "25006": "name the primary, or free its disk",  # read_only_sql_transaction
+    "53100": "free its disk",  # disk_full
+    # lock_not_available
+    "55P03": "somebody keeps the books locked: see pg_locks where locktype = 'advisory'",
+}
 
 
 class NoTables(Exception):
@@ -162,9 +167,8 @@ def _remedy(error: psycopg.Error) -> str:
             "qwen_embed_state to ROLE; grant select, insert, update, delete on all tables in "
             "schema qwen_embed_state to ROLE"
         )
-    if error.sqlstate == _READ_ONLY:
-        return "name the primary, or free its disk"
-    return "see that the server runs and lets this user in, or name another with state = …"
+    remedy = "see that the server runs and lets this user in, or name another with state = …"
+    return _REMEDIES.get(error.sqlstate or "", remedy)
 
 
 def _psycopg() -> Any:

@@ -108,6 +108,12 @@ class Router:
         """How many requests may be under way at an offer, however well it takes them."""
         return min(self.concurrency, offer.offer.max_concurrency or self.concurrency)
 
+    def places_at(self, offer: ConfiguredOffer) -> int:
+        """How many requests may be under way at an offer now. After a failure a single one goes
+        ahead and shows whether it is over."""
+        doubtful = self.health.is_doubtful(offer.key) or self.health.is_doubtful(offer.account)
+        return 1 if doubtful else self.pacing.places(offer.key, self.most_at_once(offer))
+
     def pause(self, offer: ConfiguredOffer) -> Paused | None:
         """The pause that an offer is in, by itself or with its account."""
         now = self.now()

@@ -221,9 +221,8 @@ SECRET_WORDS = ("proxy", "key", "token", "secret", "password", "state")
 
 
 def sounds_secret(name: str) -> bool:
-    """Whether a setting's value may be or hold a secret, judged by its name. Tokens are counted,
-    and no secret: `free_tokens`."""
-    return "tokens" not in name and any(word in name for word in SECRET_WORDS)
+    """Whether a setting's value may be or hold a secret, judged by its name."""
+    return any(word in name for word in SECRET_WORDS)
 
 
 def checked_table(table: Mapping[str, Any], known: Mapping[str, Check], where: str) -> Any:
@@ -235,7 +234,8 @@ def checked_table(table: Mapping[str, Any], known: Mapping[str, Check], where: s
         try:
             checked[name] = known[name](value)
         except ValueError as error:
-            secret = sounds_secret(name)
+            # Ours of that name are counts: `free_tokens`, `tokens_per_minute`.
+            secret = sounds_secret(name) and "tokens" not in name
             said = without_secrets(value) if isinstance(value, str) else value
             found = "" if secret or isinstance(value, Mapping) else f" = {shown(said)}"
             raise ConfigurationError(f"{where}: {name}{found}: {error}") from None

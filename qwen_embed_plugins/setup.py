@@ -11,6 +11,7 @@ from functools import partial
 from random import Random
 from typing import Any, TypeAlias
 
+from qwen_embed_plugins.books import Books
 from qwen_embed_plugins.canary import Canaries
 from qwen_embed_plugins.catalogue import Catalogue, build_catalogue, ways_out
 from qwen_embed_plugins.errors import ConfigurationError
@@ -68,6 +69,11 @@ def space_of(settings: Settings, catalogue: Catalogue) -> EmbeddingSpace:
     return EmbeddingSpace(model.name, dimensions)
 
 
+def books_of(settings: Settings) -> Books:
+    """The books that the settings name, unopened; whoever asks for them closes them."""
+    return books_at(settings.state_place(), time.time)
+
+
 @dataclass(frozen=True, slots=True)
 class Setup:
     """What an embedder is made of, put together once from settings and plugins."""
@@ -93,8 +99,12 @@ class Setup:
             catalogue,
             space_of(settings, catalogue),
             state_at(place),
-            SharedLedger(books_at(place, time.time), settings.budget, time.time),
+            SharedLedger(books_of(settings), settings.budget, time.time),
         )
+
+    def books(self) -> Books:
+        """The record of what all processes used, apart from this one's ledger; to be closed."""
+        return books_of(self.settings)
 
     def router(self) -> Router:
         """A router with fresh health: what one process learns about offers while it runs. Reads the

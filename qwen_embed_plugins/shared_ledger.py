@@ -31,7 +31,7 @@ import os
 import threading
 import weakref
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from decimal import Decimal
 from pathlib import Path
 from time import monotonic
@@ -234,7 +234,7 @@ class SharedLedger:
                 without = counted._replace(held=counted.held - entry.spare)  # not lost to it
                 refused = without.refusal(hold.meter, hold.bound, page.now)
                 if refused is not None:
-                    return refused
+                    return self._by_our_clock(refused, page)
                 fits = affordable(hold.bound, hold.meter.left(counted.used + counted.held))
                 attempts = min(attempts, entry.block.size, fits)
             for hold in holds:
@@ -243,6 +243,14 @@ class SharedLedger:
                 self._keep(page, entry)
                 entry.block.size = min(LARGEST, entry.block.size * 2)
         return None
+
+    def _by_our_clock(self, refused: Refused, page: Page) -> Refused:
+        """The same by this machine's clock, so that a wait is as long as by the page's. What is
+        less than a second is the time that the transaction took."""
+        ahead = self._now() - page.now
+        if refused.until is None or abs(ahead) < 1:
+            return refused
+        return replace(refused, until=refused.until + ahead)
 
     def _block_of(self, hold: Hold) -> Block:
         return self._blocks.setdefault(hold.key, Block(hold.key, hold.meter))

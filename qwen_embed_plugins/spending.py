@@ -11,7 +11,7 @@ from qwen_embed_plugins.effects import Finished, Flow, Reserve, Settle
 from qwen_embed_plugins.events import AttemptFinished, BudgetReached, OfferPaused
 from qwen_embed_plugins.ledger import Reservation
 from qwen_embed_plugins.meters import GRANTS, Meter, Refused
-from qwen_embed_plugins.tariffs import Tariff, charge, use_of
+from qwen_embed_plugins.tariffs import Charge, Tariff, charge, use_of
 from qwen_embed_plugins.types import Answer, Attempt, Fault, FaultKind
 
 if TYPE_CHECKING:
@@ -115,7 +115,7 @@ class Spending:
         """Book what the attempt used, and tell of it."""
         offer, tokens = finished.job.offer, tokens_used(held, finished)
         self.outcome.estimated |= tokens > 0 and reported(finished) is None
-        charged = charge(offer, held.tariff, held.reservation.use.tokens, tokens)
+        charged = charged_for(held, finished, tokens)
         sent = int(was_sent(finished))
         yield Settle(held.reservation, tokens, charged.cost, sent, charged.credit)
         count = len(finished.job.batch.texts)
@@ -141,6 +141,12 @@ def tokens_used(held: Held, finished: Finished) -> int:
         return counted
     answered = isinstance(finished.outcome, Answer)
     return held.tokens if answered or finished.maybe_served else 0
+
+
+def charged_for(held: Held, finished: Finished, tokens: int) -> Charge:
+    """What the attempt has cost."""
+    told = finished.outcome.cost if isinstance(finished.outcome, Answer) else None
+    return charge(finished.job.offer, held.tariff, held.reservation.use.tokens, tokens, told)
 
 
 def was_sent(finished: Finished) -> bool:

@@ -82,8 +82,9 @@ class Tariffs:
         return min((moment for moment in moments if moment > now), default=float("inf"))
 
     def spent(self, refused: Refused, now: float) -> None:
-        """The ledger refused a grant: it is done without until its reset, or for a while."""
-        until = refused.until if refused.until is not None else now + TRY_AGAIN_SECONDS
+        """The ledger refused a grant: it is done without for a while, or until its reset."""
+        again = now + TRY_AGAIN_SECONDS
+        until = again if refused.until is None else min(refused.until, again)
         with self._lock:
             self._spent[_key(refused.meter, now)] = until
             self.version += 1
@@ -104,11 +105,14 @@ def use_of(offer: ConfiguredOffer, tariff: Tariff, tokens: int) -> Use:
     return Use(offer.account, offer.key, tokens, Decimal(0), offer.cost(tokens), meters)
 
 
-def charge(offer: ConfiguredOffer, tariff: Tariff, bound: int, tokens: int) -> Charge:
-    """What an attempt that counted so many tokens has cost. What goes beyond the bound that was
-    reserved of a grant may go beyond the grant, and counts as paid."""
+def charge(
+    offer: ConfiguredOffer, tariff: Tariff, bound: int, tokens: int, told: Decimal | None = None
+) -> Charge:
+    """What an attempt that counted so many tokens has cost: as the provider told, else by the
+    price. What goes beyond the bound that was reserved of a grant may go beyond the grant, and
+    counts as paid."""
     if tariff.grant is None:
-        return Charge(offer.cost(tokens), Decimal(0))
+        return Charge(offer.cost(tokens) if told is None else told, Decimal(0))
     covered = min(tokens, bound)
     return Charge(offer.cost(tokens - covered), offer.cost(covered))
 

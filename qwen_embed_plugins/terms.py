@@ -31,7 +31,10 @@ BUILT_IN: Mapping[str, str] = {
 BUDGETS: Mapping[str, Window] = {"usd_per_day": UTC_DAY, "usd_total": Ever()}
 
 PER_TIME = ("requests_per_minute", "tokens_per_minute", "requests_per_day")
-"""Limits of an account. Another server at the same offer's address has others, or none."""
+"""Limits that a service sets for an account. Another server that speaks alike has others."""
+
+OF_ACCOUNT = (*PER_TIME, "max_concurrency")
+"""The limits that are counted; the others give a request its shape."""
 
 
 class _Said(NamedTuple):
@@ -107,9 +110,15 @@ def served_roles(table: ProviderSettings, model: str) -> tuple[Role, ...]:
 
 
 def is_enforced(offer: Offer, limit: str) -> bool:
-    """Whether a limit holds unless settings say otherwise: a rumour must not slow down anybody."""
+    """Whether a limit of an account holds though settings do not state it: a rumour must not slow
+    down anybody."""
     source = offer.sources.get(limit)
     return source is None or source.verified
+
+
+def has_amounts(grant: Grant) -> bool:
+    """Whether it is known how much is given, so that `free = true` can claim it."""
+    return any(getattr(grant, part) for part in BUILT_IN.values())
 
 
 def grants_of(
@@ -137,7 +146,8 @@ def grants_of(
         if known.days and not until:
             raise ConfigurationError(
                 f"providers.{table.name}: free = true: its grant lasts {known.days} days, and "
-                "after them it bills: say when they end, for example free_until = 2027-01-31"
+                "after them it bills: name the first day after them, for example free_until = "
+                "2027-01-31"
             )
         if known.reset and not reset:
             window = _built_in_reset(known.reset, table)
@@ -155,7 +165,7 @@ def unclaimed_grant(table: ProviderSettings, offer: Offer, *, private: bool) -> 
     """The built-in grant that `free = true` would claim: neither claimed nor declined, and no
     other is stated."""
     grant = offer.grant
-    if private or grant is None or not any(getattr(grant, name) for name in BUILT_IN.values()):
+    if private or grant is None or not has_amounts(grant):
         return None
     spoken_of = _said(table, offer.model, "free") or _states_grant(table, offer.model)
     return None if spoken_of else grant

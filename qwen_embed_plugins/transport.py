@@ -13,6 +13,7 @@ import weakref
 from collections import Counter
 from collections.abc import AsyncGenerator, Iterator
 from contextlib import contextmanager
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 from qwen_embed_plugins.deadlines import Deadline
@@ -21,6 +22,8 @@ from qwen_embed_plugins.proxies import keep_passwords_out_of_logs, place_of
 from qwen_embed_plugins.types import TransportFailure, WireRequest, WireResponse
 
 if TYPE_CHECKING:
+    import ssl
+
     import httpx
 
     from qwen_embed_plugins.effects import Job
@@ -58,7 +61,19 @@ def common_options(job: Job) -> dict[str, Any]:
     unlimited = httpx.Limits(
         max_connections=None, max_keepalive_connections=64, keepalive_expiry=KEEPALIVE_SECONDS
     )
-    return {**client_options(job), "limits": unlimited, "headers": {}}
+    options = client_options(job)
+    named = (os.environ.get("SSL_CERT_FILE"), os.environ.get("SSL_CERT_DIR"))
+    tls = _tls(options["trust_env"], *(named if options["trust_env"] else ()))
+    return {**options, "limits": unlimited, "headers": {}, "verify": tls}
+
+
+@lru_cache(maxsize=8)
+def _tls(trust_env: bool, *named: str | None) -> ssl.SSLContext:
+    """One for all clients, while the environment names the same certificates: to read them takes
+    some 30 ms, in which an event loop would stand still."""
+    import httpx
+
+    return httpx.create_ssl_context(trust_env=trust_env)
 
 
 def timeouts(job: Job) -> httpx.Timeout:

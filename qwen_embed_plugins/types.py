@@ -134,11 +134,13 @@ class Answer(NamedTuple):
 
     `vectors` may be an array or a sequence of sequences; the core checks it, a plugin need not.
     `tokens` is None when the provider reports none. `encoding` is what it really answered in.
+    `cost` is what it says that it took, in US dollars; None leaves it to the price.
     """
 
     vectors: Any
     tokens: int | None = None
     encoding: Literal["base64", "float"] | None = None
+    cost: Decimal | None = None
 
 
 Exchange = Generator["WireRequest | Pause | Call", Any, Answer]

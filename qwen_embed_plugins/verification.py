@@ -35,8 +35,8 @@ from qwen_embed_plugins.jobs import make_job
 from qwen_embed_plugins.ledger import Reservation
 from qwen_embed_plugins.meters import GRANTS, Refused
 from qwen_embed_plugins.parity import PROBES
-from qwen_embed_plugins.spending import Held, tokens_used, was_sent
-from qwen_embed_plugins.tariffs import charge, use_of
+from qwen_embed_plugins.spending import Held, charged_for, tokens_used, was_sent
+from qwen_embed_plugins.tariffs import use_of
 from qwen_embed_plugins.tokens import estimate_all
 from qwen_embed_plugins.types import Fault
 from qwen_embed_plugins.verdicts import Verdict
@@ -197,8 +197,7 @@ class Verification:
 
     def _settle(self, item: _UnderExamination, finished: Finished, held: Held) -> Flow[None]:
         tokens = tokens_used(held, finished)
-        offer = item.offer
-        charged = charge(offer, held.tariff, held.reservation.use.tokens, tokens)
+        charged = charged_for(held, finished, tokens)
         cost = charged.cost
         requests = int(was_sent(finished))
         yield Settle(held.reservation, tokens, cost, requests, charged.credit)

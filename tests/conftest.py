@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from tests.postgres_servers import Server
+    from tests.stores import Store
 
 hypothesis.settings.register_profile(
     "project",
@@ -32,6 +33,7 @@ hypothesis.settings.load_profile("project")
 
 SEED_VARIABLE = "QWEN_EMBED_TEST_SEED"
 SEED = int(os.environ.get(SEED_VARIABLE) or random.SystemRandom().randrange(2**32))
+os.environ[SEED_VARIABLE] = str(SEED)  # the processes of a parallel run inherit the one printed
 
 _LEAKS = re.compile(
     r"""(?x)
@@ -60,6 +62,26 @@ def postgres_server() -> Iterator[Server]:
 
 
 @pytest.fixture
+def database(postgres_server: Server) -> Iterator[Store]:
+    """A place for a state: a Postgres in which nothing is yet."""
+    from tests.stores import Store
+
+    with postgres_server.database("template1") as name:
+        yield Store(postgres_server.uri(name))
+
+
+@pytest.fixture(params=["file", "postgres"])
+def store(request: pytest.FixtureRequest, tmp_path: Path) -> Store:
+    """An empty place for a state, of each kind."""
+    from tests.stores import file_store
+
+    if request.param == "file":
+        return file_store(tmp_path)
+    store: Store = request.getfixturevalue("database")
+    return store
+
+
+@pytest.fixture
 def seeded(request: pytest.FixtureRequest) -> random.Random:
     """Random numbers of this test alone: the same for one seed, in whatever order tests run."""
     return random.Random(f"{SEED}:{request.node.nodeid}")
@@ -82,6 +104,19 @@ def isolated_settings(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
     # `./qwen-embed.toml` is read from the working folder.
     monkeypatch.chdir(work)
     return home
+
+
+@pytest.fixture
+def hasty(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Offers rest a tenth of their time, and calls wait a tenth as long for them: as many attempts
+    as ever, sooner. For tests of what follows a failure, not of how long a rest is."""
+    from qwen_embed_plugins import choosing, health
+
+    pauses = {kind: seconds / 10 for kind, seconds in health.FIRST_PAUSE_SECONDS.items()}
+    monkeypatch.setattr(health, "FIRST_PAUSE_SECONDS", pauses)
+    monkeypatch.setattr(health, "LONGEST_PAUSE_SECONDS", health.LONGEST_PAUSE_SECONDS / 10)
+    patience = choosing.OUTAGE_PATIENCE_SECONDS / 10
+    monkeypatch.setattr(choosing, "OUTAGE_PATIENCE_SECONDS", patience)
 
 
 class NetworkForbidden(OSError):

@@ -56,8 +56,17 @@ class Server:
                 admin.execute(f"DROP DATABASE IF EXISTS {name} WITH (FORCE)")
 
 
+class EmbeddedServer(Server):
+    """A server of the test's own, which it may stop and start."""
+
+    def __init__(self, handle: Any) -> None:
+        super().__init__(handle.get_uri())
+        self.stop = handle.stop
+        self.start = handle.ensure_postgres_running
+
+
 @contextlib.contextmanager
-def embedded_server(version: int) -> Iterator[Server]:
+def embedded_server(version: int) -> Iterator[EmbeddedServer]:
     # Short, because a socket path has 107 bytes; temporary, because the embedded server, run by
     # root, opens the folders above its data for reading.
     folder = Path(tempfile.mkdtemp(prefix="qe"))
@@ -73,7 +82,7 @@ def embedded_server(version: int) -> Iterator[Server]:
                 for setting in ("fsync", "synchronous_commit", "full_page_writes"):
                     admin.execute(f"ALTER SYSTEM SET {setting} = off")
                 admin.execute("SELECT pg_reload_conf()")
-            yield Server(server.get_uri())
+            yield EmbeddedServer(server)
         finally:
             server.cleanup()
     finally:

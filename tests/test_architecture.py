@@ -55,8 +55,9 @@ EXCEPTIONS = {("langchain.retriever", "postgres")}
 PURE = {
     "amounts", "batching", "bisect", "call", "canary", "checks", "choosing", "effects",
     "examination", "findings", "formats", "grants", "inquiries", "jobs", "meters", "offers",
-    "outcome", "parity", "planning", "provider", "reading", "router", "routing", "spaces", "terms",
-    "tokens", "types", "vectors", "verdicts", "verification", "vetting", "windows",
+    "outcome", "parity", "planning", "provider", "reading", "router", "routing", "spaces",
+    "standing", "terms", "tokens", "types", "vectors", "verdicts", "verification", "vetting",
+    "windows",
 }  # fmt: skip
 IMPURE = {
     "asyncio", "concurrent", "httpx", "os", "random", "requests", "select", "socket",

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 pytest_plugins = ["pytester"]
 
+OPTIONS = ("-p", "no:cacheprovider", "-p", "no:langsmith_plugin")
 CONFTEST = Path(__file__).with_name("conftest.py").read_text("utf-8")
 
 
@@ -46,7 +47,7 @@ def test_variables_and_folders_of_the_machine_do_not_leak(pytester: pytest.Pytes
     with pytest.MonkeyPatch.context() as patch:
         for name, value in planted.items():
             patch.setenv(name, value)
-        pytester.runpytest_subprocess("-p", "no:cacheprovider").assert_outcomes(passed=1)
+        pytester.runpytest_subprocess(*OPTIONS).assert_outcomes(passed=1)
 
 
 def test_a_swallowed_attempt_to_leave_fails_the_test(pytester: pytest.Pytester) -> None:
@@ -61,9 +62,28 @@ def test_a_swallowed_attempt_to_leave_fails_the_test(pytester: pytest.Pytester) 
                 socket.create_connection(("192.0.2.1", 443), timeout=1)
         """
     )
-    result = pytester.runpytest_subprocess("-p", "no:cacheprovider")
+    result = pytester.runpytest_subprocess(*OPTIONS)
     result.assert_outcomes(passed=1, errors=1)
     result.stdout.fnmatch_lines(["*tried to leave this machine: connect to 192.0.2.1*"])
+
+
+def test_the_seed_that_is_printed_is_that_of_every_process(
+    pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("QWEN_EMBED_TEST_SEED", raising=False)
+    pytester.makeconftest(CONFTEST)
+    pytester.makepyfile(
+        """
+        import conftest
+
+        def test_it():
+            raise AssertionError(f"random seed: {conftest.SEED} (")
+        """
+    )
+    result = pytester.runpytest_subprocess(*OPTIONS, "--numprocesses=1")
+    result.assert_outcomes(failed=1)
+    [header] = [line for line in result.outlines if line.startswith("random seed: ")]
+    result.stdout.fnmatch_lines([f"E *AssertionError: {header.partition('(')[0]}("])
 
 
 def test_the_home_is_an_empty_folder(isolated_settings: Path) -> None:

@@ -35,7 +35,11 @@ def _doubtful(offer: Offer) -> bool:
 
 def test_a_limit_that_nobody_verified_has_a_star() -> None:
     section = MADE.split("\n## scaleway\n")[1].split("\n## ")[0]
-    assert "32k tokens a text; 20 requests a minute\\*; 50 requests a day\\*" in section
+    limits = "20 requests a minute\\*, not enforced; 50 requests a day\\*, not enforced"
+    assert f"32k tokens a text; {limits}" in section
+    assert "\n- to claim the grant: free = true in [providers.scaleway]\n" in section
+    verified = MADE.split("\n## cloudflare\n")[1].split("\n## ")[0]
+    assert "3,000 requests a minute;" in verified.replace(" |", ";")
 
 
 def test_refusals_are_shown_with_the_fault_and_their_source(tmp_path: Path) -> None:

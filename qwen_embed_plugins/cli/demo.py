@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 from importlib.resources import files
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from qwen_embed_plugins.cli import signals
 from qwen_embed_plugins.cli.failures import Unfinished
 from qwen_embed_plugins.cli.session import common_options, current
 
@@ -109,7 +109,7 @@ def _work(address: str, choice: Choice, changes: int) -> None:
 
     with metered("Embedding", changes, quiet=current().quiet) as meter:
         tally = Tally(meter, changes)
-        summary = asyncio.run(
+        summary = signals.run(
             postgres.arun_worker(
                 address,
                 once=True,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import click
@@ -9,10 +10,10 @@ import click
 from qwen_embed_plugins.cli.listing import ListedOffer
 from qwen_embed_plugins.cli.output import Block, Column, print_blocks, print_pairs
 from qwen_embed_plugins.cli.sources import SourceNotes
-from qwen_embed_plugins.cli.terms import LABELS, fact_texts
+from qwen_embed_plugins.cli.terms import LABELS, claim_text, fact_texts
 from qwen_embed_plugins.errors import without_secrets
 from qwen_embed_plugins.offers import Offer, Source
-from qwen_embed_plugins.terms import stated_terms
+from qwen_embed_plugins.terms import has_amounts, stated_terms
 
 COLUMNS = (
     Column("Fact", long="fits"),
@@ -23,7 +24,7 @@ COLUMNS = (
 
 
 class _Fact(NamedTuple):
-    """A fact, and where it was read, or in words who states it."""
+    """A fact by its label, and where it was read, or in words who states it."""
 
     name: str
     said: str
@@ -63,10 +64,22 @@ def _facts(offer: ListedOffer) -> list[_Fact]:
     if offer.terms is None:
         return []
     stated = stated_terms(offer.table, offer.model)
-    return [
-        _Fact(name, said, "as set here" if name in stated else _source(offer.terms, name))
+    facts = [
+        _Fact(LABELS[name], said, "as set here" if name in stated else _source(offer.terms, name))
         for name, said in fact_texts(offer.terms).items()
     ]
+    return [*facts, *_claim(offer)]
+
+
+def _claim(offer: ListedOffer) -> Iterator[_Fact]:
+    """Which grants are claimed, or how the built-in one is."""
+    here, grant = offer.configured, offer.terms.grant if offer.terms else None
+    if here and here.has_grants:
+        meters = [claimed.meter for claimed in here.grants]
+        places = dict.fromkeys(f"{meter.setting} in {meter.table}" for meter in meters)
+        yield _Fact("grant claimed by", ", ".join(places), "as set here")
+    elif grant and (here is None or here.unclaimed or not has_amounts(grant)):
+        yield _Fact("to claim the grant", claim_text(grant, offer.provider), "")
 
 
 def _source(terms: Offer, name: str) -> Source | str:
@@ -85,5 +98,5 @@ def _block(title: str, facts: list[_Fact], notes: SourceNotes) -> Block:
         read, note = (
             (source.read, notes.note(source)) if isinstance(source, Source) else ("", source)
         )
-        rows.append((LABELS[name], said, read, note))
+        rows.append((name, said, read, note))
     return Block(title, rows)

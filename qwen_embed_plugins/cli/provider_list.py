@@ -17,7 +17,8 @@ COLUMNS = (
 
 LEGEND = (
     "Prices are for a million tokens. *: nobody has verified it. unproven: serves only once "
-    "measured, or trusted. `qwen-embed providers NAME` names the sources."
+    "measured, or trusted. A grant counts once claimed: `qwen-embed providers NAME` says how, "
+    "and names the sources."
 )
 
 

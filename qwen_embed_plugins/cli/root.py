@@ -19,6 +19,7 @@ COMMANDS = {
     "models": Lazy("models:models", "List models, or show what is known of one."),
     "route": Lazy("route:route", "Tell where a job would go, and what it would cost."),
     "verify": Lazy("verify:verify", "Examine every offer and compare its vectors."),
+    "usage": Lazy("usage:usage", "Show what was used, and what is left."),
     "plugins": Lazy("plugins:plugins", "List plugins and what each provides."),
     "settings": Lazy("settings:settings", "Show each setting and where it came from."),
     "demo": Lazy("demo:demo", "Watch a Postgres table embed itself, and search it."),

@@ -7,6 +7,7 @@ from decimal import Decimal
 from typing import Any
 
 from qwen_embed_plugins.offers import Currency, Grant, Offer
+from qwen_embed_plugins.terms import OF_ACCOUNT, has_amounts, is_enforced
 
 LIMITS: Mapping[str, str] = {
     "max_inputs": "{} texts a request",
@@ -70,10 +71,16 @@ def count_text(count: int) -> str:
 def limit_texts(offer: Offer, star: str = "*") -> list[str]:
     """The limits that are known; a star marks those that nobody has verified."""
     return [
-        words.format(count_text(getattr(offer, name))) + doubt(offer, name, star)
+        words.format(count_text(getattr(offer, name)))
+        + doubt(offer, name, star)
+        + _not_enforced(offer, name)
         for name, words in LIMITS.items()
         if getattr(offer, name) is not None
     ]
+
+
+def _not_enforced(offer: Offer, limit: str) -> str:
+    return "" if limit not in OF_ACCOUNT or is_enforced(offer, limit) else ", not enforced"
 
 
 def doubt(offer: Offer, fact: str, star: str = "*") -> str:
@@ -105,6 +112,18 @@ def grant_text(grant: Grant, *, note: bool = True) -> str:
     return f"{said} ({grant.note})" if note and given and grant.note else said
 
 
+def claim_text(grant: Grant, provider: str) -> str:
+    """What makes a grant count.
+
+    >>> claim_text(Grant(tokens=1_000_000, days=90), "acme")
+    'free = true and free_until = the first day after it, in [providers.acme]'
+    """
+    if not has_amounts(grant):
+        return f"state free_tokens, free_usd or free_tokens_per_day in [providers.{provider}]"
+    end = " and free_until = the first day after it," if grant.days else ""
+    return f"free = true{end} in [providers.{provider}]"
+
+
 def fact_texts(offer: Offer) -> dict[str, str]:
     """Each known fact of an offer in words, by the field's name."""
     said: dict[str, str] = {}
@@ -112,7 +131,7 @@ def fact_texts(offer: Offer) -> dict[str, str]:
         value = getattr(offer, name)
         # That weights are those of the model is what everybody claims, and no fact to be shown.
         if value is not None and value != "declared":
-            said[name] = _WORDS.get(name, _plain)(value, offer)
+            said[name] = _WORDS.get(name, _plain)(value, offer) + _not_enforced(offer, name)
     return said
 
 

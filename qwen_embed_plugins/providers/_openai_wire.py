@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from decimal import Decimal
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -59,12 +60,14 @@ def parse_answer(
     *,
     key: str | None = None,
     classify: Callable[[WireResponse], Fault] | None = None,
+    reads_cost: bool = False,
 ) -> Answer:
     """The rows of a response with status 200, in the order of the texts.
 
     Raises `ProviderError` for an error object inside the 200 (OpenRouter's documentation), for
     indexes that name no order and for numbers that are none; no message holds the key. `classify`
     says what such an error object means; it is asked as if it had come with its own status.
+    `reads_cost` takes `usage.cost` for US dollars.
     """
     body = load_json(response, key=key)
     if not isinstance(body, dict) or "data" not in body:
@@ -76,7 +79,8 @@ def parse_answer(
     items = rows_in(body["data"])
     if items is None:
         raise no_rows("data", response, key)
-    return answer_of(in_order(items), body)
+    answer = answer_of(in_order(items), body)
+    return answer._replace(cost=_cost(body)) if reads_cost else answer
 
 
 def answer_of(items: Sequence[Mapping[str, Any]], body: Mapping[str, Any]) -> Answer:
@@ -184,6 +188,15 @@ def _tokens(body: Mapping[str, Any]) -> int | None:
         if type(count) is int and count > 0:
             return count
     return None
+
+
+def _cost(body: Mapping[str, Any]) -> Decimal | None:
+    usage = body.get("usage")
+    cost: Any = usage.get("cost") if isinstance(usage, dict) else None
+    # Nothing at all says nothing, and where it is wrong a budget would be lost.
+    if type(cost) not in (int, float) or not 0 < cost < 1e6:
+        return None
+    return Decimal(str(cost))
 
 
 def _refusal_inside(body: Any, response: WireResponse) -> WireResponse | None:

@@ -37,6 +37,9 @@ class OpenAICompatible(Provider):
     path: ClassVar[str] = "/embeddings"
     """Where the route is, below the base URL."""
 
+    reads_cost: ClassVar[bool] = False
+    """Whether `usage.cost` in an answer is what was paid, in US dollars."""
+
     def body(self, batch: Batch) -> dict[str, Any]:
         """The request's body; a subclass may add what its service needs."""
         return _openai_wire.request_body(batch)
@@ -47,7 +50,9 @@ class OpenAICompatible(Provider):
 
     def parse_response(self, response: WireResponse) -> Answer:
         key = self.config.api_key
-        return _openai_wire.parse_answer(response, key=key, classify=self.classify)
+        return _openai_wire.parse_answer(
+            response, key=key, classify=self.classify, reads_cost=self.reads_cost
+        )
 
     def classify(self, answer: WireResponse | TransportFailure) -> Fault:
         fault = fault_of(answer, key=self.config.api_key)

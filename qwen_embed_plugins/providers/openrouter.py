@@ -41,14 +41,15 @@ class OpenRouter(OpenAIService):
     they are (openrouter.ai/docs, "Provider selection").
 
     Floats are asked for, and nothing that the upstream does not know: with `require_parameters` an
-    upstream that lacks one would not be found, and without it the parameter would be dropped. The
-    price that it really took (`usage.cost`, in US dollars) is not read.
+    upstream that lacks one would not be found, and without it the parameter would be dropped. What
+    it says that it took (`usage.cost`, in US dollars) is what is booked.
     """
 
     name = "openrouter"
     base_url = "https://openrouter.ai/api/v1"
     api_key_env = "OPENROUTER_API_KEY"
     encoding = "float"
+    reads_cost = True
     options: ClassVar[dict[str, type]] = {
         "upstream": str,
         "allow_fallbacks": bool,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -109,6 +110,25 @@ def test_an_unreachable_server(run: Run) -> None:
     done = run("embed", "text")
     assert done.code == 1
     assert "is Ollama running at http://127.0.0.1:1?" in done.complaint
+
+
+def test_every_offer_that_fails_is_named_with_its_reason_and_its_time(run: Run) -> None:
+    with SimulatedServer(native=4096) as one, SimulatedServer(native=4096) as two:
+        one.behave(always=Reply(503, "down for repair", headers={"retry-after": "600"}))
+        two.behave(always=Reply.rate_limited(900))
+        tables = {
+            name: {"kind": "openai-compatible", "base_url": f"{server.url}/v1"}
+            for name, server in (("one", one), ("two", two))
+        }
+        run.settings({**tables, "ollama": {"base_url": "http://127.0.0.1:1"}})
+        done = run("embed", "text")
+    assert done.code == 1
+    said = done.complaint
+    again = r"\(again at 20\d\d-\d\d-\d\d \d\d:\d\d:\d\d UTC\)"
+    assert re.search(rf"one/qwen3-embedding-8b: [^;]*down for repair {again}", said)
+    assert re.search(rf"two/qwen3-embedding-8b: [^;]*rate limit reached {again}", said)
+    assert re.search(rf"ollama/qwen3-embedding-8b: .*Ollama running.* {again}", said)
+    assert "Traceback" not in done.err
 
 
 def test_an_output_that_cannot_be_written(run: Run, ollama: SimulatedServer) -> None:

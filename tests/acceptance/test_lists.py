@@ -248,6 +248,36 @@ def test_one_provider_is_shown_where_the_settings_put_it(run: Run, sellers: str)
     )
 
 
+def test_one_provider_says_how_its_grant_is_claimed_and_who_did(run: Run, sellers: str) -> None:
+    def facts(name: str, **table: object) -> str:
+        run.settings({name: table})
+        page = run("providers", name, PYTHONPATH=sellers, CLOUD_KEY="k").out
+        return " ".join(page.split())
+
+    assert "to claim the grant free = true in [providers.cloud-one] " in facts("cloud-one")
+    claimed = facts("cloud-one", free=True)
+    assert "grant claimed by free in " in claimed
+    assert "to claim the grant" not in claimed
+    stated = facts("cloud-one", free_tokens=5, free_usd="1", base_url="http://127.0.0.1:1")
+    assert "grant claimed by free_tokens in" in stated
+    assert "[providers.cloud-one], free_usd in [providers.cloud-one]" in stated
+    assert "claim" not in facts("cloud-one", free=False), "declined"
+    doubtful = facts("cloud-doubtful")
+    assert "free = true and free_until = the first day after it, in" in doubtful
+    tier = " ".join(run("providers", "gemini").out.split())
+    assert "to claim the grant state free_tokens, free_usd or free_tokens_per_day in" in tier
+
+
+def test_a_rumoured_limit_is_said_not_to_be_enforced(run: Run) -> None:
+    facts = lines_of(run("providers", "gemini").out)
+    assert any(fact.startswith("requests a minute 100, not enforced ") for fact in facts)
+    run.settings({"gemini": {"requests_per_minute": 7}})
+    assert "requests a minute 7 as set here" in lines_of(run("providers", "gemini").out)
+    assert "20 requests a minute*, not enforced" in " ".join(run("providers").out.split())
+    verified = lines_of(run("providers", "cloudflare").out)
+    assert any(fact.startswith("requests a minute 3,000 2026") for fact in verified)
+
+
 def test_what_nobody_but_the_plugin_states_is_not_said_to_be_set_here(
     run: Run, plugins: str
 ) -> None:
@@ -282,7 +312,9 @@ def test_what_is_near_is_free_whether_it_is_used_or_not(run: Run) -> None:
     assert unused["deepinfra", "qwen3-embedding-4b"]["price_per_million"] is None
 
 
-@pytest.mark.parametrize("command", ["plugins", "providers", "models", "route", "settings"])
+@pytest.mark.parametrize(
+    "command", ["plugins", "providers", "models", "route", "settings", "usage"]
+)
 def test_lines_in_a_pipe_are_short_and_end_in_no_blanks(run: Run, command: str) -> None:
     shown = run(command).out
     assert run.fits(shown)

@@ -96,9 +96,31 @@ def test_tables_fit_narrow_and_wide_terminals(run: Run, ollama: SimulatedServer)
             "models bge-m3",
             "plugins",
             "settings",
+            "usage",
         ):
             drawn = plain(on_terminal(run, *command.split(), columns=columns))
             assert run.fits(drawn, columns), (command, columns)
+
+
+def test_usage_fits_and_has_no_colour(run: Run, ollama: SimulatedServer) -> None:
+    state = Path("state.db").absolute()
+    run.settings(
+        {
+            "ollama": {"base_url": ollama.url},
+            "deepinfra": {"free": True, "free_until": "2999-12-31", "usd_per_day": "0.50"},
+        },
+        f'state = "{state}"',
+    )
+    assert run("embed", "--use", "ollama", "text", "--output", "out.json").code == 0
+    colours = re.compile(r"\x1b\[[0-9;]*[34][0-9][0-9;]*m")
+    for columns in (60, 80):
+        environment = {"DEEPINFRA_TOKEN": "k", "NO_COLOR": "1"}
+        drawn = on_terminal(run, "usage", "-v", columns=columns, **environment)
+        assert "1.80 of 1.80 USD left" in plain(drawn)
+        assert "ollama/qwen3-embedding-8b" in plain(drawn)
+        assert run.fits(plain(drawn), columns)
+        assert not colours.search(drawn)
+    assert ESCAPE not in run("usage", DEEPINFRA_TOKEN="k").out
 
 
 def test_names_of_plugins_are_whole_on_a_narrow_terminal(run: Run) -> None:

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator
-from pathlib import Path
+from collections.abc import Callable
 from types import ModuleType
 from typing import Any
 
@@ -13,8 +12,6 @@ import pytest
 from qwen_embed_plugins import Embedder, Settings, hookimpl
 from qwen_embed_plugins.plugins import Registry, load_plugins
 from qwen_embed_plugins.testing import FakeProvider, SimulatedServer
-from tests.postgres_servers import Server
-from tests.stores import Store, file_store
 
 SMALL = "qwen3-embedding-0.6b"
 
@@ -85,19 +82,3 @@ def reaching() -> Callable[..., Settings]:
         return Settings.load(providers={"mine": mine}, use=["mine"], **{"model": SMALL, **given})
 
     return settings
-
-
-@pytest.fixture
-def database(postgres_server: Server) -> Iterator[Store]:
-    """A Postgres in which nothing is yet."""
-    with postgres_server.database("template1") as name:
-        yield Store(postgres_server.uri(name))
-
-
-@pytest.fixture(params=["file", "postgres"])
-def store(request: pytest.FixtureRequest, tmp_path: Path) -> Store:
-    """An empty store of each kind."""
-    if request.param == "file":
-        return file_store(tmp_path)
-    store: Store = request.getfixturevalue("database")
-    return store

@@ -57,6 +57,7 @@ BROKEN: dict[str, dict[str, Any]] = {
 }
 
 
+@pytest.mark.usefixtures("hasty")
 @pytest.mark.parametrize("texts", [MANY, ["one"]], ids=["many", "one"])
 @pytest.mark.parametrize("broken", BROKEN)
 def test_a_call_ends_whatever_a_plugin_raises(
@@ -67,6 +68,7 @@ def test_a_call_ends_whatever_a_plugin_raises(
     embedder.close()
 
 
+@pytest.mark.usefixtures("hasty")
 def test_an_awaited_call_ends_when_a_plugin_raises_what_is_no_exception(
     made: Made, ends: Ends
 ) -> None:
@@ -80,6 +82,7 @@ def test_an_awaited_call_ends_when_a_plugin_raises_what_is_no_exception(
         assert isinstance(ends(partial(asyncio.run, coroutine)), NoOfferLeft)
 
 
+@pytest.mark.usefixtures("hasty")
 @pytest.mark.parametrize("answer", [None, 5, Answer([[10**400] * 1024] * 100), NO_COUNT])
 def test_an_exchange_that_returns_nonsense_is_a_failure_of_its_offer(
     made: Made, answer: Any

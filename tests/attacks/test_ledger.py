@@ -345,7 +345,6 @@ table = {"kind": "openai-compatible", "base_url": url, "price_per_million": "10"
          "max_inputs": 3}
 embedder = Embedder(providers={"mine": table}, use=["mine"], state=state, dimensions=64,
                     model="qwen3-embedding-0.6b", budget={"usd_per_day": budget})
-print("up", flush=True)
 number = 0
 while True:
     number += 1
@@ -353,6 +352,8 @@ while True:
         embedder.embed([f"text {number} {part} of some length" for part in range(20)])
     except BudgetExceeded:
         pass
+    if number == 1:
+        print("up", flush=True)
 """
 
 

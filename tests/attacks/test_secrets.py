@@ -48,6 +48,7 @@ def test_a_mistaken_argument_is_not_quoted() -> None:
     assert SECRET not in str(caught.value)
 
 
+@pytest.mark.usefixtures("hasty")
 @pytest.mark.parametrize("wire", ["ollama", "openai-compatible"])
 def test_a_password_inside_an_address_shows_nowhere(wire: str) -> None:
     with SimulatedServer() as server:

@@ -78,6 +78,7 @@ def right(result: EmbedResult, texts: list[str]) -> bool:
     return bool((np.einsum("ij,ij->i", result.vectors, expected) > 0.999).all())
 
 
+@pytest.mark.usefixtures("hasty")
 def test_before_any_verify_no_vector_of_a_bad_one_is_served_even_under_failover(
     row: Callable[[Behaviours], Row], caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -162,6 +163,7 @@ def test_what_verify_finds_is_said_in_plain_words(row: Callable[[Behaviours], Ro
     assert not report.all_serve
 
 
+@pytest.mark.usefixtures("hasty")
 def test_a_verdict_is_taken_back_when_the_server_is_mended(
     row: Callable[[Behaviours], Row],
 ) -> None:
@@ -213,7 +215,7 @@ def test_a_server_that_changes_its_model_is_set_aside_within_a_thousand_batches(
     row: Callable[[Behaviours], Row], caplog: pytest.LogCaptureFixture
 ) -> None:
     two = row({"first": Behaviour(), "second": Behaviour()})
-    settings = two.settings(tables={"first": {"max_inputs": 2}, "second": {"max_inputs": 64}})
+    settings = two.settings(tables={"first": {"max_inputs": 2}, "second": {"max_inputs": 2}})
     first = two.servers["first"]
 
     def change(request: Any) -> None:
@@ -328,6 +330,7 @@ def test_runs_of_one_character_are_not_taken_for_a_cut(row: Callable[[Behaviours
         assert not embedder.embed(["-" * 4000 + "\n" + " " * 4000 + "the end"]).errors
 
 
+@pytest.mark.usefixtures("hasty")
 def test_the_measure_stays_whoever_meets_it_again(row: Callable[[Behaviours], Row]) -> None:
     """Two processes know nothing of each other's meetings until they have met the same offer."""
     two = row({"good": Behaviour(), "other": Behaviour(seed=5)})
@@ -431,6 +434,7 @@ def test_one_that_takes_a_single_text_at_once_is_watched_too(
     assert right(later[-1], ["text 11"])
 
 
+@pytest.mark.usefixtures("hasty")
 def test_many_threads_that_meet_an_offer_at_once_say_it_once(
     row: Callable[[Behaviours], Row], caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -105,6 +105,7 @@ def test_long_texts_are_looked_for_once_and_not_for_each_batch(
     assert asked == 1000
 
 
+@pytest.mark.usefixtures("hasty")
 def test_a_text_that_makes_a_server_fail_harms_no_other_in_the_only_batch(
     reaching: Reaching,
 ) -> None:
@@ -126,6 +127,7 @@ def test_a_server_that_always_fails_condemns_nobody(reaching: Reaching) -> None:
     assert server.request_count == 4
 
 
+@pytest.mark.usefixtures("hasty")
 def test_a_failing_spell_that_hits_one_text_does_not_condemn_it(reaching: Reaching) -> None:
     hits = {"x": 4}  # as often as a server that fails at random may hit one text in a row
 

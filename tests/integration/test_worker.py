@@ -305,7 +305,10 @@ def test_nothing_is_open_while_a_request_is_out(filled: Database) -> None:
     assert not any(seen)
 
 
-def test_a_stop_hands_back_what_it_cannot_finish(filled: Database) -> None:
+def test_a_stop_hands_back_what_it_cannot_finish(
+    filled: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("qwen_embed_plugins.postgres.pipeline._GRACE_SECONDS", 0.2)
     db = filled
     started = asyncio.Event()
 

@@ -9,6 +9,7 @@ import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from math import ceil, log2
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -102,6 +103,7 @@ HARMLESS_ALONE = {"gaps", "duplicate", "one_extra"}
 """Damage to the order of a list: a text that is sent alone may get its right vector after all."""
 
 
+@pytest.mark.usefixtures("hasty")
 @pytest.mark.parametrize("hostile", HOSTILE)
 def test_wrong_vectors_are_never_returned_and_errors_name_offer_and_cause(
     server: SimulatedServer, configure: Configure, hostile: str
@@ -134,12 +136,14 @@ def test_a_wrong_server_is_left_for_a_right_one(server: SimulatedServer) -> None
     assert set(result.offers) == {"right/qwen3-embedding-8b"}
 
 
+@pytest.mark.usefixtures("hasty")
 def test_a_garbage_flood_is_cut_off(server: SimulatedServer, configure: Configure) -> None:
     server.behaviour = Behaviour(always=Reply.garbage(50_000_000))
     with Embedder(configure(server)) as embedder, pytest.raises(NoOfferLeft, match="more than"):
         embedder.embed_documents(TEXTS)
 
 
+@pytest.mark.usefixtures("hasty")
 def test_a_stall_ends_at_the_timeout(server: SimulatedServer, configure: Configure) -> None:
     server.behaviour = Behaviour(latency_seconds=30)
     settings = configure(server, timeout_seconds=0.3)
@@ -205,6 +209,23 @@ def test_a_bad_text_harms_no_other(server: SimulatedServer, configure: Configure
     assert np.isnan(result.vectors[17]).all()
     assert "content filter" in result.errors[0].message
     assert "forbidden" not in str(caught.value)
+
+
+@pytest.mark.parametrize("batch", [32, 128])
+def test_one_bad_text_among_a_thousand_costs_a_few_requests(
+    server: SimulatedServer, configure: Configure, batch: int
+) -> None:
+    server.behaviour = Behaviour(refuse_texts_with="forbidden")
+    texts = [f"text {number}" for number in range(1_000)]
+    texts[777] = "a forbidden text"
+    settings = configure(server)
+    [(name, table)] = settings.providers.items()
+    table = replace(table, max_inputs=batch)
+    with Embedder(replace(settings, providers={name: table})) as embedder:
+        result = embedder.embed(texts)
+    assert [(error.position, error.kind) for error in result.errors] == [(777, "bad_input")]
+    assert np.isfinite(np.delete(result.vectors, 777, axis=0)).all()
+    assert server.request_count <= ceil(1_000 / batch) + 2 * log2(batch)
 
 
 def test_empty_texts_are_errors_of_their_own(server: SimulatedServer, configure: Configure) -> None:
@@ -424,6 +445,7 @@ def test_a_key_shows_nowhere(
     assert not any(key in text for text in (*shown, caplog.text, str(settings.explain())))
 
 
+@pytest.mark.usefixtures("hasty")
 def test_servers_are_introduced_once_and_another_space_is_left_out(
     server: SimulatedServer, tmp_path: Any
 ) -> None:

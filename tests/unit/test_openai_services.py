@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from decimal import Decimal
 from typing import Any
 
 import orjson
@@ -18,7 +19,7 @@ from qwen_embed_plugins.providers.openrouter import OpenRouter
 from qwen_embed_plugins.providers.scaleway import Scaleway
 from qwen_embed_plugins.providers.siliconflow import SiliconFlow, SiliconFlowAbroad
 from qwen_embed_plugins.settings import Settings
-from qwen_embed_plugins.types import Batch
+from qwen_embed_plugins.types import Batch, WireResponse
 from tests.services import http_providers
 
 TEXTS = ("a", "b")
@@ -92,6 +93,24 @@ def test_openrouter_pins_one_upstream(
     provider = made(OpenRouter, **options)
     assert body(provider)["provider"] == routing
     assert provider.variant == variant
+
+
+@pytest.mark.parametrize(
+    ("usage", "cost"),
+    [
+        ({"prompt_tokens": 5, "cost": 0.00014}, Decimal("0.00014")),
+        ({"prompt_tokens": 5, "cost": 0}, None),
+        ({"prompt_tokens": 5, "cost": -1}, None),
+        ({"prompt_tokens": 5, "cost": "much"}, None),
+        ({"prompt_tokens": 5, "cost": 1e300}, None),
+        ({"prompt_tokens": 5}, None),
+    ],
+)
+def test_openrouter_tells_what_it_took(usage: dict[str, Any], cost: Decimal | None) -> None:
+    answer = orjson.dumps({"data": [{"index": 0, "embedding": [1.0]}], "usage": usage})
+    response = WireResponse(200, answer)
+    assert made(OpenRouter).parse_response(response).cost == cost
+    assert made(DeepInfra).parse_response(response).cost is None
 
 
 def test_openrouters_options_are_settings() -> None:

@@ -43,6 +43,19 @@ def test_who_was_set_aside_later_still_gives_the_measure(measure: Measure, stays
     assert (parity.refuses(second) is not None) is stays_out
 
 
+def test_the_last_that_is_left_is_compared_with_whom_other_processes_met() -> None:
+    """A process that met nobody learns that the one who gave the measure was set aside."""
+    first, second = offer("first"), offer("second")
+    parity = Parity([first, second])
+    aside = Verdict("toy", serves=False, reason="it cuts", measure="reading", at=0.0)
+    stored = {first.endpoint: Met(ROWS.tobytes(), 0.0)}
+    parity.heed({first.endpoint: aside}, stored)
+    assert parity.is_unmet(second)
+    compared = parity.meet(second, ROWS[::-1].copy(), stored)
+    assert compared is not None
+    assert not compared.same_space
+
+
 @pytest.fixture
 def restless_threads() -> Iterator[None]:
     before = sys.getswitchinterval()

@@ -24,6 +24,7 @@ PLUGIN = """\
 from decimal import Decimal
 
 from qwen_embed_plugins import Offer, hookimpl
+from qwen_embed_plugins.offers import Grant
 from qwen_embed_plugins.providers.openai_compatible import OpenAICompatible
 
 
@@ -103,6 +104,26 @@ MODULES = [
         'Decimal("0.04")',
         'Decimal("0.04"), max_batch_bytes="1 MB"',
         "max_batch_bytes = '1 MB': expected a whole number of at least 1",
+    ),
+    (
+        'Decimal("0.04")',
+        'Decimal("0.04"), tokens_per_minute=0',
+        "tokens_per_minute = 0: expected a whole number of at least 1",
+    ),
+    (
+        'Decimal("0.04")',
+        'Decimal("0.04"), grant=1_000_000',
+        "offer 'qwen3-embedding-8b': grant = 1000000: expected a Grant",
+    ),
+    (
+        'Decimal("0.04")',
+        'Decimal("0.04"), grant=Grant(usd=1.80)',
+        'grant.usd = 1.8: expected a Decimal above 0, for example Decimal("1.80")',
+    ),
+    (
+        'Decimal("0.04")',
+        'Decimal("0.04"), grant=Grant(tokens="1M")',
+        "grant.tokens = '1M': expected a whole number of at least 1",
     ),
     (
         'offers=[Offer("qwen3-embedding-8b", "acme/8b", Decimal("0.04"))]',

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from decimal import Decimal
 from random import Random
 
@@ -15,8 +16,10 @@ from qwen_embed_plugins.catalogue import Catalogue, ConfiguredOffer
 from qwen_embed_plugins.effects import Job, Learn
 from qwen_embed_plugins.errors import BudgetExceeded, NoOfferLeft
 from qwen_embed_plugins.events import Event, OfferPaused, VerdictChanged
+from qwen_embed_plugins.grants import ConfiguredGrant
 from qwen_embed_plugins.health import Health
-from qwen_embed_plugins.ledger import MemoryLedger
+from qwen_embed_plugins.ledger import MemoryLedger, Reservation, Use
+from qwen_embed_plugins.meters import Meter, Refused
 from qwen_embed_plugins.models import Model, qwen3_query
 from qwen_embed_plugins.offers import Offer
 from qwen_embed_plugins.parity import PROBES, Parity
@@ -25,10 +28,12 @@ from qwen_embed_plugins.router import EmbedRequest, Router
 from qwen_embed_plugins.routing import free_first
 from qwen_embed_plugins.settings import Budget
 from qwen_embed_plugins.spaces import EmbeddingSpace
+from qwen_embed_plugins.tariffs import Tariffs
 from qwen_embed_plugins.testing import reference_vector
 from qwen_embed_plugins.testing.simulation import Served, SimulatedDriver
 from qwen_embed_plugins.types import Answer, EmbedResult, Fault, Role
 from qwen_embed_plugins.verdicts import Verdict
+from qwen_embed_plugins.windows import Ever
 
 
 class ReadsAll(Provider):
@@ -530,3 +535,117 @@ def test_no_text_is_lost_when_an_offer_is_set_aside_while_its_batch_is_taken_apa
     result = world.embed(texts(4))
     assert result.offers == ("b/toy",) * 4
     assert np.isfinite(result.vectors).all()
+
+
+def granted(of: ConfiguredOffer, tokens: int) -> ConfiguredOffer:
+    return replace(
+        of, grants=(ConfiguredGrant(Meter("grant", of.account, "", Ever(), tokens=tokens)),)
+    )
+
+
+class Impatient(MemoryLedger):
+    """Ends a flow that asks again and again for what it is refused."""
+
+    refusals = 0
+
+    def reserve(self, use: Use) -> Reservation | Refused:
+        reserved = super().reserve(use)
+        self.refusals += isinstance(reserved, Refused)
+        assert self.refusals < 50
+        return reserved
+
+
+class AddsInstruction(ReadsAll):
+    adds_instruction = True
+
+
+@pytest.mark.parametrize("canary_every", [1, 10**9])
+def test_a_batch_that_a_grant_has_no_room_for_is_made_smaller_whatever_goes_along(
+    canary_every: int,
+) -> None:
+    """Instructions and canaries count when it is reserved, and not when it is cut."""
+    provider = AddsInstruction(ProviderConfig("a"))
+    world = World(replace(granted(offer("a", "1"), tokens=60), provider=provider))
+    world.router.canaries = Canaries(canary_every)
+    world.router.parity.met = {"a toy": PROBE_ROWS}
+    world.driver.ledger = Impatient(Budget(None), world.driver.clock)
+    result = world.embed(texts(8))
+    assert np.isfinite(result.vectors).all()
+
+
+def test_an_offer_that_lost_its_grant_while_it_is_met_is_not_asked_without_a_price() -> None:
+    nameless = replace(granted(offer("a", max_inputs=1), tokens=30), price=None, private=False)
+    world = World(nameless, offer("b"), budget=Budget(Decimal(0)), a=good)
+    world.router.policy = lambda candidates: sorted(candidates, key=lambda one: one.offer.key)
+    world.router.tariffs = Tariffs(budgeted=True)
+    assert world.embed(["x"]).offers == ("b/toy",)
+    asked = [job for job in world.driver.jobs if job.offer.account == "a"]
+    # The grant has no room for the longest of the probes.
+    assert [list(job.batch.texts) for job in asked] == [[probe] for probe in PROBES[:3]]
+
+
+def test_a_first_meeting_in_parts_ends_at_an_offer_that_takes_fewer_a_minute() -> None:
+    moments: list[float] = []
+
+    def three_a_minute(job: Job) -> Served:
+        now = world.driver.clock()
+        moments[:] = [moment for moment in moments if now - moment < 60]
+        if len(moments) == 3:
+            wait = moments[0] + 60 - now
+            return Served(Fault("rate_limited", "slow down", retry_after_seconds=wait))
+        moments.append(now)
+        assert len(world.driver.jobs) < 50
+        return good(job)
+
+    world = World(offer("a", max_inputs=1), offer("b", "1"), a=three_a_minute)
+    world.router.timeout_seconds = 120.0
+    assert world.embed(["x"]).offers == ("a/toy",)
+
+
+def test_a_text_that_is_set_apart_waits_only_once() -> None:
+    """The rest of its batch goes back when the grant has no room for it."""
+    cuts = replace(granted(offer("a", "1"), tokens=40), provider=Provider(ProviderConfig("a")))
+
+    def uncounted(job: Job) -> Served:
+        return Served(Answer(vectors(job.batch.texts).vectors))
+
+    world = World(cuts, offer("b", "1"), a=uncounted, b=uncounted)
+    world.driver.ledger = Impatient(Budget(None), world.driver.clock)
+    for endpoint in ("a toy", "b toy"):  # no canaries: they are due where none was seen for long
+        world.router.capabilities[endpoint, "seen_at"] = str(world.driver.clock())
+    long = "word " * 1000
+    world.router.capabilities["a toy", "cuts_at_tokens"] = "560"
+    world.router.capabilities["a toy", "reads_tokens"] = "500"
+    world.router.parity.met = {"a toy": PROBE_ROWS, "b toy": PROBE_ROWS}
+    result = world.embed([long, *texts(7)])
+    assert np.isfinite(result.vectors).all()
+    sent = [text for account in "ab" for batch in world.sent(account) for text in batch]
+    assert sent.count(long) == 1
+
+
+def test_a_part_of_a_dissolved_split_keeps_to_the_next_offers_limit() -> None:
+    """A part waits for its place when another shows that the offer is down."""
+
+    def refuses_then_fails(job: Job) -> Served:
+        if set(job.batch.texts) & set(PROBES):
+            return good(job)
+        if len(job.batch.texts) == 8:
+            return Served(Fault("bad_input", "one of these"))
+        return Served(Fault("bad_key", "no such key", scope="account"))
+
+    one_at_a_time = offer("a")
+    terms = replace(one_at_a_time.offer, max_concurrency=1)
+    world = World(
+        replace(one_at_a_time, offer=terms), offer("b", max_inputs=2), a=refuses_then_fails
+    )
+    assert world.embed(texts(8)).offers == ("b/toy",) * 8
+    assert max(len(batch) for batch in world.sent("b")) == 2
+
+
+def test_pauses_grow_also_after_the_clock_was_set_back() -> None:
+    health, limited = Health(Random(1)), Fault("rate_limited", "slow down")
+    health.failed("a", limited, now=10_000.0, began=10_000.0)
+    health.succeeded("a", "document", 1.0, began=10_001.0)
+    for moment in (6_000.0, 6_001.0, 6_003.0):
+        health.failed("a", limited, now=moment, began=moment)
+    assert health.failed("a", limited, now=6_008.0, began=6_008.0).until - 6_008.0 >= 8.0

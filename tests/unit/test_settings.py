@@ -315,3 +315,33 @@ def test_a_key_for_a_provider_that_does_not_exist_is_refused() -> None:
     settings = Settings.load(environ={}, api_keys={"olama": "k"})
     with pytest.raises(ConfigurationError, match="did you mean 'ollama'"):
         build_catalogue(settings, load_plugins(found=()))
+
+
+def test_the_state_is_a_file_an_address_or_named_by_a_variable(isolated_settings: Path) -> None:
+    address = "postgresql://app:pa%2Fss@db:5433,[::1]/x?sslmode=require"
+    environ = {"MY_STATE": address, "EMPTY": " "}
+    assert str(Settings.load().state_place().path).startswith(str(isolated_settings))
+    assert Settings.load(state="~/mine.db").state_place().path == isolated_settings / "mine.db"
+    for given in ({"state": address}, {"state_env": "MY_STATE"}):
+        place = Settings.load(environ=environ, **given).state_place()
+        assert (place.address, place.path) == (address, None)
+        assert place.name == "postgresql://app@db:5433,[::1]/x"
+    write("MY_STATE = elsewhere.db", ".env")
+    assert Settings.load(env_file=".env", state_env="MY_STATE").state_place().name == "elsewhere.db"
+
+
+@pytest.mark.parametrize("name", ["MISSING", "EMPTY"])
+def test_a_variable_that_holds_no_state_is_one_line(name: str) -> None:
+    settings = Settings.load(environ={"EMPTY": " "}, state_env=name)
+    with pytest.raises(ConfigurationError, match=f"state_env: the variable {name} is not set; set"):
+        settings.state_place()
+
+
+def test_a_state_given_twice_is_refused() -> None:
+    write('state = "one.db"\n')
+    settings = Settings.load(environ={"QWEN_EMBED_STATE_ENV": "MY_STATE", "MY_STATE": "two.db"})
+    expected = r"state \(from file qwen-embed.toml\) and state_env \(from environment\) are both"
+    with pytest.raises(ConfigurationError, match=expected):
+        settings.state_place()
+    with pytest.raises(ConfigurationError, match="argument"):
+        settings_from(settings, {"state": "three.db"}).state_place()

@@ -412,8 +412,38 @@ def test_each_offer_that_fails_is_named_with_when_to_try_again() -> None:
     world = World(offer("one"), offer("two"), one=failing, two=keyless)
     with pytest.raises(NoOfferLeft) as caught:
         world.embed(["a"])
-    reasons = caught.value.reasons
-    assert "down for repair" in reasons["one/toy"]
-    assert "again at 2027-01-15 08:1" in reasons["one/toy"]
-    assert "who are you" in reasons["two/toy"]
-    assert "again at" in reasons["two/toy"]
+    error = caught.value
+    assert error.reasons["one/toy"] == "down for repair"
+    assert "who are you" in error.reasons["two/toy"]
+    assert 600 <= error.again["one/toy"] - START <= 1000
+    assert set(error.again) == {"one/toy", "two/toy"}
+    assert error.retry_at == min(error.again.values())
+    assert "one/toy: down for repair (again at 2027-01-15 08:1" in str(error)
+
+
+def test_after_an_outage_a_single_request_goes_ahead() -> None:
+    clock = SimulatedClock()
+    moments: list[float] = []
+
+    def recovering(job: Job) -> Served:
+        moments.append(clock.seconds)
+        if clock.seconds < START + 3:
+            return Served(Fault("unavailable", "starting up", retry_after_seconds=3.0), 0.1)
+        return good(job)
+
+    world = World(offer("home"), clock=clock, home=recovering)
+    assert not world.embed(texts(200)).errors
+    after = [moment for moment in moments if moment >= START + 3]
+    assert len(moments) - len(after) == 8, "before anybody knew"
+    assert after.count(after[0]) == 1
+    assert after.count(after[1]) == 8
+
+
+def test_what_a_provider_says_that_it_took_is_booked() -> None:
+    def telling(job: Job) -> Served:
+        served = good(job)
+        assert isinstance(served.outcome, Answer)
+        return Served(served.outcome._replace(cost=Decimal("0.25")), 1.0)
+
+    world = World(offer("gateway", "1"), gateway=telling)
+    assert world.embed(texts(1)).cost == Decimal("0.25") == world.ledger.spent

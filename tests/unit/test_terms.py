@@ -15,6 +15,7 @@ from qwen_embed_plugins.catalogue import ConfiguredOffer, build_catalogue
 from qwen_embed_plugins.meters import Meter
 from qwen_embed_plugins.offers import Grant, Source
 from qwen_embed_plugins.plugins import RegisteredProvider, Registry, load_plugins
+from qwen_embed_plugins.provider_settings import ProviderSettings
 from qwen_embed_plugins.providers import _catalogue
 from qwen_embed_plugins.windows import DAY, MINUTE, UTC_DAY, Ever, UnderWay, daily
 
@@ -170,7 +171,7 @@ def test_what_is_stated_replaces_the_built_in_grant() -> None:
 
 def test_a_grant_that_lasts_some_days_is_claimed_with_its_end() -> None:
     lasting = Grant(tokens=1_000_000, days=90)
-    said = "its grant lasts 90 days, and after them it bills: say when they end, for example free_u"
+    said = "its grant lasts 90 days, and after them it bills: name the first day after them, for ex"
     with pytest.raises(ConfigurationError, match=said):
         configured({"free": True}, grant=lasting)
     [grant] = configured({"free": True, "free_until": "2027-01-31"}, grant=lasting).grants
@@ -497,3 +498,56 @@ def test_the_end_of_a_grant_may_stand_above_the_grants_of_single_models() -> Non
 def test_what_people_write_elsewhere_leads_to_our_name(written: str, right: str) -> None:
     with pytest.raises(ConfigurationError, match=f"unknown setting '{written}'.*'{right}'"):
         configured({written: 5})
+
+
+def test_a_table_that_is_made_in_code_is_held_to_the_same() -> None:
+    with pytest.raises(ConfigurationError, match="free = false, and free_usd = "):
+        ProviderSettings("far", free=False, free_usd=Decimal(1))
+    with pytest.raises(ConfigurationError, match="free_until ends no grant"):
+        ProviderSettings("far", free_until=datetime(2027, 1, 31, tzinfo=timezone.utc))
+
+
+EXAMPLE = """
+[budget]
+usd_per_day = 1.00
+usd_total = 20.00
+[providers.deepinfra]
+kind = "openai-compatible"
+base_url = "http://127.0.0.1:8000/v1"
+api_key_env = "DEEPINFRA_TOKEN"
+account = "team-a"
+wire_name = "Qwen/Qwen3-Embedding-8B"
+proxy = "socks5://127.0.0.1:1080"
+price_per_million = "0.05"
+currency = "EUR"
+free = true
+free_tokens = 36000000
+free_usd = "1.80"
+free_until = 2027-01-31
+free_tokens_per_day = 0
+free_reset = "00:00 UTC"
+requests_per_minute = 200
+requests_per_day = 5000
+tokens_per_minute = 1000000
+max_concurrency = 8
+max_inputs = 1024
+max_input_tokens = 32768
+serve = ["query", "document"]
+trust = false
+[providers.deepinfra.models."qwen3-embedding-4b"]
+price_per_million = "0.02"
+"""
+
+
+@pytest.mark.parametrize(("model", "price"), [(MODEL, "0.060"), ("qwen3-embedding-4b", "0.024")])
+def test_a_table_that_states_everything(model: str, price: str) -> None:
+    Path("qwen-embed.toml").write_text(EXAMPLE, "utf-8")
+    settings = Settings.load(environ={"DEEPINFRA_TOKEN": "k"}, use=["deepinfra"], model=model)
+    [offer] = build_catalogue(settings, load_plugins(found=())).offers
+    assert offer.price == Decimal(price)
+    assert [grant.meter.kind for grant in offer.grants] == ["grant", "credit"]
+    assert [meter.kind for meter in offer.limits] == ["daily", "minute", "flight"]
+    assert {meter.account for meter in offer.limits} == {"team-a"}
+    stated = [line.split(" = ")[0] for line in EXAMPLE.splitlines() if " = " in line]
+    shown = {name.rpartition(".")[2] for name, *_ in settings.explain()}
+    assert shown.issuperset(set(stated) - {"trust"}), "what is stated is shown; trust is as it is"

@@ -151,6 +151,7 @@ def test_a_spent_budget_names_it_too(registry: Registry) -> None:
     assert 'model = "bge-m3" would be served by cloud-a and cloud-b, free' in str(caught.value)
 
 
+@pytest.mark.usefixtures("hasty")
 def test_services_that_nobody_has_set_up_are_counted_and_not_listed(registry: Registry) -> None:
     tables = {"ollama": {"base_url": "http://127.0.0.1:1"}}
     with (
