@@ -54,8 +54,11 @@ MOST_REQUESTS = 500
 """About as many requests are, unless an offer takes so few texts in each that these would be fewer
 than a thousand."""
 
-ROUNDS = 4
+ROUNDS = 3
 """So many times a call that was given up is taken up again on paper; the rest is extrapolated."""
+
+TOGETHER_SECONDS = 7_200.0
+"""Calls that begin nearer than this are one time: a limit of 24 hours forgets in steps."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,7 +128,8 @@ class Later:
 class Rehearsal:
     """What a call with a job would do: the offers in the order of their first use, how many of its
     `texts` it serves, in how many `seconds`; for each other offer why it has no share, or why what
-    is left does not go there. `later` is None if nothing is left, or if waiting does not help."""
+    is left does not go there. `later` is None if nothing is left, or if nothing says when more
+    would be served."""
 
     shares: tuple[Share, ...]
     texts: int
@@ -294,7 +298,7 @@ class _Stage:
         rest = workload.count - run.served
         begun: list[float] = []
         served, before, cost = 0, 0, Decimal(0)
-        for _ in range(3 * ROUNDS):  # not every time that is said to be worth it serves something
+        for _ in range(4 * ROUNDS):  # not every time that is said to be worth it serves something
             if run.is_given_up and run.retry_at is None:
                 return None
             known = run.known._replace(moment=run.goes_on_at)
@@ -302,16 +306,20 @@ class _Stage:
             run = self._run(workload.first(offered), known)
             if not run.served:
                 continue
-            begun.append(known.moment)
-            before, served = served, served + run.served
+            if not begun or known.moment - begun[-1] > TOGETHER_SECONDS:
+                begun.append(known.moment)
+                before = served
+            served += run.served
             cost += sum((share.cost for share in run.shares), Decimal(0))
             if served >= rest:
                 return Later(begun[0], run.known.moment - begun[0], cost, is_extrapolated=False)
-            if len(begun) == ROUNDS:
-                calls = ceil(rest * (ROUNDS - 1) / before)
-                seconds = (begun[-1] - begun[0]) / (ROUNDS - 1) * (calls - 1)
-                return Later(begun[0], seconds, cost * rest / served, is_extrapolated=True)
-        return None
+            if len(begun) > ROUNDS:
+                break
+        if len(begun) < 2:
+            return None
+        times = len(begun) - 1
+        seconds = (begun[-1] - begun[0]) / times * (ceil(rest * times / before) - 1)
+        return Later(begun[0], seconds, cost * rest / served, is_extrapolated=True)
 
     def _run(self, workload: Workload, known: _Known) -> _Run:
         paper = self._on_paper(workload)

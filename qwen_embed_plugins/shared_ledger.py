@@ -322,14 +322,12 @@ class SharedLedger:
 
     def counts(self) -> list[tuple[Key, Amount]]:
         """See `Ledger.counts`: those of all processes."""
-        now, counts = self._now(), []
-        for key, used, held in (
-            (count.key, count.used, count.held) for count in self._books.read()
-        ):
-            counts.append((key, used))
-            if held != NOTHING and (lost := when_lost(key, now)) is not None:
-                counts.append((lost, held))
-        return counts
+        now, counts = self._now(), self._books.read()
+        used = [(count.key, count.used) for count in counts if count.used != NOTHING]
+        held = [
+            (when_lost(count.key, now), count.held) for count in counts if count.held != NOTHING
+        ]
+        return used + [(key, amount) for key, amount in held if key is not None]
 
     def close(self) -> None:
         """Write what was used and give back the rest. What attempts under way hold stays theirs,

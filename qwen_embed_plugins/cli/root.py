@@ -17,7 +17,7 @@ COMMANDS = {
     "embed": Lazy("embed:embed", "Turn texts into vectors."),
     "providers": Lazy("providers:providers", "List providers, their offers and terms."),
     "models": Lazy("models:models", "List models, or show what is known of one."),
-    "route": Lazy("route:route", "Show which offers a call would go to, and why."),
+    "route": Lazy("route:route", "Tell where a job would go, and what it would cost."),
     "verify": Lazy("verify:verify", "Examine every offer and compare its vectors."),
     "usage": Lazy("usage:usage", "Show what was used, and what is left."),
     "plugins": Lazy("plugins:plugins", "List plugins and what each provides."),

@@ -208,7 +208,7 @@ def _print_job(job: dict[str, Any]) -> None:
     left = f"now {job['served']:,} of {job['texts']:,} texts; {job['left']:,} are left"
     later = job["later"]
     if later is None:
-        print_text(f"{left}, and waiting does not help")
+        print_text(f"{left}, and nothing says when more would be served")
         return
     print_text(
         f"{left}: from {later['begins'][:16]} UTC on, {duration(later['seconds'])}"

@@ -338,3 +338,27 @@ def test_nothing_is_made_where_nothing_was(servers: ExitStack, tmp_path: Path) -
     rehearsal = made.rehearsed(texts_of(ENGLISH, 400))
     assert {share.own_tokens > 0 for share in rehearsal.shares} == {True}
     assert [path for path in tmp_path.rglob("*") if path.is_file()] == []
+
+
+def test_who_gave_other_vectors_stays_out(servers: ExitStack, tmp_path: Path) -> None:
+    """On paper vectors have two numbers: what the real ones said stands."""
+    tables: dict[str, dict[str, Any]] = {
+        "first": {**PAID, **ONE, "trust": False},
+        "other": {**ONE, "trust": False},
+    }
+    made = world(servers, tmp_path, tables, policy="ordered")
+    made.servers["other"].behave(seed=5)
+    made.done(texts_of(ENGLISH, 300))
+    rehearsal = made.rehearsed(texts_of(RUSSIAN, 300))
+    assert "not those of first" in rehearsal.reasons["other/qwen3-embedding-0.6b"]
+    assert list(by_name(rehearsal, "texts")) == ["first"]
+    check(rehearsal, made.done(texts_of(RUSSIAN, 300)))
+
+
+def test_a_limit_used_up_a_moment_ago_is_heeded(servers: ExitStack, tmp_path: Path) -> None:
+    few = {"requests_per_day": 3, "max_inputs": 10, **ONE}
+    made = world(servers, tmp_path, {"few": few, "paid": {**PAID, **ONE}})
+    made.done(texts_of(ENGLISH, 20))
+    rehearsal = made.rehearsed(texts_of(RUSSIAN, 60))
+    assert by_name(rehearsal, "texts") == {"few": 10, "paid": 50}
+    check(rehearsal, made.done(texts_of(RUSSIAN, 60)))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -11,10 +12,15 @@ import pytest
 from qwen_embed_plugins import Settings
 from qwen_embed_plugins.cli.route_report import duration
 from qwen_embed_plugins.effects import MakeFlow
+from qwen_embed_plugins.ledger import MemoryLedger, Reservation, Use
+from qwen_embed_plugins.meters import Meter, Refused
 from qwen_embed_plugins.rehearsal import MOST_TEXTS, Rehearsal, Workload, rehearse
+from qwen_embed_plugins.settings import Budget
 from qwen_embed_plugins.setup import Setup
-from qwen_embed_plugins.simulated import SimulatedDriver
+from qwen_embed_plugins.shared_ledger import SQLiteLedger
+from qwen_embed_plugins.simulated import SimulatedClock, SimulatedDriver
 from qwen_embed_plugins.tokens import estimate_tokens
+from qwen_embed_plugins.windows import MINUTE, Ever, UnderWay
 
 NOON = 1_800_014_400.0
 """2027-01-15 12:00 UTC."""
@@ -52,6 +58,13 @@ JOBS: dict[str, tuple[dict[str, dict[str, Any]], dict[str, Any]]] = {
         {"spill_to_paid": True},
     ),
     "a day's requests, then paid": ({"few": {"requests_per_day": 60}, "paid": PAID}, {}),
+    "one account, two offers under way": (
+        {
+            "near": {"account": "team", "max_concurrency": 2},
+            "paid": {**PAID, "account": "team", "max_concurrency": 2},
+        },
+        {},
+    ),
     "large requests": ({"paid": {**PAID, "max_inputs": 1024, "max_concurrency": 2}}, {}),
     "single texts": ({"paid": {**PAID, "max_inputs": 1}}, {}),
 }
@@ -111,9 +124,11 @@ def test_ten_million_texts_take_few_requests_on_paper(
     assert len(made) == 3
 
 
-def test_few_of_very_many_are_told_exactly(tmp_path: Path) -> None:
+@pytest.mark.parametrize("now", [NOON, NOON - 3, NOON + 700])
+def test_few_of_very_many_are_told_exactly(now: float, tmp_path: Path) -> None:
+    """Also where the first day's requests are forgotten in two steps."""
     setup = setup_of(tmp_path, {"few": {"requests_per_day": 50, "max_inputs": 32}})
-    rehearsal = rehearse(setup, Workload(10_000_000, 2 * 10**9), "document", NOON)
+    rehearsal = rehearse(setup, Workload(10_000_000, 2 * 10**9), "document", now)
     assert rehearsal.served == 50 * 32
     assert rehearsal.later is not None
     assert rehearsal.later.is_extrapolated
@@ -156,6 +171,38 @@ def test_few_of_many_texts_are_kept_and_all_are_counted() -> None:
     assert (work.count, work.tokens) == (50_000, sum(map(estimate_tokens, texts)))
     assert len(work.sample) <= MOST_TEXTS
     assert work.sample == tuple(texts[:: work.stride])
+
+
+def test_a_ledger_goes_on_from_what_another_counted(tmp_path: Path) -> None:
+    """What is held is taken for used, what is only limited while under way is not."""
+    clock = SimulatedClock(NOON)
+    minute = Meter("minute", "a", "", MINUTE, requests=3)
+    flight = Meter("flight", "a", "", UnderWay(), requests=1)
+    grant = Meter("grant", "a", "", Ever(), tokens=400)
+    use = Use("a", "a/toy", 100, Decimal("0.5"), meters=(minute, flight, grant))
+    budget = Budget(usd_per_day=Decimal(2))
+    for ledger in (
+        MemoryLedger(budget, clock),
+        SQLiteLedger(str(tmp_path / "state.db"), budget, clock, tend_seconds=None),
+    ):
+        for _ in range(2):
+            while (held := ledger.reserve(use)) is None:
+                assert ledger.top_up(use) is None
+            assert isinstance(held, Reservation)
+            if _ == 0:
+                ledger.settle(held, 60, Decimal("0.25"))
+        after = MemoryLedger(budget, clock)
+        after.load(ledger.counts())
+        counted = {key.kind: amount for key, amount in after.counts() if key.kind != "flight"}
+        assert counted["grant"].tokens >= 160
+        assert "flight" not in {key.kind for key, _ in after.counts()}
+        again = after.reserve(use)
+        assert isinstance(again, Reservation), again
+        # Three requests in this minute: two counted before, and that one.
+        refused = after.reserve(replace(use, meters=(minute,), cost=Decimal(0)))
+        assert isinstance(refused, Refused)
+        assert refused.meter.kind == "minute"
+        ledger.close()
 
 
 @pytest.mark.parametrize(
