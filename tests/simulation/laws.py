@@ -28,7 +28,7 @@ from qwen_embed_plugins.tokens import estimate_all
 from qwen_embed_plugins.windows import Rolling
 from tests.simulation.schedules import INSTRUCTION, LONG, SECRET, Schedule
 from tests.simulation.servers import vector
-from tests.simulation.world import MOST_STEPS, Attempt, Call
+from tests.simulation.world import Attempt, Call
 
 if TYPE_CHECKING:
     from qwen_embed_plugins.catalogue import ConfiguredOffer
@@ -78,7 +78,7 @@ def check(schedule: Schedule) -> None:
 
 def ends(schedule: Schedule) -> None:
     world = schedule.world
-    if world.step >= MOST_STEPS:
+    if world.is_stuck:
         raise Broken("end", f"{world.step} steps, and no end")
     for call in world.calls:
         if not call.ended:
