@@ -1,5 +1,5 @@
 """What happened in a schedule, held against the laws: by the servers' own record, not the ledger's
-or the router's word. Each function raises `Broken` with the number of its law (docs/decisions.md).
+or the router's word. Each function raises `Broken` with the name of its law.
 """
 
 from __future__ import annotations
