@@ -1,5 +1,5 @@
 """What happened in a schedule, held against the laws: by the servers' own record, not the ledger's
-or the router's word. Each function raises `Broken` with the number of its law (docs/decisions.md).
+or the router's word. Each function raises `Broken` with the name of its law.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from qwen_embed_plugins.tokens import estimate_tokens
 from qwen_embed_plugins.windows import Rolling
 from tests.simulation.schedules import INSTRUCTION, LONG, SECRET, Schedule
 from tests.simulation.servers import vector
-from tests.simulation.world import MOST_STEPS, Attempt, Call
+from tests.simulation.world import Attempt, Call
 
 if TYPE_CHECKING:
     from qwen_embed_plugins.catalogue import ConfiguredOffer
@@ -80,7 +80,7 @@ def check(schedule: Schedule) -> None:
 
 def ends(schedule: Schedule) -> None:
     world = schedule.world
-    if world.step >= MOST_STEPS:
+    if world.is_stuck:
         raise Broken("end", f"{world.step} steps, and no end")
     for call in world.calls:
         if not call.ended:

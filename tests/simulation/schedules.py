@@ -355,7 +355,7 @@ def draw(
     random = Random(seed)
     clock = SimulatedClock(random.choice([MORNING, MORNING, MORNING, MIDNIGHT - 8]))
     peaceful = random.random() < 0.15
-    texts = random.sample(SHORT, random.choice([3, 8, 16, 24]))
+    texts = random.sample(SHORT, random.choice([3, 6, 12, 20]))
     parts = _Draw(random, texts, clock.seconds, peaceful)
     offers: list[ConfiguredOffer] = []
     for number in range(random.choice([1, 2, 2, 3, 3, 4, 5])):

@@ -21,8 +21,11 @@ from qwen_embed_plugins.testing.simulation import SimulatedClock
 from qwen_embed_plugins.types import Answer, EmbedResult, Fault
 from tests.simulation.servers import Reply, Server
 
-MOST_STEPS = 60_000
-"""No schedule needs a tenth of it."""
+MOST_STEPS = 300_000
+"""No schedule needs a third of it."""
+
+MOST_IDLE_STEPS = 20_000
+"""So much may happen without a request: calls that wait for one place ask twice a second."""
 
 
 @dataclass(slots=True, eq=False)
@@ -100,6 +103,8 @@ class World:
     attempts: list[Attempt] = field(default_factory=list)
     events: list[Event] = field(default_factory=list)
     step: int = 0
+    requested: int = 0
+    """The step of the last request."""
     elapsed: float = 0.0
     work: int = 0
     """Events to come, without those of housekeeping."""
@@ -131,9 +136,14 @@ class World:
         if self.trace is not None:
             self.trace(f"{self.elapsed:10.3f} {line}")
 
+    @property
+    def is_stuck(self) -> bool:
+        """Whether far too much has happened, or far too much for nothing."""
+        return self.step >= MOST_STEPS or self.step - self.requested >= MOST_IDLE_STEPS
+
     def run(self) -> None:
         """Let everything happen. Ends with the last event, or after far too many."""
-        while self._heap and self.step < MOST_STEPS:
+        while self._heap and not self.is_stuck:
             self.elapsed, _, _, housekeeping, do = heappop(self._heap)
             self.work -= not housekeeping
             self.clock.seconds = self._began + self.elapsed
@@ -153,7 +163,7 @@ class World:
         """Run a flow until it waits or is interrupted."""
         if call.ended or call.flow is None:
             return
-        while self.step < MOST_STEPS:  # a flow may go round in circles without ever waiting
+        while not self.is_stuck:  # a flow may go round in circles without ever waiting
             self.step += 1
             try:
                 effect = call.flow.send(reply)
@@ -251,7 +261,7 @@ class World:
         assert call.reserved is not None, "a request was sent for which nothing is reserved"
         attempt = Attempt(call, job, *call.reserved)
         call.attempts[attempt.reservation.id] = attempt
-        call.reserved = None
+        call.reserved, self.requested = None, self.step
         self.attempts.append(attempt)
         if self.trace is not None:
             use = attempt.reservation.use
