@@ -133,9 +133,15 @@ class Outcome:
         return said or "not usable for these texts"
 
     def _again(self) -> dict[str, float]:
-        """When an offer that rests is asked again."""
-        pauses = {offer.key: self.router.pause(offer) for offer in self.router.catalogue.offers}
-        return {key: pause.until for key, pause in pauses.items() if pause is not None}
+        """When an offer that rests, or that waits for a grant, is asked again."""
+        moments: dict[str, float] = {}
+        for offer in self.router.catalogue.offers:
+            pause, now = self.router.pause(offer), self.router.now()
+            if pause is not None:
+                moments[offer.key] = pause.until
+            elif not self.router.tariffs.serves(offer, now):
+                moments[offer.key] = self.router.tariffs.changes_at(offer, now)
+        return {key: moment for key, moment in moments.items() if moment < float("inf")}
 
     def _way_out(self) -> str:
         """Another model that would cost nothing, in words; "" if there is none."""

@@ -235,8 +235,9 @@ def test_an_offer_without_a_price_serves_while_its_grant_lasts() -> None:
     result = world.embed(texts(100))
     assert 1_800 <= tokens_by_offer(result)["given"] <= 2_000
     assert {error.kind for error in result.errors} == {"no_offer"}
-    with pytest.raises(NoOfferLeft):
+    with pytest.raises(NoOfferLeft, match="its grant is spent or over") as caught:
         world.embed(texts(100))
+    assert caught.value.retry_at is not None
 
 
 def test_a_server_that_counts_more_than_thought_is_paid_for_what_is_beyond() -> None:
