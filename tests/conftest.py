@@ -10,6 +10,7 @@ import ipaddress
 import os
 import random
 import re
+import signal
 import socket
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -46,6 +47,13 @@ _LEAKS = re.compile(
     """,
     re.IGNORECASE,
 )
+
+
+def pytest_configure() -> None:
+    """Let Ctrl-C reach the commands that tests start, also where a shell that runs the tests in the
+    background had it ignored, which children inherit."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_report_header() -> str:

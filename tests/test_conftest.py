@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 pytest_plugins = ["pytester"]
 
-OPTIONS = ("-p", "no:cacheprovider", "-p", "no:langsmith_plugin")
+OPTIONS = ("-p", "no:cacheprovider", "-p", "no:langsmith_plugin", "-p", "no:socket")
 CONFTEST = Path(__file__).with_name("conftest.py").read_text("utf-8")
 
 
@@ -57,13 +57,16 @@ def test_a_swallowed_attempt_to_leave_fails_the_test(pytester: pytest.Pytester) 
         import contextlib
         import socket
 
+        def test_before_it():
+            pass
+
         def test_it():
             with contextlib.suppress(OSError):
                 socket.create_connection(("192.0.2.1", 443), timeout=1)
         """
     )
     result = pytester.runpytest_subprocess(*OPTIONS)
-    result.assert_outcomes(passed=1, errors=1)
+    result.assert_outcomes(passed=2, errors=1)
     result.stdout.fnmatch_lines(["*tried to leave this machine: connect to 192.0.2.1*"])
 
 
