@@ -6,8 +6,8 @@ that the real router, which sees ordinary texts and requests, decides what it wo
 ledger counts bundles.
 
 How exact that is: with a weight of 1, entirely. Else what happens within one bundle is not seen. A
-grant or a budget is used up to the last `weight` texts; a limit of requests a day is rounded up to
-whole bundles; a limit per minute becomes one over as many minutes as a bundle needs, which is the
+grant or a budget is used up to the last `weight` texts; a limit of requests a day is rounded to
+whole bundles, at least one; a limit per minute becomes one over as many minutes as a bundle needs, which is the
 same rate but lets the first bundle pass at once; known texts that go along with batches count by
 bundles. With a hundred bundles and more each of these is less than 1 % of the job.
 """
@@ -143,7 +143,9 @@ def _for_bundles(
     if bundle > 1 and meter.kind == "flight" and meter.requests is not None:
         return replace(meter, requests=meter.requests * bundle)
     if bundle > 1 and meter.kind in ("day", "daily") and meter.requests is not None:
-        return replace(meter, requests=math.ceil(meter.requests / bundle) * bundle)
+        # Half a bundle more: inquiries are made once, and must not cost a whole one.
+        whole = max(1, round(meter.requests / bundle)) * bundle
+        return replace(meter, requests=whole + bundle // 2)
     stretch = stretches.get(_name(meter))
     if stretch is None:
         return meter

@@ -57,6 +57,8 @@ def test_every_block_is_covered_here() -> None:
         ("LangChain", "python"),
         ("Postgres", "console"),
         ("Postgres", "python"),
+        ("Stacking free tiers", "toml"),
+        ("Stacking free tiers", "console"),
         ("Your own provider", "python"),
         ("Your own provider", "toml"),
     }
@@ -101,6 +103,19 @@ def test_postgres_blocks(run: Any, database: Any, server: SimulatedServer) -> No
     [code] = under("Postgres", "python")
     code = code.replace("postgresql://localhost/shop", database.address)
     assert len(run_python(code, run, OLLAMA_HOST=server.url).splitlines()) == 2
+
+
+def test_stacking_blocks(run: Any) -> None:
+    [text] = under("Stacking free tiers", "toml")
+    Path("qwen-embed.toml").write_text(text, "utf-8")
+    names = ("SILICONFLOW_API_KEY", "DEEPINFRA_TOKEN", "SCW_SECRET_KEY", "OPENROUTER_API_KEY")
+    [console] = under("Stacking free tiers", "console")
+    for shown in console.split("$ ")[1:]:
+        command, *lines = shown.splitlines()
+        done = run(*shlex.split(command)[1:], COLUMNS="80", **dict.fromkeys(names, "k"))
+        assert done.code == 0, done.err
+        printed = [line.rstrip() for line in done.out.splitlines()]
+        assert [line for line in lines if line != "..." and line not in printed] == []
 
 
 def test_provider_block() -> None:
