@@ -34,11 +34,12 @@ help:  ## Show this list
 demo: $(VENV)/demo  ## A table of texts embeds itself in an embedded Postgres; searches print rows
 	@$(PY) -m qwen_embed_plugins demo
 
-# A process for each core; each has a Postgres of its own, hence no more than four. The tests start
-# hundreds of commands: those may keep what they compiled, whatever the environment says.
+# Two processes for each core, since tests wait half of their time (tests/conftest.py); each has a
+# Postgres of its own, hence no more than four. The tests start hundreds of commands: those may keep
+# what they compiled, whatever the environment says.
 test: export PYTHONDONTWRITEBYTECODE :=
 test: lint  ## All checks that a change must pass: ruff, mypy --strict, pytest
-	@$(PY) -m pytest --numprocesses=logical --maxprocesses=4 --dist=worksteal
+	@$(PY) -m pytest --numprocesses=auto --maxprocesses=4 --dist=worksteal
 
 lint: $(VENV)/dev  ## ruff and mypy alone
 	@$(PY) -m ruff check .

@@ -56,6 +56,13 @@ def pytest_configure() -> None:
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_auto_num_workers() -> int:
+    """For `--numprocesses=auto`: tests wait half of their time, for servers that stall and offers
+    that rest."""
+    return 2 * (os.cpu_count() or 1)
+
+
 def pytest_report_header() -> str:
     return f"random seed: {SEED} (again: {SEED_VARIABLE}={SEED})"
 

@@ -262,7 +262,7 @@ PLANTS: dict[str, tuple[set[str], Plant]] = {
         replacing(spending, "use_of", limits_not_asked),
     ),
     "too little is reserved": (
-        {"limit"},
+        {"limit", "count"},
         replacing(spending, "use_of", half_is_reserved),
     ),
     "a lapsed grant is drawn on": (
