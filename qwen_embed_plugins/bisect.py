@@ -50,6 +50,12 @@ class Piece:
         """Whether its texts are our own, so that no text of the call is lost with it."""
         return self.probe or self.inquiry is not None
 
+    @property
+    def is_fresh(self) -> bool:
+        """Whether nothing is known of its texts, so that they may go anywhere."""
+        special = self.split or self.is_ours or self.refused or self.avoid or self.unread
+        return not special
+
     def refused_by(self, offer: ConfiguredOffer, fault: Fault) -> Piece:
         """The piece as it goes on to other offers."""
         return replace(self, refused={**self.refused, offer.key: fault}, split=None)

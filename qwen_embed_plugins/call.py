@@ -44,6 +44,9 @@ SUSPICIONS = 3
 """A text is blamed for an offer's failures only after so many of them, with the known-good text
 taken after each: a server that fails every second time must not condemn anyone."""
 
+PIECE_TEXTS = 2_048
+"""So many texts of a call at most wait as one piece."""
+
 FAILURES_IN_A_ROW = 3
 """After so many a call does without an offer, or suspects a text of causing them."""
 
@@ -70,8 +73,11 @@ class EmbedCall:
         self.chooser = Chooser(router, request.role, wake, self.outcome.out)
         self.vetting = Vetting(router, request, self.chooser.asked)
         self.pool: deque[Piece] = deque()
-        if request.texts:
-            self.pool.append(Piece(tuple(range(len(request.texts)))))
+        places = range(len(request.texts))
+        starts = places[::PIECE_TEXTS]
+        self.untouched = deque(Piece(tuple(places[at : at + PIECE_TEXTS])) for at in starts)
+        """Pieces that come into the pool as it empties: what is done to a piece for each batch that
+        is taken from it must not grow with the job."""
         self.under_way: dict[int, _UnderWay] = {}
         self.spending = Spending(router, self.outcome, self.chooser, self.under_way)
         self.room: dict[str, int] = {}
@@ -82,7 +88,8 @@ class EmbedCall:
 
     def run(self) -> Flow[EmbedResult]:
         try:
-            while self.pool or self.under_way:
+            while self.pool or self.under_way or self.untouched:
+                self._fill_pool()
                 yield from self.router.recall()
                 blocked = yield from self._dispatch()
                 if self.under_way or blocked.busy or blocked.until is not None:
@@ -123,6 +130,11 @@ class EmbedCall:
                 piece = yield from self._start(piece, choice)
         return waiting
 
+    def _fill_pool(self) -> None:
+        """Keep a piece in the pool that any offer may take, while there are more."""
+        if self.untouched and not any(piece.is_fresh for piece in self.pool):
+            self.pool.append(self.untouched.popleft())
+
     def _is_moot(self, piece: Piece) -> bool:
         """Whether a piece of ours waits for something that has been decided meanwhile."""
         if piece.inquiry is not None:
@@ -133,6 +145,8 @@ class EmbedCall:
 
     def _has_texts_left(self) -> bool:
         """Whether a text of the call still has no verdict: else nobody needs to be asked."""
+        if self.untouched:
+            return True
         pieces = (*self.pool, *(item.piece for item in self.under_way.values()))
         return any(piece.inquiry is None for piece in pieces)
 
