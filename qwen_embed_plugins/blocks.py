@@ -38,6 +38,8 @@ class Block:
     """For how many attempts the next filling is."""
     idle: bool = False
     """Untouched since it was last looked at."""
+    awaited: bool = False
+    """Another process waits for a place under way: what comes back goes back."""
 
     @property
     def content(self) -> Amount:
@@ -61,6 +63,13 @@ class Block:
         """Set an attempt's bound aside."""
         self.spare -= bound
         self.held += bound
+
+    def land(self, bound: Amount) -> None:
+        """An attempt is no longer under way: its place is free for the next, here or elsewhere."""
+        self.idle = False
+        self.held -= bound
+        if not self.awaited:
+            self.spare += bound
 
     def settle(self, bound: Amount, used: Amount) -> None:
         """Replace a bound by what was used; what it was too low by comes out of the spare part."""

@@ -71,12 +71,25 @@ select period, requests, tokens, money from tally
 where kind = ? and account = ? and offer = ? and period between ? and ? order by period
 """
 
+WAITING = 1
+"""The period under which a process that waits for a place under way has a block: it stands for one
+place, and its tokens are when the waiting began, in milliseconds since the epoch."""
+
+WAITING_SECONDS = 3.0
+"""How long one waits without asking again."""
+
 FOR_EVER = 2**62
 """Beyond any period."""
 
 _BLOCKS = """
 select requests, tokens, money from block
 where kind = ? and account = ? and offer = ? and period = ?
+"""
+
+_AWAITED = """
+select count(*) from block
+where kind = ? and account = ? and offer = ? and period = ?
+    and holder <> ? and deadline >= ? and tokens < ?
 """
 
 _ALL = """
@@ -181,6 +194,21 @@ class Page:
         if isinstance(window, Rolling):
             periods = (window.first_live(self.now), FOR_EVER)
         return [(_TALLY, (*key[:3], *periods)), (_BLOCKS, key)]
+
+    def wait(self, holder: str, key: Key, since: int) -> None:
+        """Queue up for a place under way, or go on waiting for it."""
+        place = Amount(1, since, 0)
+        self.keep(holder, key._replace(period=WAITING), place, WAITING_SECONDS)
+
+    def leave(self, holder: str, key: Key) -> None:
+        """Wait no more."""
+        self.keep(holder, key._replace(period=WAITING), NOTHING, 0.0)
+
+    def awaited(self, holder: str, key: Key, before: int = FOR_EVER) -> int:
+        """How many others wait for a place under way, since before a moment."""
+        values = (*key[:3], WAITING, holder, self.now, before)
+        [[(count,)]] = self._session.ask([(_AWAITED, values)])
+        return int(count)
 
     def correct(self, key: Key, amount: Amount) -> None:
         """Set the tokens and the money of a tally."""

@@ -40,6 +40,7 @@ from qwen_embed_plugins.amounts import NOTHING, Amount, units, usd
 from qwen_embed_plugins.blocks import LARGEST, Block, affordable, filling
 from qwen_embed_plugins.books import (
     BLOCK_SECONDS,
+    FOR_EVER,
     LIMIT_SECONDS,
     Books,
     Page,
@@ -125,6 +126,8 @@ class SharedLedger:
         self._holder = os.urandom(16).hex()
         self._blocks: dict[Key, Block] = {}
         self._open: dict[int, list[tuple[Block, Meter, Amount]]] = {}
+        self._waiting: dict[Key, int] = {}
+        """Since when this process waits for places under way, in milliseconds."""
         self._next_id = 0
         self._tender: threading.Thread | None = None
         self._renew_at = 0.0
@@ -167,8 +170,10 @@ class SharedLedger:
         behind = False
         with self._lock:
             for block, meter, bound in self._open.pop(reservation.id, ()):
-                flies = isinstance(meter.window, UnderWay)
-                block.settle(bound, NOTHING if flies else meter.counts(amount, credit_))
+                if isinstance(meter.window, UnderWay):
+                    block.land(bound)
+                else:
+                    block.settle(bound, meter.counts(amount, credit_))
                 behind |= block.behind
         return behind
 
@@ -232,8 +237,11 @@ class SharedLedger:
             for hold, counted in zip(holds, counts, strict=True):
                 entry = entry_of[hold.key]
                 without = counted._replace(held=counted.held - entry.spare)  # not lost to it
+                if isinstance(hold.meter.window, UnderWay):
+                    without = without._replace(held=without.held + self._ahead(page, hold.key))
                 refused = without.refusal(hold.meter, hold.bound, page.now)
                 if refused is not None:
+                    self._queue_up(page, hold)
                     return self._by_our_clock(refused, page)
                 fits = affordable(hold.bound, hold.meter.left(counted.used + counted.held))
                 attempts = min(attempts, entry.block.size, fits)
@@ -242,7 +250,30 @@ class SharedLedger:
                 entry.filling = filling(hold.bound, attempts, entry.spare)
                 self._keep(page, entry)
                 entry.block.size = min(LARGEST, entry.block.size * 2)
+                entry.block.awaited = False
+                if self._waiting.pop(hold.key, None) is not None:
+                    page.leave(self._holder, hold.key)
         return None
+
+    def _ahead(self, page: Page, key: Key) -> Amount:
+        """The places under way that others have waited for longer: a process that is always busy
+        would take its own back for ever."""
+        since = self._waiting.get(key, FOR_EVER)
+        return Amount(page.awaited(self._holder, key, since))
+
+    def _queue_up(self, page: Page, hold: Hold) -> None:
+        if isinstance(hold.meter.window, UnderWay):
+            since = self._waiting.setdefault(hold.key, int(page.now * 1000))
+            page.wait(self._holder, hold.key, since)
+
+    def _heed_who_waits(self, page: Page) -> None:
+        """Let go of places under way, one by one as they become free, if others wait for them."""
+        with self._lock:
+            blocks = list(self._blocks.values())
+        for block in blocks:
+            if isinstance(block.meter.window, UnderWay) and page.awaited(self._holder, block.key):
+                with self._lock:
+                    block.awaited, block.spare = True, NOTHING
 
     def _by_our_clock(self, refused: Refused, page: Page) -> Refused:
         """The same by this machine's clock, so that a wait is as long as by the page's. What is
@@ -307,10 +338,11 @@ class SharedLedger:
             if monotonic() >= self._rests_until:
                 self._write(lambda block: True)
 
-    def _write(self, gives_back: Callable[[Block], bool]) -> None:
+    def _write(self, gives_back: Callable[[Block], bool], *, heeding: bool = False) -> None:
         try:
-            with self._page(gives_back):
-                pass
+            with self._page(gives_back) as (page, _):
+                if heeding:
+                    self._heed_who_waits(page)
         except ConfigurationError as error:
             self._warn(error)
 
@@ -358,7 +390,7 @@ class SharedLedger:
             unneeded = any(block.empty or block.spare != NOTHING for block in idle)
             due = used or unneeded or self._now() > self._renew_at
             if due and monotonic() >= self._rests_until:
-                self._write(idle.__contains__)
+                self._write(idle.__contains__, heeding=True)
             with self._lock:
                 if not self._blocks:
                     self._tender = None

@@ -25,7 +25,7 @@ from qwen_embed_plugins import AsyncEmbedder, BudgetExceeded, ConfigurationError
 from qwen_embed_plugins.amounts import NOTHING, Amount, units, usd
 from qwen_embed_plugins.books import BLOCK_SECONDS, Books, SQLiteBooks
 from qwen_embed_plugins.ledger import DAY_SECONDS, Reservation, Use, attempt
-from qwen_embed_plugins.meters import Refused
+from qwen_embed_plugins.meters import Meter, Refused
 from qwen_embed_plugins.postgres_books import PostgresBooks
 from qwen_embed_plugins.postgres_place import LOCK
 from qwen_embed_plugins.settings import Budget
@@ -34,6 +34,7 @@ from qwen_embed_plugins.state import SQLiteState
 from qwen_embed_plugins.state_file import connect
 from qwen_embed_plugins.testing import SimulatedServer
 from qwen_embed_plugins.testing.simulation import SimulatedClock
+from qwen_embed_plugins.windows import UnderWay
 from tests.stores import Store
 
 ROOT = Path(__file__).parents[2]
@@ -290,7 +291,7 @@ CROWD = """
 import random, sys, time
 from decimal import Decimal
 from qwen_embed_plugins.ledger import Use
-from qwen_embed_plugins.meters import Refused
+from qwen_embed_plugins.meters import Meter, Refused
 from qwen_embed_plugins.settings import Budget
 from qwen_embed_plugins.shared_ledger import SharedLedger
 from qwen_embed_plugins.state_place import state_place
@@ -633,3 +634,66 @@ def test_a_call_that_is_cancelled_while_it_waits_for_the_record_holds_nothing(
 
     asyncio.run(run())
     assert all(line.held == NOTHING for line in store.usage())
+
+
+# Places under way
+
+NARROW = Meter("flight", "account", "", UnderWay(), requests=2, setting="max_concurrency")
+FLYING = Use("account", "free", 1, Decimal(0), meters=(NARROW,))
+
+
+def test_who_is_always_busy_lets_others_have_their_turn(
+    opened: Opened, clock: SimulatedClock
+) -> None:
+    """A bulk job beside a query of another process, at a server that takes two requests."""
+    busy, query = opened(None), opened(None)
+    under_way: list[Reservation] = []
+    for _ in range(2):
+        held = reserve(busy, FLYING)
+        assert isinstance(held, Reservation)
+        under_way.append(held)
+    waited = 0
+    for turn in range(100):
+        clock.seconds += 0.25
+        if turn % 4 == 0:
+            busy.tend()
+        busy.settle(under_way.pop(0), 1, Decimal(0))
+        again = reserve(busy, FLYING)
+        if isinstance(again, Reservation):
+            under_way.append(again)
+        if turn % 2 == 0:
+            waited += 1
+            mine = reserve(query, FLYING)
+            if isinstance(mine, Reservation):
+                break
+    else:
+        pytest.fail("the query waited for ever")
+    assert waited <= 6, "asked twice a second, for three seconds at most"
+    refused = reserve(busy, FLYING)
+    assert isinstance(refused, Refused) or len(under_way) < 2
+    query.settle(mine, 1, Decimal(0))
+    query.close()
+    for held in under_way:
+        busy.settle(held, 1, Decimal(0))
+    clock.seconds += 4  # nobody waits any more
+    assert isinstance(reserve(busy, FLYING), Reservation)
+    assert isinstance(reserve(busy, FLYING), Reservation)
+
+
+def test_who_waited_longer_comes_first_and_nobody_waits_for_each_other(
+    opened: Opened, clock: SimulatedClock
+) -> None:
+    ledgers = [opened(None) for _ in range(4)]
+    holding = [reserve(ledgers[0], FLYING) for _ in range(2)]
+    served: list[int] = []
+    for _ in range(60):
+        clock.seconds += 0.5
+        for number, ledger in enumerate(ledgers[1:], 1):
+            if number not in served and isinstance(reserve(ledger, FLYING), Reservation):
+                served.append(number)
+        if holding:
+            held = holding.pop()
+            assert isinstance(held, Reservation)
+            ledgers[0].settle(held, 1, Decimal(0))
+        ledgers[0].tend()
+    assert served == [1, 2], "there are two places, and they were the first to wait"
