@@ -240,6 +240,14 @@ def test_an_offer_without_a_price_serves_while_its_grant_lasts() -> None:
     assert caught.value.retry_at is not None
 
 
+def test_an_offer_without_a_price_keeps_to_a_budget_of_its_provider_after_its_grant() -> None:
+    limit = Meter("budget", "given", "", UTC_DAY, money=0, setting="usd_per_day")
+    given = offer("given", None, grants=(grant("given", 2_000),), limits=(limit,))
+    result = World(given).embed(texts(100))
+    assert 1_800 <= tokens_by_offer(result)["given"] <= 2_000
+    assert {error.kind for error in result.errors} == {"no_offer"}
+
+
 def test_a_server_that_counts_more_than_thought_is_paid_for_what_is_beyond() -> None:
     def dear(job: Job) -> Served:
         served = good(job)
