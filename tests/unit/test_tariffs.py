@@ -278,6 +278,21 @@ def test_a_budget_of_a_provider_keeps_out_no_other(name: str) -> None:
     assert Decimal("0.0018") <= alone.ledger.spent <= Decimal("0.002")
 
 
+def test_fewer_requests_are_under_way_when_answers_become_slow() -> None:
+    at_once: list[tuple[int, int]] = []
+
+    def slower(job: Job) -> Served:
+        allowed = world.router.pacing.places("near/toy", 16)
+        at_once.append((sum(world.router.places.taken().values()), allowed))
+        return replace(good(job), seconds=1.0 if len(at_once) < 60 else 20.0)
+
+    world = World(offer("near"), concurrency=16, near=slower)
+    world.embed([f"{text(1000)} {number}" for number in range(2500)])
+    assert max(taken for taken, _ in at_once) == 16
+    assert min(allowed for _, allowed in at_once) <= 4
+    assert min(taken for taken, _ in at_once[60:230]) <= 4
+
+
 def test_the_minute_holds_for_routers_that_share_a_ledger() -> None:
     limit = Meter("minute", "slow", "", MINUTE, requests=20, setting="requests_per_minute")
     day = Meter("day", "slow", "", DAY, requests=50, setting="requests_per_day")
