@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 
 from qwen_embed_plugins.bisect import Piece
@@ -20,8 +20,8 @@ def cut(
 ) -> tuple[Piece, Piece | None]:
     """The part of a piece that one request to the offer may hold, and the rest.
 
-    `texts` are the piece's; `max_tokens` is what a grant has left. A part of a split goes whole,
-    since it fitted before it was split.
+    `texts` are the piece's, or only the first `max_inputs` of them; `max_tokens` is what a grant
+    has left. A part of a split goes whole, since it fitted before it was split.
     """
     if not is_cuttable(piece):
         return piece, None
@@ -66,7 +66,7 @@ def _bytes_in_json(text: str) -> int:
 
 def set_long_apart(
     piece: Piece,
-    texts: Sequence[str],
+    texts: Callable[[Piece], Sequence[str]],
     offer: ConfiguredOffer,
     others: Sequence[ConfiguredOffer],
     count: TokenCounter,
@@ -75,7 +75,8 @@ def set_long_apart(
     takes longer texts.
 
     An estimate routes and never refuses: without such an offer all stay together, and the
-    provider's own answer decides.
+    provider's own answer decides. `texts` gives those of a piece; it is asked once for an offer,
+    since with each batch the work would grow with the square of a call.
     """
     limit = offer.offer.max_input_tokens
     if limit is None or piece.split is not None or piece.is_ours:
@@ -83,7 +84,7 @@ def set_long_apart(
     if offer.key in piece.avoid or offer.key in piece.fits:
         return piece, None
     piece = replace(piece, fits=piece.fits | {offer.key})
-    is_long = [count(text) > limit for text in texts]
+    is_long = [count(text) > limit for text in texts(piece)]
     if not any(is_long) or not any(_takes_longer(other, limit) for other in others):
         return piece, None
     pairs = list(zip(piece.places, is_long, strict=True))

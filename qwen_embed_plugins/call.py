@@ -167,7 +167,7 @@ class EmbedCall:
         yet to show is asked first, and the piece goes on waiting."""
         others = self.chooser.allowed(piece)
         piece, too_long = set_long_apart(
-            piece, self._texts(piece), offer, others, self.router.count_tokens
+            piece, self._texts, offer, others, self.router.count_tokens
         )
         if too_long is not None:
             self.pool.append(too_long)
@@ -198,9 +198,11 @@ class EmbedCall:
         self, piece: Piece, offer: ConfiguredOffer, *, spare: bool = False
     ) -> tuple[Piece, Piece | None]:
         """The part of a piece that one request may hold, with a place to spare if asked for."""
-        limit = self._max_inputs(offer) - spare
+        limit = max(1, self._max_inputs(offer) - spare)
         room, count = self.room.get(offer.key), self._counter(offer)
-        return cut(piece, self._texts(piece), offer, max(1, limit), room, count)
+        # No more than may go: all that is left of a long call would be gone through for each batch.
+        first = self._texts(replace(piece, places=piece.places[:limit]))
+        return cut(piece, first, offer, limit, room, count)
 
     def _counter(self, offer: ConfiguredOffer) -> TokenCounter:
         """Counts a text as the offer is likely to."""

@@ -17,9 +17,11 @@ Wake: TypeAlias = Callable[[], None]
 
 @dataclass(slots=True)
 class _Queue:
-    """`taken` counts places in use and those that are granted but not yet used."""
+    """`taken` counts places in use and those that are granted but not yet used; `limit` is how many
+    there were when one was last asked for."""
 
     taken: int = 0
+    limit: int = 1
     waiting: deque[Wake] = field(default_factory=deque)
     granted: set[Wake] = field(default_factory=set)
 
@@ -41,6 +43,7 @@ class Places:
         """Take one of the `limit` places at an offer, or join those that wait for one."""
         with self._lock:
             queue = self._queues.setdefault(key, _Queue())
+            queue.limit = limit
             if wake in queue.granted:
                 queue.granted.remove(wake)
                 return True
@@ -54,7 +57,7 @@ class Places:
             return False
 
     def give_back(self, key: str) -> None:
-        """A request is over: its place goes to whoever waits longest."""
+        """A request is over: its place goes to whoever waits longest, if it is still one."""
         with self._lock:
             woken = self._pass_on(self._queues[key])
         if woken is not None:
@@ -77,7 +80,8 @@ class Places:
 
     def _pass_on(self, queue: _Queue) -> Wake | None:
         """Free a place, or keep it for the first that waits; gives whom to wake."""
-        if not queue.waiting:
+        # Above the limit others are under way still, and pass theirs on.
+        if not queue.waiting or queue.taken > queue.limit:
             queue.taken -= 1
             return None
         first = queue.waiting.popleft()

@@ -50,7 +50,7 @@ class Tariff:
 
 class Tariffs:
     """The tariffs of all offers, shared by flows. `version` changes with each that ends or begins
-    anew by what the ledger said; `budgeted` says that no offer without a price may serve."""
+    anew by what the ledger said; `budgeted` says that there is a budget over all."""
 
     def __init__(self, budgeted: bool) -> None:
         self._budgeted = budgeted
@@ -69,8 +69,10 @@ class Tariffs:
         return Tariff(offer.price)
 
     def serves(self, offer: ConfiguredOffer, now: float) -> bool:
-        """Whether it may be asked at all: an unknown price is none that a budget could allow."""
-        return not self._budgeted or self.of(offer, now).price is not None
+        """Whether it may be asked at all: an unknown price is none that a budget could allow, over
+        all or of its provider."""
+        budgeted = self._budgeted or any(meter.kind == "budget" for meter in offer.limits)
+        return not budgeted or self.of(offer, now).price is not None
 
     def changes_at(self, offer: ConfiguredOffer, now: float) -> float:
         """When the offer's tariff may change by itself."""

@@ -71,3 +71,43 @@ def test_under_any_order_the_limit_holds_and_no_place_is_lost(seed: int) -> None
         for _ in range(held[name]):
             places.give_back("x")
     assert places.taken() == {}
+
+
+def test_places_that_are_taken_away_go_to_nobody_who_waits() -> None:
+    woken: list[str] = []
+    places = Places()
+    bulk = flow(woken, "bulk")
+    assert all(places.take("a", 4, bulk) for _ in range(4))
+    assert not places.take("a", 2, bulk)
+    places.give_back("a")
+    places.give_back("a")
+    assert not places.take("a", 2, bulk)
+    assert not woken
+    places.give_back("a")
+    assert woken == ["bulk"]
+    assert places.take("a", 2, bulk)
+
+
+@given(seed=st.integers(0, 2**32))
+def test_whatever_becomes_of_the_limit_all_are_served(seed: int) -> None:
+    random = Random(seed)
+    woken: list[str] = []
+    places = Places()
+    flows = {name: flow(woken, name) for name in "abc"}
+    wanted: dict[str, int] = dict.fromkeys(flows, 10)
+    under_way: list[str] = []
+    runnable = list(flows)
+    while any(wanted.values()) or under_way:
+        while runnable:
+            name = runnable.pop()
+            while wanted[name] and places.take("x", random.randrange(1, 6), flows[name]):
+                wanted[name] -= 1
+                under_way.append(name)
+            if not wanted[name]:
+                places.wait_only_for(flows[name])
+            runnable, woken[:] = [*runnable, *woken], []
+        assert under_way, "somebody waits, and nobody will ever wake it"
+        name = under_way.pop(random.randrange(len(under_way)))
+        places.give_back("x")
+        runnable, woken[:] = [name, *woken], []
+    assert places.taken() == {}

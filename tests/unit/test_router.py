@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from decimal import Decimal
 from random import Random
+from typing import Any
 
 import numpy as np
 import pytest
@@ -649,3 +650,18 @@ def test_pauses_grow_also_after_the_clock_was_set_back() -> None:
     for moment in (6_000.0, 6_001.0, 6_003.0):
         health.failed("a", limited, now=moment, began=moment)
     assert health.failed("a", limited, now=6_008.0, began=6_008.0).until - 6_008.0 >= 8.0
+
+
+def test_a_batch_costs_no_look_at_all_that_is_left_of_the_call() -> None:
+    class Watched(tuple[str, ...]):
+        looks = 0
+
+        def __getitem__(self, place: Any) -> Any:
+            Watched.looks += 1
+            return super().__getitem__(place)
+
+    request = EmbedRequest(Watched(texts(4000)), "document", EmbeddingSpace("toy", 64))
+    world = World(offer("a", max_inputs=4), offer("b", max_inputs=4, max_input_tokens=100))
+    world.driver.run(lambda wake: world.router.flow(request, wake))
+    assert len(world.driver.jobs) >= 1000
+    assert Watched.looks < 10 * 4000

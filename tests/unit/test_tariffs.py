@@ -240,6 +240,14 @@ def test_an_offer_without_a_price_serves_while_its_grant_lasts() -> None:
     assert caught.value.retry_at is not None
 
 
+def test_an_offer_without_a_price_keeps_to_a_budget_of_its_provider_after_its_grant() -> None:
+    limit = Meter("budget", "given", "", UTC_DAY, money=0, setting="usd_per_day")
+    given = offer("given", None, grants=(grant("given", 2_000),), limits=(limit,))
+    result = World(given).embed(texts(100))
+    assert 1_800 <= tokens_by_offer(result)["given"] <= 2_000
+    assert {error.kind for error in result.errors} == {"no_offer"}
+
+
 def test_a_server_that_counts_more_than_thought_is_paid_for_what_is_beyond() -> None:
     def dear(job: Job) -> Served:
         served = good(job)
@@ -268,6 +276,21 @@ def test_a_budget_of_a_provider_keeps_out_no_other(name: str) -> None:
     with pytest.raises(BudgetExceeded, match=rf"{name} = 0.002 .* \[providers.near\]"):
         list(map(alone.embed, [texts(100)] * 5))
     assert Decimal("0.0018") <= alone.ledger.spent <= Decimal("0.002")
+
+
+def test_fewer_requests_are_under_way_when_answers_become_slow() -> None:
+    at_once: list[tuple[int, int]] = []
+
+    def slower(job: Job) -> Served:
+        allowed = world.router.pacing.places("near/toy", 16)
+        at_once.append((sum(world.router.places.taken().values()), allowed))
+        return replace(good(job), seconds=1.0 if len(at_once) < 60 else 20.0)
+
+    world = World(offer("near"), concurrency=16, near=slower)
+    world.embed([f"{text(1000)} {number}" for number in range(2500)])
+    assert max(taken for taken, _ in at_once) == 16
+    assert min(allowed for _, allowed in at_once) <= 4
+    assert min(taken for taken, _ in at_once[60:230]) <= 4
 
 
 def test_the_minute_holds_for_routers_that_share_a_ledger() -> None:
