@@ -115,6 +115,13 @@ def test_what_is_left_says_when(run: Run, server: SimulatedServer) -> None:
     assert done.code == 0
 
 
+def test_one_query_is_told_in_words_that_fit(run: Run, server: SimulatedServer) -> None:
+    run.settings({"near": {"kind": "openai-compatible", "base_url": f"{server.url}/v1"}})
+    said = flat(run("route", "--query", "--tokens", 20, "--texts", 1).out)
+    assert ", queries: " in said
+    assert "20 tokens, 1 request, " in said
+
+
 def test_without_a_job_only_the_order_is_told(run: Run, two: SimulatedServer) -> None:
     plan = run("route", "--json").json
     assert "job" not in plan
