@@ -94,6 +94,8 @@ def test_texts_are_estimated_between_bounds(run: Run, two: SimulatedServer) -> N
         (("--file", "-", "one"), "give texts or --file, not both"),
         (("",), "there is no text in it"),
         (("--tokens", 0), "0 is not in the range"),
+        (("--tokens", 10**23), "is not in the range 1<=x<=1000000000000"),
+        (("--tokens", 10**8, "--texts", 1), "at most 32,768 tokens a text"),
     ],
 )
 def test_what_cannot_be_rehearsed_is_one_line(
