@@ -17,6 +17,7 @@ holds a key or a whole text: `shown` shortens and `without_secrets` cleans what 
 from __future__ import annotations
 
 import re
+from decimal import Decimal
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -149,5 +150,5 @@ def shown(value: object, limit: int = 60) -> str:
     """
     if isinstance(value, str) and len(value) > limit:
         value = value[: limit - 1] + "…"
-    text = repr(value)
+    text = str(value) if isinstance(value, Decimal) else repr(value)  # as the file has it
     return text if len(text) <= limit * 4 + 2 else text[: limit * 4] + "…"

@@ -21,6 +21,9 @@ if TYPE_CHECKING:
 ASSUMED_TOKENS = 256
 """How long a text is taken to be where only the tokens of all are known."""
 
+MOST_TOKENS = 10**12
+"""The largest job: a rehearsal of it takes seconds, of a much larger one for ever."""
+
 
 @click.command(
     epilog="""
@@ -41,7 +44,7 @@ ASSUMED_TOKENS = 256
 @click.option("--query", "is_query", is_flag=True, help="For queries; default: for documents.")
 @click.option(
     "--tokens",
-    type=click.IntRange(min=1),
+    type=click.IntRange(1, MOST_TOKENS),
     metavar="N",
     help="Tokens of all texts, as the services count them.",
 )
@@ -63,7 +66,8 @@ def route(
     """Show which offers a job would go to, in which order, and what it would cost.
 
     Nothing is sent, spent or learnt: the router is rehearsed on paper, from what is known and was
-    counted by now. Without a job, only the order is shown.
+    counted by now. Without a job, only the order is shown. What a cache already holds is not
+    taken off the job.
     """
     _check(texts, file, tokens, number)
     from qwen_embed_plugins.cli.route_report import print_plan, report
@@ -79,6 +83,7 @@ def route(
     elif tokens:
         from qwen_embed_plugins.rehearsal import Workload
 
+        _check_length(setup, tokens, number)
         workload = Workload(number or -(-tokens // ASSUMED_TOKENS), tokens)
     is_estimate = tokens is None
     if workload is not None and tokens is not None:
@@ -107,6 +112,17 @@ def _check(
     if number and tokens and tokens < number:
         raise click.UsageError(
             f"{tokens} tokens for {number} texts: --tokens is for all together, at least one a text"
+        )
+
+
+def _check_length(setup: Setup, tokens: int, number: int | None) -> None:
+    """No offer reads texts so long, and a rehearsal would try with texts of that length."""
+    model = setup.catalogue.model
+    if number and tokens > number * model.context_tokens:
+        raise click.UsageError(
+            f"{tokens:,} tokens in {number:,} texts: {model.name} reads at most "
+            f"{model.context_tokens:,} tokens a text; give --texts of at least "
+            f"{-(-tokens // model.context_tokens):,}"
         )
 
 

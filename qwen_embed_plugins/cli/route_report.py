@@ -159,7 +159,8 @@ def print_plan(plan: dict[str, Any]) -> None:
     used = [entry for entry in asked if entry.get("requests")] if job else asked
     figures = ["tokens", "requests", "cost_usd"] if job else []
     titles = {"tokens": "Tokens", "requests": "Requests", "cost_usd": "USD"}
-    print_text(f"{plan['space']}, {plan['role']}s:")
+    role = {"query": "queries", "document": "documents"}[plan["role"]]
+    print_text(f"{plan['space']}, {role}:")
     print_table(
         [
             Column("", right=True),
@@ -191,7 +192,8 @@ def print_plan(plan: dict[str, Any]) -> None:
 
 
 def _print_job(job: dict[str, Any]) -> None:
-    said = f"all together: {job['tokens']:,} tokens, {job['requests']:,} requests, "
+    requests = "1 request" if job["requests"] == 1 else f"{job['requests']:,} requests"
+    said = f"all together: {job['tokens']:,} tokens, {requests}, "
     said += f"{_dollars(job['cost_usd'])} USD"
     if job["is_estimate"]:
         said += (

@@ -94,6 +94,8 @@ def test_texts_are_estimated_between_bounds(run: Run, two: SimulatedServer) -> N
         (("--file", "-", "one"), "give texts or --file, not both"),
         (("",), "there is no text in it"),
         (("--tokens", 0), "0 is not in the range"),
+        (("--tokens", 10**23), "is not in the range 1<=x<=1000000000000"),
+        (("--tokens", 10**8, "--texts", 1), "at most 32,768 tokens a text"),
     ],
 )
 def test_what_cannot_be_rehearsed_is_one_line(
@@ -113,6 +115,13 @@ def test_what_is_left_says_when(run: Run, server: SimulatedServer) -> None:
     assert "about 5 days" in said
     assert "requests_per_day = 50 is used up" in said
     assert done.code == 0
+
+
+def test_one_query_is_told_in_words_that_fit(run: Run, server: SimulatedServer) -> None:
+    run.settings({"near": {"kind": "openai-compatible", "base_url": f"{server.url}/v1"}})
+    said = flat(run("route", "--query", "--tokens", 20, "--texts", 1).out)
+    assert ", queries: " in said
+    assert "20 tokens, 1 request, " in said
 
 
 def test_without_a_job_only_the_order_is_told(run: Run, two: SimulatedServer) -> None:

@@ -418,6 +418,7 @@ def test_a_file_with_all_of_them() -> None:
     [
         ({"free": "yes"}, "far: free = 'yes': expected true or false"),
         ({"free_tokens": -1}, "far: free_tokens = -1: expected a whole number of at least 0"),
+        ({"free_tokens": Decimal("1E+6")}, "free_tokens = 1E+6: expected a whole number"),
         ({"free_tokens": True}, "free_tokens = True: expected a whole number"),
         ({"free_tokens": "²"}, "free_tokens = '²': expected a whole number"),
         ({"free_tokens": 10**19}, "expected a whole number of at most 1000000000000000000"),
