@@ -292,6 +292,7 @@ class EmbedCall:
         offer = finished.job.offer
         self.router.places.give_back(offer.key)
         self.chooser.short_of_money.clear()
+        self.chooser.heard = self.router.now()
         checked = examine(finished, self.request.space.dimensions)
         checked = self._doubted(item.piece, checked, finished)
         yield from self.spending.settle(item.held, finished, checked.fault)

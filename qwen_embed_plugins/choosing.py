@@ -65,11 +65,14 @@ class Chooser:
     ranked: list[ConfiguredOffer] = field(init=False)
     tiers: dict[str, Tier] = field(init=False)
     started: float = field(init=False)
+    heard: float = field(init=False)
+    """When an answer came last, or the call began."""
+
     _ranked_as: int = field(init=False)
     _ranked_until: float = field(init=False)
 
     def __post_init__(self) -> None:
-        self.started = self.router.now()
+        self.started = self.heard = self.router.now()
         self.rank()
 
     def rank(self) -> None:
@@ -103,7 +106,7 @@ class Chooser:
                 continue
             pause = self.router.pause(offer)
             if pause is not None:
-                if pause.until - self.router.now() <= self._patience(pause):
+                if self._is_worth_waiting_for(pause):
                     until = sooner(until, pause.until)
                 if pause.fault.kind == "rate_limited":
                     ceiling = min(ceiling, _limited(tier))
@@ -154,6 +157,13 @@ class Chooser:
         if self.role == "query":
             return self.router.now() >= self.started + self.router.spill_after_seconds
         return self.router.spill_to_paid
+
+    def _is_worth_waiting_for(self, pause: Paused) -> bool:
+        # Others may take each place that gets free. A bulk job has time; who asks a query waits no
+        # longer for all these pauses together than for one.
+        together = self.role == "query" and pause.fault.kind == "rate_limited"
+        since = self.heard if together else self.router.now()
+        return pause.until - since <= self._patience(pause)
 
     def _patience(self, pause: Paused) -> float:
         """How many seconds a pause may last for this call to wait for its end."""

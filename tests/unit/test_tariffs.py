@@ -17,7 +17,7 @@ from qwen_embed_plugins.effects import Job
 from qwen_embed_plugins.events import Event
 from qwen_embed_plugins.grants import ConfiguredGrant
 from qwen_embed_plugins.health import Health
-from qwen_embed_plugins.ledger import MemoryLedger, budget_meters
+from qwen_embed_plugins.ledger import MemoryLedger, Use, budget_meters
 from qwen_embed_plugins.meters import Meter, in_dollars
 from qwen_embed_plugins.models import Model
 from qwen_embed_plugins.parity import Parity
@@ -291,6 +291,23 @@ def test_fewer_requests_are_under_way_when_answers_become_slow() -> None:
     assert max(taken for taken, _ in at_once) == 16
     assert min(allowed for _, allowed in at_once) <= 4
     assert min(taken for taken, _ in at_once[60:230]) <= 4
+
+
+def test_a_query_ends_though_others_keep_all_places() -> None:
+    limit = Meter("flight", "near", "", UnderWay(), requests=1, setting="max_concurrency")
+    world = World(offer("near", limits=(limit,)))
+    world.ledger.reserve(Use("near", "near/toy", 1, Decimal(0), meters=(limit,)))
+    with pytest.raises(NoOfferLeft, match="as many as max_concurrency allows"):
+        world.embed(texts(1), "query")
+    assert 50 <= world.driver.clock.seconds - START <= 60
+
+
+def test_many_queries_go_on_for_as_long_as_answers_come() -> None:
+    limit = Meter("minute", "near", "", MINUTE, requests=1, setting="requests_per_minute")
+    world = World(offer("near", limits=(limit,)))
+    world.router.timeout_seconds = 70.0
+    assert not world.embed(texts(50), "query").errors
+    assert world.driver.clock.seconds - START > 200
 
 
 def test_the_minute_holds_for_routers_that_share_a_ledger() -> None:
