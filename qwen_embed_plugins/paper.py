@@ -9,7 +9,8 @@ How exact that is: with a weight of 1, entirely. Else what happens within one bu
 grant or a budget is used up to the last `weight` texts; a limit of requests a day is rounded to
 whole bundles, at least one; a limit per minute becomes one over as many minutes as a bundle
 needs, which is the same rate but lets the first bundle pass at once; known texts that go along
-with batches count by bundles. With a hundred bundles and more each of these is less than 1 % of the job.
+with batches count by bundles. With a hundred bundles and more each of these is less than 1 % of
+the job.
 """
 
 from __future__ import annotations
