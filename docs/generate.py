@@ -56,7 +56,9 @@ while a budget is set.
 A grant counts as free once it is claimed, since nobody here can see whether the account has it: \
 `free = true` in `[providers.NAME]`, with `free_until` where it lasts some days: a time, or the \
 first day that is not free, in UTC. Or state yours: `free_tokens`, `free_usd` or \
-`free_tokens_per_day`. Limits of an account (requests and tokens per \
+`free_tokens_per_day`, which renews at `free_reset`, for example "00:00 America/Los_Angeles" \
+(default: "00:00 UTC"); a stated `requests_per_day` then counts from that hour too, else over any \
+24 hours. Limits of an account (requests and tokens per \
 minute or day, requests at once) are kept where the provider itself states them. The others are \
 marked "not enforced": they are only shown, until settings state them.
 

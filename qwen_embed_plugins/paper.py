@@ -6,10 +6,10 @@ that the real router, which sees ordinary texts and requests, decides what it wo
 ledger counts bundles.
 
 How exact that is: with a weight of 1, entirely. Else what happens within one bundle is not seen. A
-grant or a budget is used up to the last `weight` texts; a limit of requests a day is rounded to
-whole bundles, at least one; a limit per minute becomes one over as many minutes as a bundle needs,
-which is the same rate but lets the first bundle pass at once; known texts that go along with
-batches count by bundles. With a hundred bundles and more each of these is less than 1 % of the job.
+grant or a budget is used up to the last `weight` texts; at a limit of requests a day half a bundle
+may be lost or won; a limit per minute becomes one over as many minutes as a bundle needs, which is
+the same rate but lets the first bundle pass at once; known texts that go along with batches count
+by bundles. With a hundred bundles and more each of these is less than 1 % of the job.
 """
 
 from __future__ import annotations
@@ -142,10 +142,6 @@ def _for_bundles(
 ) -> Meter:
     if bundle > 1 and meter.kind == "flight" and meter.requests is not None:
         return replace(meter, requests=meter.requests * bundle)
-    if bundle > 1 and meter.kind in ("day", "daily") and meter.requests is not None:
-        # Half a bundle more: inquiries are made once, and must not cost a whole one.
-        whole = max(1, round(meter.requests / bundle)) * bundle
-        return replace(meter, requests=whole + bundle // 2)
     stretch = stretches.get(_name(meter))
     if stretch is None:
         return meter
@@ -219,6 +215,8 @@ class BundledLedger:
         self._is_ours = is_ours
         self._open: dict[int, _Open] = {}
         self.tallies: dict[str, Tally] = {}
+        self.spared: Counter[str] = Counter()
+        """The requests that a last bundle of a day did not hold, by offer."""
 
     def reserve(self, use: Use) -> Reservation | Refused:
         ours = self._is_ours(use.offer)
@@ -234,6 +232,11 @@ class BundledLedger:
             requests,
         )
         outcome = self._ledger.reserve(bundle)
+        if isinstance(outcome, Refused) and self._nearly_fits(outcome, requests):
+            # The last requests of a day go for a whole bundle: half a bundle is lost or won.
+            self.spared[use.offer] += requests - outcome.left
+            requests = outcome.left
+            outcome = self._ledger.reserve(replace(bundle, requests=requests))
         if isinstance(outcome, Refused):
             return replace(
                 outcome, left=outcome.left // weight, until=self._until(outcome, outcome.until)
@@ -241,6 +244,10 @@ class BundledLedger:
         ends = self._now() + self._bundles.seconds[use.offer]
         self._open[outcome.id] = _Open(outcome, weight, requests, ours, ends)
         return Reservation(outcome.id, use)
+
+    def _nearly_fits(self, refused: Refused, requests: int) -> bool:
+        by_day = refused.meter.kind in ("day", "daily")
+        return by_day and requests > 1 and 2 * refused.left >= requests
 
     def _until(self, refused: Refused, until: float | None) -> float | None:
         """Others may end at any moment, those on paper do not: there is no need to poll."""

@@ -349,7 +349,12 @@ class _Stage:
         met = {place: known.met.get(place, True) for place in router.parity.met}
         return _Run(
             workload.count,
-            _shares(server.requests, offers, ledger.tallies, workload.count / len(paper.texts)),
+            _shares(
+                server.requests - ledger.spared,
+                offers,
+                ledger.tallies,
+                workload.count / len(paper.texts),
+            ),
             _scaled(len(offers) - offers.count(None), workload.count / len(paper.texts)),
             self._reasons(call),
             call.outcome.retry_at(),

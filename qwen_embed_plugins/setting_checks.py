@@ -131,7 +131,12 @@ def money(value: Any) -> Decimal:
 
 
 def money_or_unlimited(value: Any) -> Decimal | None:
-    return None if value == "unlimited" else money(value)
+    if value == "unlimited":
+        return None
+    try:
+        return money(value)
+    except ValueError as error:
+        raise ValueError(f'{error}, or "unlimited"') from None
 
 
 def one_of(*known: str) -> Check:

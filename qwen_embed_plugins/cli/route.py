@@ -120,7 +120,7 @@ def _check_length(setup: Setup, tokens: int, number: int | None) -> None:
     model = setup.catalogue.model
     if number and tokens > number * model.context_tokens:
         raise click.UsageError(
-            f"{tokens:,} tokens in {number:,} texts: {model.name} reads at most "
+            f"{tokens:,} tokens for --texts {number:,}: {model.name} reads at most "
             f"{model.context_tokens:,} tokens a text; give --texts of at least "
             f"{-(-tokens // model.context_tokens):,}"
         )

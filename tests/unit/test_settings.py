@@ -85,6 +85,7 @@ def test_a_whole_file() -> None:
         ("timeout_seconds = 0", "expected seconds"),
         ("budget = 3", "budget = 3: expected a table"),
         ("[budget]\nusd_per_day = -1", "expected an amount of 0 or more"),
+        ("[budget]\nusd_per_day = 'none'", 'for example "0.05", or "unlimited"'),
         ("[budget]\nusd_per_dya = 1", "did you mean 'usd_per_day'"),
         ('[providers.a]\napi_key = "sk-1"', "a key does not belong in a file"),
         ('[providers.a]\nbase_url = "localhost"', "expected an address such as"),
