@@ -7,11 +7,10 @@ import threading
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
-from functools import lru_cache
 from typing import NamedTuple, Protocol
 
 from qwen_embed_plugins.amounts import MOST, NOTHING, Amount, units, usd
-from qwen_embed_plugins.meters import Key, Meter, Refused, in_dollars, refusal
+from qwen_embed_plugins.meters import Key, Meter, Refused, in_dollars, refusal, use_meter
 from qwen_embed_plugins.settings import Budget
 from qwen_embed_plugins.windows import UTC_DAY, Ever, Rolling, UnderWay
 
@@ -97,12 +96,6 @@ class Ledger(Protocol):
 def attempt(tokens: int, cost: Decimal, requests: int = 1) -> Amount:
     """One request with its tokens and its cost in US dollars."""
     return Amount(requests, min(MOST, tokens), units(cost))
-
-
-@lru_cache(maxsize=1024)
-def use_meter(account: str, offer: str) -> Meter:
-    """The record of what is used of an offer, by days in UTC."""
-    return Meter("use", account, offer, UTC_DAY)
 
 
 def budget_meters(budget: Budget) -> tuple[Meter, ...]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from datetime import datetime, timezone
 from decimal import Decimal
+from functools import lru_cache
 from typing import Literal, NamedTuple
 
 from qwen_embed_plugins.amounts import Amount, usd
@@ -96,6 +97,7 @@ class Meter:
         )
 
 
+@lru_cache(maxsize=1024)
 def use_meter(account: str, offer: str) -> Meter:
     """The record of what is used of an offer, by days in UTC."""
     return Meter("use", account, offer, UTC_DAY)

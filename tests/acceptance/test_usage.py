@@ -19,7 +19,8 @@ import pytest
 from qwen_embed_plugins.amounts import Amount
 from qwen_embed_plugins.books import SQLiteBooks
 from qwen_embed_plugins.catalogue import build_catalogue
-from qwen_embed_plugins.ledger import Use, use_meter
+from qwen_embed_plugins.ledger import Use
+from qwen_embed_plugins.meters import use_meter
 from qwen_embed_plugins.plugins import load_plugins
 from qwen_embed_plugins.settings import Budget, Settings
 from qwen_embed_plugins.shared_ledger import SQLiteLedger
