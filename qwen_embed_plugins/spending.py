@@ -35,6 +35,8 @@ class HasHeld(Protocol):
     def held(self) -> Held: ...
 
 
+SHORTEST_REST_SECONDS = 0.05
+
 LIMITS: Mapping[str, FaultKind] = {
     "minute": "rate_limited",
     "flight": "rate_limited",
@@ -88,7 +90,8 @@ class Spending:
 
     def _rest(self, offer: ConfiguredOffer, refused: Refused, kind: FaultKind) -> None:
         key = offer.key if refused.meter.offer else offer.account
-        until = refused.until if refused.until is not None else self.router.now()
+        # Not at once: the record's clock may be a little behind ours, and asking takes no time.
+        until = max(refused.until or 0.0, self.router.now() + SHORTEST_REST_SECONDS)
         fault = Fault(kind, refused.message, until=until)
         self.router.health.rests(key, fault, until)
         self.router.emit(OfferPaused(key, kind, refused.message, until))

@@ -88,6 +88,7 @@ class Tariffs:
         again = now + TRY_AGAIN_SECONDS
         until = again if refused.until is None else min(refused.until, again)
         with self._lock:
+            self._spent = {key: end for key, end in self._spent.items() if end > now}
             self._spent[_key(refused.meter, now)] = until
             self.version += 1
 
