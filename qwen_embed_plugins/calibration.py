@@ -7,8 +7,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from math import ceil, isfinite
 
-LEAST, MOST = 0.25, 4.0
-"""Between these lies what a tokenizer may count for one of our tokens; beyond is a mistake."""
+LEAST, MOST = 0.25, 64.0
+"""Between these lies what is believed of one of our tokens. No tokenizer counts more than four; but
+what a provider counts is what it bills, so more is held where it counts more."""
+
+BEYOND = 4.0
+"""Who counts so many times what was expected, much more than was held, is believed at once."""
 
 HALF_TOKENS = 5_000
 """A batch of so many tokens weighs a half, a query next to nothing: its end tokens would tell."""
@@ -59,7 +63,7 @@ class Calibration:
         weight = min(MOST_WEIGHT, counted / (counted + HALF_TOKENS))
         with self._lock:
             known = self._of(endpoint)
-            known.ratio += weight * (seen - known.ratio)
+            known.ratio += (1.0 if seen > BEYOND * known.ratio else weight) * (seen - known.ratio)
             known.batches += 1
             moved = abs(known.ratio / known.remembered - 1) > MOVED
             if not moved or known.batches <= BATCHES:

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from decimal import Decimal
 from typing import NamedTuple, Protocol
 
@@ -145,7 +145,10 @@ class Counted(NamedTuple):
         counted = self.used + self.held
         if meter.lacks(counted + bound) is None:
             return None
-        return refusal(meter, counted, bound, self._allowed_at(meter, bound, now))
+        refused = refusal(meter, counted, bound, self._allowed_at(meter, bound, now))
+        if refused is None or meter.lacks(self.used + bound) is not None:
+            return refused
+        return replace(refused, only_held=True)
 
     def _allowed_at(self, meter: Meter, bound: Amount, now: float) -> float | None:
         window, used = meter.window, self.used

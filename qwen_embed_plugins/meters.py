@@ -106,12 +106,14 @@ def use_meter(account: str, offer: str) -> Meter:
 @dataclass(frozen=True, slots=True)
 class Refused:
     """A meter does not allow an attempt. `until` is when it may be tried again (None: not by
-    waiting); `left` is what is left of the limit that it would go beyond."""
+    waiting); `left` is what is left of the limit that it would go beyond. `only_held`: what was
+    used has left room, and what is held may be given back."""
 
     meter: Meter
     message: str
     until: float | None = None
     left: int = 0
+    only_held: bool = False
 
 
 def refusal(meter: Meter, counted: Amount, bound: Amount, until: float | None) -> Refused | None:

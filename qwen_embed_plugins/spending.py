@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from decimal import Decimal
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from qwen_embed_plugins.catalogue import RESERVED_OVER_ESTIMATE, ConfiguredOffer
@@ -11,7 +12,7 @@ from qwen_embed_plugins.effects import Finished, Flow, Reserve, Settle
 from qwen_embed_plugins.events import AttemptFinished, BudgetReached, OfferPaused
 from qwen_embed_plugins.ledger import Reservation
 from qwen_embed_plugins.meters import GRANTS, Meter, Refused
-from qwen_embed_plugins.tariffs import Charge, Tariff, charge, use_of
+from qwen_embed_plugins.tariffs import Charge, Tariff, charge, drawn, use_of
 from qwen_embed_plugins.types import Answer, Attempt, Fault, FaultKind
 
 if TYPE_CHECKING:
@@ -118,9 +119,7 @@ class Spending:
         """Book what the attempt used, and tell of it."""
         offer, tokens = finished.job.offer, tokens_used(held, finished)
         self.outcome.estimated |= tokens > 0 and reported(finished) is None
-        charged = charged_for(held, finished, tokens)
-        sent = int(was_sent(finished))
-        yield Settle(held.reservation, tokens, charged.cost, sent, charged.credit)
+        charged = yield from settle(held, finished, tokens)
         count = len(finished.job.batch.texts)
         self.outcome.attempts.append(
             Attempt(offer.key, count, finished.seconds, tokens, charged.cost, fault)
@@ -146,10 +145,20 @@ def tokens_used(held: Held, finished: Finished) -> int:
     return held.tokens if answered or finished.maybe_served else 0
 
 
-def charged_for(held: Held, finished: Finished, tokens: int) -> Charge:
-    """What the attempt has cost."""
+def settle(held: Held, finished: Finished, tokens: int) -> Flow[Charge]:
+    """Book an attempt that counted so many tokens; what it has cost."""
     told = finished.outcome.cost if isinstance(finished.outcome, Answer) else None
-    return charge(finished.job.offer, held.tariff, held.reservation.use.tokens, tokens, told)
+    offer, tariff, bound = finished.job.offer, held.tariff, held.reservation.use.tokens
+    sent = int(was_sent(finished))
+    if tariff.grant is not None and tokens > bound:
+        more = yield Reserve(drawn(offer, tariff, tokens))
+        if isinstance(more, Reservation):
+            yield Settle(more, 0, Decimal(0), 0)
+        if isinstance(more, Reservation) or more.only_held:
+            bound = tokens  # the grant has room for what nobody had thought of
+    charged = charge(offer, tariff, bound, tokens, told)
+    yield Settle(held.reservation, tokens, charged.cost, sent, charged.credit)
+    return charged
 
 
 def was_sent(finished: Finished) -> bool:

@@ -108,6 +108,12 @@ def use_of(offer: ConfiguredOffer, tariff: Tariff, tokens: int) -> Use:
     return Use(offer.account, offer.key, tokens, Decimal(0), offer.cost(tokens), meters)
 
 
+def drawn(offer: ConfiguredOffer, tariff: Tariff, tokens: int) -> Use:
+    """So many tokens of a grant and nothing else: they were sent already."""
+    meters = () if tariff.grant is None else (tariff.grant.meter,)
+    return Use(offer.account, offer.key, tokens, Decimal(0), offer.cost(tokens), meters)
+
+
 def charge(
     offer: ConfiguredOffer, tariff: Tariff, bound: int, tokens: int, told: Decimal | None = None
 ) -> Charge:

@@ -16,7 +16,6 @@ from qwen_embed_plugins.effects import (
     KeepVerdict,
     Learn,
     Reserve,
-    Settle,
     Start,
     Wait,
 )
@@ -35,7 +34,7 @@ from qwen_embed_plugins.jobs import likely_tokens, make_job
 from qwen_embed_plugins.ledger import Reservation
 from qwen_embed_plugins.meters import GRANTS, Refused
 from qwen_embed_plugins.parity import PROBES, least_cosine
-from qwen_embed_plugins.spending import Held, charged_for, tokens_used, was_sent
+from qwen_embed_plugins.spending import Held, settle, tokens_used
 from qwen_embed_plugins.tariffs import use_of
 from qwen_embed_plugins.types import Fault
 from qwen_embed_plugins.verdicts import Verdict
@@ -197,10 +196,7 @@ class Verification:
 
     def _settle(self, item: _UnderExamination, finished: Finished, held: Held) -> Flow[None]:
         tokens = tokens_used(held, finished)
-        charged = charged_for(held, finished, tokens)
-        cost = charged.cost
-        requests = int(was_sent(finished))
-        yield Settle(held.reservation, tokens, cost, requests, charged.credit)
+        cost = (yield from settle(held, finished, tokens)).cost
         item.tokens, item.cost, item.requests = (
             item.tokens + tokens,
             item.cost + cost,

@@ -396,6 +396,7 @@ def _paid(attempt: Attempt, tokens: int) -> Decimal:
     use = attempt.reservation.use
     price = attempt.job.offer.price or Decimal(0)
     covered = min(tokens, use.tokens) if _grant(attempt) is not None else 0
+    covered = tokens if attempt.is_covered else covered
     return price * (tokens - covered) / 1_000_000
 
 

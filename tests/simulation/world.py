@@ -43,6 +43,8 @@ class Attempt:
     finished: Finished | None = None
     settled_step: int | None = None
     """When the flow booked it; None if it was cancelled or killed before."""
+    is_covered: bool = False
+    """Whether it counted more than was held of a grant, and the grant had room for it."""
     ended_step: int | None = None
     """When its reservation ended, by whomever."""
 
@@ -187,7 +189,11 @@ class World:
                     self.say(f"call {call.number} is refused: {reply.message}")
             elif isinstance(effect, Settle):
                 keep_books(effect, call.process.ledger, call.held)
-                attempt = call.attempts[effect.reservation.id]
+                attempt = call.attempts.get(effect.reservation.id)
+                if attempt is None:
+                    continue  # only whether a grant has room for more than was thought
+                bound = attempt.reservation.use.tokens
+                attempt.is_covered = effect.tokens > bound and not effect.cost
                 attempt.settled_step = attempt.ended_step = self.step
             elif not isinstance(effect, Aside):  # calls of the simulation have no cache
                 reply = remember(effect, self.state)

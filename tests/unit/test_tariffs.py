@@ -254,10 +254,38 @@ def test_a_server_that_counts_more_than_thought_is_paid_for_what_is_beyond() -> 
         assert isinstance(served.outcome, Answer)
         return Served(served.outcome._replace(tokens=5 * TOKENS), 1.0)
 
-    world = World(offer("given", "1", grants=(grant("given", 10_000),)), given=dear)
-    result = world.embed(texts(1))
+    world = World(offer("given", "1", grants=(grant("given", 600),)), given=dear)
+    result = world.embed([text(1)])
     assert result.usage.tokens == 5 * TOKENS
-    assert result.cost == Decimal("0.000001") * 3 * TOKENS, "two of five were held of the grant"
+    assert result.cost == 0, "the grant had room for what nobody had thought of"
+    assert {key.kind: used.tokens for key, used in world.ledger._used.items()} == {
+        "use": 500,
+        "budget": 500,
+        "grant": 500,
+    }
+    late = World(offer("given", "1", grants=(grant("given", 300),)), given=dear)
+    assert late.embed([text(1)]).cost == Decimal("0.000001") * 3 * TOKENS, "two of five were held"
+
+
+def test_a_server_that_counts_a_thousand_for_each_text_is_soon_believed() -> None:
+    def thousand(job: Job) -> Served:
+        served = good(job)
+        assert isinstance(served.outcome, Answer)
+        return Served(served.outcome._replace(tokens=1_000 * len(job.batch.texts)), 1.0)
+
+    offers = [
+        offer("soon", "5", grants=(grant("soon", 200_000, 1),)),
+        offer("late", "5", grants=(grant("late", 200_000, 2),)),
+        offer("paid", "1"),
+    ]
+    names = ["soon", "late", "paid"]
+    world = World(*offers, soon=thousand, late=thousand, paid=thousand)
+    result = world.embed(texts(500))
+    used = tokens_by_offer(result)
+    assert world.order == names
+    assert 190_000 < used["soon"] <= 200_000
+    assert 190_000 < used["late"] <= 200_000
+    assert result.cost == used["paid"] * Decimal("0.000001")
 
 
 @pytest.mark.parametrize("name", ["usd_per_day", "usd_total"])
