@@ -220,7 +220,9 @@ def test_what_an_offer_gave_before_it_was_found_out_in_the_same_call_is_not_kept
     servers: Callable[..., Servers],
 ) -> None:
     two = servers(first=Behaviour(), second=Behaviour())
-    use, small = ("first", "second"), {"first": {"max_inputs": 4}}
+    # The second costs money, so nothing goes there before the first is found out.
+    use = ("first", "second")
+    small = {"first": {"max_inputs": 4}, "second": {"price_per_million": "0.01"}}
     two.embed(*use, texts=["a text"], cache=str(two.folder / "another.db"))
     two.by_name["first"].behave(seed=9)
     result = two.embed(*use, tables=small, canary_every=3, concurrency=1)
