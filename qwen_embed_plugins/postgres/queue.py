@@ -116,17 +116,17 @@ def _read(vectorizer: Vectorizer, token: int, ids: list[int]) -> Flow[Batch | No
         yield Statement(_sql.query("close_lease"), values)
         return None
     rows = yield Statement(vectorizer.query("read_rows"), values)
-    return sort_rows(token, rows)
+    return sort_rows(token, rows, space=vectorizer.space)
 
 
-def sort_rows(token: int, rows: Sequence[Row]) -> Batch:
+def sort_rows(token: int, rows: Sequence[Row], *, space: str) -> Batch:
     """Which rows need a vector, which have it, which must have none. Pure."""
     items, equal, gone = [], [], []
     for row in rows:
         content = row["content"]
         if content is None or not content.strip():
             gone.append(row["id"])
-        elif row["content_hash"] == content_hash(content):
+        elif row["content_hash"] == content_hash(content) and row["space"] == space:
             equal.append(row["id"])
         else:
             items.append(Item(row["id"], content, row["attempts"]))

@@ -254,7 +254,7 @@ BEGIN
     EXECUTE format(
         'CREATE TABLE %s (%s, chunk int NOT NULL DEFAULT 0, text text NOT NULL, embedding %s.%I(%s) NOT NULL, '
         'content_hash bytea NOT NULL, offer text, embedded_at timestamptz NOT NULL DEFAULT clock_timestamp(), '
-        'PRIMARY KEY (%s, chunk))',
+        'start_char int NOT NULL DEFAULT 0, space text NOT NULL, PRIMARY KEY (%s, chunk))',
         called,
         (SELECT string_agg(format('%I %s%s NOT NULL', names[place], type, collate_clause), ', ' ORDER BY place)
          FROM qwen_embed.primary_key(v.source)),
@@ -281,7 +281,7 @@ CREATE OR REPLACE FUNCTION qwen_embed.target_key_name(name text) RETURNS text
 LANGUAGE sql IMMUTABLE SET search_path = pg_catalog, pg_temp
 BEGIN ATOMIC
     SELECT CASE
-        WHEN name IN ('chunk', 'text', 'embedding', 'content_hash', 'offer', 'embedded_at') THEN 'key_' || name
+        WHEN name IN ('chunk', 'text', 'embedding', 'content_hash', 'offer', 'embedded_at', 'start_char', 'space') THEN 'key_' || name
         ELSE name END;
 END;
 COMMENT ON FUNCTION qwen_embed.target_key_name(text) IS

@@ -133,8 +133,9 @@ def test_the_index_is_used_and_settings_are_put_back(filled: Database) -> None:
     # In a small table reading everything is cheaper, and rightly chosen.
     db.rows("INSERT INTO docs (id, body) SELECT i, 'filler' FROM generate_series(1001, 9000) i")
     db.rows(
-        "INSERT INTO docs_embedding (id, text, embedding, content_hash) SELECT i, 'filler', "
-        "ARRAY(SELECT random() - 0.5 + 0 * i FROM generate_series(1, 32))::vector, '' "
+        "INSERT INTO docs_embedding (id, text, embedding, content_hash, space) "
+        "SELECT i, 'filler', "
+        "ARRAY(SELECT random() - 0.5 + 0 * i FROM generate_series(1, 32))::vector, '', 'any' "
         "FROM generate_series(1001, 9000) i"
     )
     db.rows("ANALYZE docs, docs_embedding")
