@@ -92,43 +92,82 @@ BEGIN ATOMIC
 END;
 COMMENT ON FUNCTION qwen_embed.equality(oid) IS 'The equality of a type''s unique index, qualified.';
 
-CREATE OR REPLACE FUNCTION qwen_embed.primary_key(source regclass)
+CREATE OR REPLACE FUNCTION qwen_embed.key_attributes(vectorizer int, source regclass)
+RETURNS TABLE (place int, attnum smallint)
+LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp
+BEGIN ATOMIC
+    SELECT n.place, d.refobjsubid::smallint
+    FROM generate_series(1, 32) AS n(place)
+    JOIN pg_depend d ON d.classid = 'pg_proc'::regclass
+        AND d.objid = to_regproc(format('qwen_embed.key_%s_%s', key_attributes.vectorizer, n.place))
+        AND d.refclassid = 'pg_class'::regclass AND d.refobjid = key_attributes.source AND d.refobjsubid > 0;
+END;
+COMMENT ON FUNCTION qwen_embed.key_attributes(int, regclass) IS
+    'The columns that a vectorizer''s key functions read. They are parsed, so renames are followed.';
+
+CREATE OR REPLACE FUNCTION qwen_embed.unique_keys(source regclass)
+RETURNS TABLE (index oid, is_primary boolean, is_identity boolean, attnums smallint[])
+LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp
+BEGIN ATOMIC
+    SELECT i.indexrelid, i.indisprimary, i.indisreplident, key.attnums
+    FROM pg_index i
+    CROSS JOIN LATERAL (SELECT (i.indkey::int2[])[0:i.indnkeyatts - 1] AS attnums) AS key
+    WHERE i.indrelid = unique_keys.source AND i.indisunique AND i.indisvalid AND i.indpred IS NULL
+        AND NOT EXISTS (
+            SELECT FROM unnest(key.attnums) AS k(attnum)
+            LEFT JOIN pg_attribute a ON a.attrelid = i.indrelid AND a.attnum = k.attnum AND a.attnotnull
+            WHERE a.attnum IS NULL);
+END;
+COMMENT ON FUNCTION qwen_embed.unique_keys(regclass) IS
+    'The unique indexes of a table that can tell its rows apart: whole, without expressions, nothing null.';
+
+CREATE OR REPLACE FUNCTION qwen_embed.row_key(source regclass, vectorizer int DEFAULT NULL)
 RETURNS TABLE (place int, attnum smallint, name text, type text, collate_clause text)
 LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp
 BEGIN ATOMIC
+    WITH recorded AS (
+        SELECT array_agg(k.attnum ORDER BY k.place) AS attnums, array_agg(k.attnum ORDER BY k.attnum) AS ordered
+        FROM qwen_embed.key_attributes(row_key.vectorizer, row_key.source) k
+    ), chosen AS (
+        SELECT CASE WHEN same.key THEN recorded.attnums ELSE u.attnums END AS attnums
+        FROM qwen_embed.unique_keys(row_key.source) u CROSS JOIN recorded
+        CROSS JOIN LATERAL (
+            SELECT ARRAY(SELECT unnest(u.attnums) ORDER BY 1) = recorded.ordered AS key) AS same
+        ORDER BY same.key DESC NULLS LAST, u.is_primary DESC, u.is_identity DESC, cardinality(u.attnums), u.index
+        LIMIT 1
+    )
     SELECT k.place::int, a.attnum, a.attname::text,
         qwen_embed.base_type(a.atttypid, a.atttypmod),
         CASE WHEN a.attcollation = 0 THEN ''
              ELSE format(' COLLATE %I.%I', n.nspname, c.collname) END
-    FROM pg_constraint p
-    CROSS JOIN unnest(p.conkey) WITH ORDINALITY AS k(attnum, place)
-    JOIN pg_attribute a ON a.attrelid = p.conrelid AND a.attnum = k.attnum
+    FROM chosen
+    CROSS JOIN unnest(chosen.attnums) WITH ORDINALITY AS k(attnum, place)
+    JOIN pg_attribute a ON a.attrelid = row_key.source AND a.attnum = k.attnum
     LEFT JOIN pg_collation c ON c.oid = a.attcollation
     LEFT JOIN pg_namespace n ON n.oid = c.collnamespace
-    WHERE p.conrelid = primary_key.source AND p.contype = 'p'
     ORDER BY k.place;
 END;
-COMMENT ON FUNCTION qwen_embed.primary_key(regclass) IS
-    'The columns of a table''s primary key, in order, with type and collation as SQL.';
+COMMENT ON FUNCTION qwen_embed.row_key(regclass, int) IS
+    'The columns that tell a table''s rows apart, in order, with type and collation as SQL: those that the '
+    'vectorizer was made with while an index keeps them unique, else the primary key, else another unique '
+    'index without nulls.';
 
 CREATE OR REPLACE FUNCTION qwen_embed.key_columns(vectorizer int)
 RETURNS TABLE (place int, source_column text, target_column text, type text, equality text, greater text)
 LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp
 BEGIN ATOMIC
-    SELECT k.place::int, s.attname::text, t.attname::text,
-        qwen_embed.base_type(t.atttypid, t.atttypmod),
-        qwen_embed.equality(t.atttypid), qwen_embed.comparison(t.atttypid, 5)
+    SELECT k.place, s.attname::text, t.attname::text,
+        qwen_embed.base_type(s.atttypid, s.atttypmod),
+        qwen_embed.equality(s.atttypid), qwen_embed.comparison(s.atttypid, 5)
     FROM qwen_embed.vectorizer v
-    JOIN pg_index i ON i.indrelid = v.target_table AND i.indisprimary
-    CROSS JOIN LATERAL unnest((i.indkey::int2[])[0:i.indnkeyatts - 2]) WITH ORDINALITY AS k(attnum, place)
-    JOIN pg_attribute t ON t.attrelid = v.target_table AND t.attnum = k.attnum
-    JOIN pg_depend d ON d.classid = 'pg_proc'::regclass
-        AND d.objid = to_regproc(format('qwen_embed.key_%s_%s', v.id, k.place))
-        AND d.refclassid = 'pg_class'::regclass AND d.refobjid = v.source AND d.refobjsubid > 0
-    JOIN pg_attribute s ON s.attrelid = v.source AND s.attnum = d.refobjsubid
+    CROSS JOIN LATERAL qwen_embed.key_attributes(v.id, v.source) k
+    JOIN pg_attribute s ON s.attrelid = v.source AND s.attnum = k.attnum
+    LEFT JOIN pg_index i ON i.indrelid = v.target_table AND i.indisprimary AND k.place < i.indnkeyatts
+    LEFT JOIN pg_attribute t ON t.attrelid = i.indrelid AND t.attnum = (i.indkey::int2[])[k.place - 1]
     WHERE v.id = key_columns.vectorizer
     ORDER BY k.place;
 END;
 COMMENT ON FUNCTION qwen_embed.key_columns(int) IS
     'The key of a vectorizer as its columns are called today: the source''s through the parsed key '
-    'functions, which follow renames, the target''s through its primary key (all but chunk).';
+    'functions, which follow renames, the side table''s through its primary key (all but chunk; null '
+    'without a side table).';

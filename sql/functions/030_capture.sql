@@ -1,23 +1,23 @@
 -- The private tables, functions and triggers of one vectorizer. Each make_ function may be run again:
 -- it makes what is missing and leaves the rest.
 
-CREATE OR REPLACE FUNCTION qwen_embed.key_definition(source regclass, prefix text, suffix text)
+CREATE OR REPLACE FUNCTION qwen_embed.key_definition(v qwen_embed.vectorizer, prefix text, suffix text)
 RETURNS text
 LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp
 BEGIN ATOMIC
     SELECT string_agg(prefix || place || ' ' || type || collate_clause || suffix, ', ' ORDER BY place)
-    FROM qwen_embed.primary_key(source);
+    FROM qwen_embed.row_key(v.source, v.id);
 END;
-COMMENT ON FUNCTION qwen_embed.key_definition(regclass, text, text) IS
+COMMENT ON FUNCTION qwen_embed.key_definition(qwen_embed.vectorizer, text, text) IS
     'The key as column definitions k1, k2, … with the source''s types and collations.';
 
-CREATE OR REPLACE FUNCTION qwen_embed.numbered(source regclass, pattern text) RETURNS text
+CREATE OR REPLACE FUNCTION qwen_embed.numbered(v qwen_embed.vectorizer, pattern text) RETURNS text
 LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp
 BEGIN ATOMIC
     SELECT string_agg(replace(pattern, '#', place::text), ', ' ORDER BY place)
-    FROM qwen_embed.primary_key(source);
+    FROM qwen_embed.row_key(v.source, v.id);
 END;
-COMMENT ON FUNCTION qwen_embed.numbered(regclass, text) IS
+COMMENT ON FUNCTION qwen_embed.numbered(qwen_embed.vectorizer, text) IS
     'The pattern once for each key column, # being its place.';
 
 CREATE OR REPLACE FUNCTION qwen_embed.keeper() RETURNS text
@@ -40,7 +40,7 @@ BEGIN
         'CREATE TABLE IF NOT EXISTS qwen_embed.log_%s (op "char" NOT NULL, %s, '
         'at timestamptz NOT NULL DEFAULT clock_timestamp()) WITH (vacuum_truncate = off, '
         'autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 5000)',
-        v.id, qwen_embed.key_definition(v.source, 'k', ''));
+        v.id, qwen_embed.key_definition(v, 'k', ''));
     -- Only where it is not yet so: repair() holds the source, and must not wait here for a reader.
     IF NOT EXISTS (SELECT FROM pg_class
         WHERE oid = to_regclass(format('qwen_embed.log_%s', v.id)) AND relreplident = 'f') THEN
@@ -52,13 +52,13 @@ BEGIN
         'due_at timestamptz NOT NULL DEFAULT clock_timestamp(), PRIMARY KEY (%s), '
         'CHECK (token IS NOT NULL OR NOT dirty)) WITH (autovacuum_vacuum_scale_factor = 0, '
         'autovacuum_vacuum_threshold = 5000)',
-        v.id, qwen_embed.key_definition(v.source, 'k', ' NOT NULL'), qwen_embed.numbered(v.source, 'k#'));
+        v.id, qwen_embed.key_definition(v, 'k', ' NOT NULL'), qwen_embed.numbered(v, 'k#'));
     EXECUTE format(
         'CREATE INDEX IF NOT EXISTS work_%s_due ON qwen_embed.work_%s (due_at) WHERE token IS NULL', v.id, v.id);
     EXECUTE format(
         'CREATE TABLE IF NOT EXISTS qwen_embed.dead_%s (%s, kind text NOT NULL, message text NOT NULL, '
         'attempts int NOT NULL, died_at timestamptz NOT NULL DEFAULT clock_timestamp(), PRIMARY KEY (%s))',
-        v.id, qwen_embed.key_definition(v.source, 'k', ' NOT NULL'), qwen_embed.numbered(v.source, 'k#'));
+        v.id, qwen_embed.key_definition(v, 'k', ' NOT NULL'), qwen_embed.numbered(v, 'k#'));
     EXECUTE format('COMMENT ON TABLE qwen_embed.log_%s IS %L', v.id,
         'Keys of changed rows of ' || v.source || ', appended by its triggers, deleted by workers.');
     EXECUTE format('COMMENT ON TABLE qwen_embed.work_%s IS %L', v.id,
@@ -80,7 +80,7 @@ DECLARE
     made regprocedure;
 BEGIN
     -- Parsed bodies (BEGIN ATOMIC) follow a rename of the column or the table; names in a text do not.
-    FOR key IN SELECT * FROM qwen_embed.primary_key(v.source) LOOP
+    FOR key IN SELECT * FROM qwen_embed.row_key(v.source, v.id) LOOP
         CONTINUE WHEN to_regproc(format('qwen_embed.key_%s_%s', v.id, key.place)) IS NOT NULL;
         EXECUTE format(
             'CREATE FUNCTION qwen_embed.key_%s_%s(%s) RETURNS %s LANGUAGE sql IMMUTABLE '
@@ -113,7 +113,7 @@ BEGIN
     -- A table or a function that is missing may be made again; one that is there must fit.
     FOREACH kept IN ARRAY ARRAY['log', 'work', 'dead'] LOOP
         CONTINUE WHEN to_regclass(format('qwen_embed.%s_%s', kept, v.id)) IS NULL;
-        IF (SELECT string_agg(format('k%s %s', place, type), ', ' ORDER BY place) FROM qwen_embed.primary_key(v.source))
+        IF (SELECT string_agg(format('k%s %s', place, type), ', ' ORDER BY place) FROM qwen_embed.row_key(v.source, v.id))
             IS DISTINCT FROM (
                 SELECT string_agg(format('%s %s', attname, qwen_embed.base_type(atttypid, atttypmod)), ', ' ORDER BY attnum)
                 FROM pg_attribute
@@ -124,7 +124,7 @@ BEGIN
         END IF;
     END LOOP;
     IF EXISTS (
-        SELECT FROM qwen_embed.primary_key(v.source) k
+        SELECT FROM qwen_embed.row_key(v.source, v.id) k
         JOIN pg_depend d ON d.classid = 'pg_proc'::regclass
             AND d.objid = to_regproc(format('qwen_embed.key_%s_%s', v.id, k.place))
             AND d.refclassid = 'pg_class'::regclass AND d.refobjid = v.source AND d.refobjsubid > 0
@@ -134,14 +134,14 @@ BEGIN
     END IF;
 END $$;
 COMMENT ON FUNCTION qwen_embed.require_key(qwen_embed.vectorizer) IS
-    'Raises unless the source''s primary key is the one that the vectorizer was made for: triggers for '
+    'Raises unless the source''s key is the one that the vectorizer was made for: triggers for '
     'another would fail in the user''s writes.';
 
 CREATE OR REPLACE FUNCTION qwen_embed.refuse_key(v qwen_embed.vectorizer) RETURNS void
 LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
     RAISE EXCEPTION USING ERRCODE = 'feature_not_supported',
-        MESSAGE = format('the primary key of %s is no longer the one that vectorizer %L was made for', v.source, v.name),
+        MESSAGE = format('the key of %s is no longer the one that vectorizer %L was made for', v.source, v.name),
         HINT = format('Make it anew: SELECT qwen_embed.drop_vectorizer(%L, drop_target => true); then create it.', v.name);
 END $$;
 COMMENT ON FUNCTION qwen_embed.refuse_key(qwen_embed.vectorizer) IS 'Raises: the key is another.';
@@ -172,7 +172,7 @@ DECLARE
         || (SELECT string_agg(format(
                 ' AND has_function_privilege(to_regproc(''qwen_embed.key_%s_%s'')::oid, ''EXECUTE'')',
                 v.id, place), '')
-            FROM qwen_embed.primary_key(v.source));
+            FROM qwen_embed.row_key(v.source, v.id));
     complaint text := format(
         'the vectorizer %L could not record this change of %s: SELECT qwen_embed.repair(%L);',
         v.name, v.source, v.name);
@@ -195,13 +195,13 @@ COMMENT ON FUNCTION qwen_embed.make_capture_function(qwen_embed.vectorizer, text
 CREATE OR REPLACE FUNCTION qwen_embed.make_capture(v qwen_embed.vectorizer) RETURNS void
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp SET client_min_messages = warning AS $$
 DECLARE
-    keys text := qwen_embed.numbered(v.source, 'k#');
+    keys text := qwen_embed.numbered(v, 'k#');
     watched text[] := qwen_embed.watched_columns(v);
     appended text := format('    INSERT INTO qwen_embed.log_%s (op, %s) ', v.id, keys);
     key_of text := format('qwen_embed.key_%s_#(%%s)', v.id);
-    old_key text := qwen_embed.numbered(v.source, format(key_of, 'old'));
-    new_key text := qwen_embed.numbered(v.source, format(key_of, 'new'));
-    every_key text := qwen_embed.numbered(v.source, format(key_of, 'changed'));
+    old_key text := qwen_embed.numbered(v, format(key_of, 'old'));
+    new_key text := qwen_embed.numbered(v, format(key_of, 'new'));
+    every_key text := qwen_embed.numbered(v, format(key_of, 'changed'));
     event text;
 BEGIN
     PERFORM qwen_embed.make_capture_function(v, 'insert',
@@ -247,7 +247,7 @@ RETURNS regclass
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     called text := format('%I.%I', target_schema, target_name);
-    names text[] := ARRAY(SELECT qwen_embed.target_key_name(name) FROM qwen_embed.primary_key(v.source));
+    names text[] := ARRAY(SELECT qwen_embed.target_key_name(name) FROM qwen_embed.row_key(v.source, v.id));
     grant_to text;
 BEGIN
     -- No foreign key to the source: it would make a TRUNCATE there fail and lock rows that we write.
@@ -257,7 +257,7 @@ BEGIN
         'start_char int NOT NULL DEFAULT 0, space text NOT NULL, PRIMARY KEY (%s, chunk))',
         called,
         (SELECT string_agg(format('%I %s%s NOT NULL', names[place], type, collate_clause), ', ' ORDER BY place)
-         FROM qwen_embed.primary_key(v.source)),
+         FROM qwen_embed.row_key(v.source, v.id)),
         qwen_embed.extension_schema(), v.storage, v.dimensions,
         (SELECT string_agg(quote_ident(n), ', ' ORDER BY place) FROM unnest(names) WITH ORDINALITY AS t(n, place)));
     EXECUTE format('COMMENT ON TABLE %s IS %L', called,
@@ -267,7 +267,7 @@ BEGIN
     EXECUTE format('CREATE POLICY row_is_visible ON %s FOR SELECT USING (EXISTS (SELECT FROM %s AS source WHERE %s))',
         called, v.source,
         (SELECT string_agg(format('source.%I %s %I.%I', k.name, qwen_embed.equality(a.atttypid), target_name, names[k.place]), ' AND ')
-         FROM qwen_embed.primary_key(v.source) k
+         FROM qwen_embed.row_key(v.source, v.id) k
          JOIN pg_attribute a ON a.attrelid = v.source AND a.attnum = k.attnum));
     FOR grant_to IN SELECT * FROM qwen_embed.readers(v.source) LOOP
         EXECUTE format('GRANT SELECT ON %s TO %s', called, grant_to);
@@ -336,18 +336,10 @@ COMMENT ON FUNCTION qwen_embed.key_join(int, text, text) IS
 CREATE OR REPLACE FUNCTION qwen_embed.capture_problem(v qwen_embed.vectorizer) RETURNS text
 LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp
 BEGIN ATOMIC
-    WITH key AS (
-        SELECT p.prosrc, d.refobjsubid AS attnum, p.proname
-        FROM pg_proc p
-        JOIN pg_namespace n ON n.oid = p.pronamespace AND n.nspname = 'qwen_embed'
-        JOIN pg_depend d ON d.classid = 'pg_proc'::regclass AND d.objid = p.oid
-            AND d.refclassid = 'pg_class'::regclass AND d.refobjid = v.source AND d.refobjsubid > 0
-        WHERE p.proname ~ ('^key_' || v.id || '_\d+$')
-    ), unique_key AS (
-        SELECT FROM pg_index i
-        WHERE i.indrelid = v.source AND i.indisunique AND i.indisvalid AND i.indpred IS NULL
-            AND ARRAY(SELECT unnest((i.indkey::int2[])[0:i.indnkeyatts - 1]) ORDER BY 1)
-                = ARRAY(SELECT attnum::int2 FROM key ORDER BY 1)
+    WITH unique_key AS (
+        SELECT FROM qwen_embed.unique_keys(v.source) u
+        WHERE ARRAY(SELECT unnest(u.attnums) ORDER BY 1)
+            = ARRAY(SELECT k.attnum FROM qwen_embed.key_attributes(v.id, v.source) k ORDER BY 1)
     ), found AS (
         SELECT 1 AS rank, 'the source table was dropped' AS problem
         WHERE NOT EXISTS (SELECT FROM pg_class WHERE oid = v.source)
@@ -363,7 +355,7 @@ BEGIN ATOMIC
         SELECT 4, 'function qwen_embed.content_' || v.id || ' is missing'
         WHERE to_regproc('qwen_embed.content_' || v.id) IS NULL
         UNION ALL
-        SELECT 5, 'a function that reads the key is missing, or its primary key is no longer the one it had'
+        SELECT 5, 'a function that reads the key is missing, or no unique index without nulls keeps that key any more'
         WHERE NOT EXISTS (SELECT FROM unique_key)
         UNION ALL
         SELECT 6, 'trigger qwen_embed_' || v.id || '_' || event

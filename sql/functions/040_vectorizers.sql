@@ -48,8 +48,9 @@ BEGIN
     ELSIF EXISTS (SELECT FROM pg_inherits WHERE inhrelid = c.oid OR inhparent = c.oid) THEN
         PERFORM qwen_embed.refuse(format('%s inherits or is inherited from', source),
             'Only plain tables can be a source for now.');
-    ELSIF NOT EXISTS (SELECT FROM qwen_embed.primary_key(source)) THEN
-        PERFORM qwen_embed.refuse(format('%s has no primary key', source),
+    ELSIF NOT EXISTS (SELECT FROM qwen_embed.row_key(source)) THEN
+        PERFORM qwen_embed.refuse(
+            format('%s has no primary key, nor another unique index whose columns are all NOT NULL', source),
             format('A vector must know its row: ALTER TABLE %s ADD PRIMARY KEY (…);', source));
     ELSIF NOT pg_has_role(c.relowner, 'USAGE') THEN
         RAISE EXCEPTION USING ERRCODE = 'insufficient_privilege',
@@ -254,7 +255,7 @@ CREATE OR REPLACE FUNCTION qwen_embed.retry(name text) RETURNS bigint
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     v qwen_embed.vectorizer := qwen_embed.named(name);
-    keys text := qwen_embed.numbered(v.source, 'k#');
+    keys text := qwen_embed.numbered(v, 'k#');
     appended bigint;
 BEGIN
     EXECUTE format('INSERT INTO qwen_embed.log_%s (op, %s) SELECT ''c'', %s FROM qwen_embed.dead_%s', v.id, keys, keys, v.id);

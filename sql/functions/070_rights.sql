@@ -9,6 +9,7 @@ GRANT EXECUTE ON FUNCTION
     qwen_embed.base_type(oid, int),
     qwen_embed.comparison(oid, int),
     qwen_embed.equality(oid),
+    qwen_embed.key_attributes(int, regclass),
     qwen_embed.key_columns(int),
     qwen_embed.definition(text),
     qwen_embed.query_text(text, text),

@@ -9,8 +9,9 @@ ALTER TABLE qwen_embed.vectorizer
     ADD COLUMN chunk_overlap int CHECK (chunk_overlap >= 0 AND chunk_overlap < chunk_tokens),
     ADD COLUMN chunker text,
     ADD COLUMN notify boolean NOT NULL DEFAULT false,
-    ADD COLUMN suspended boolean NOT NULL DEFAULT false,
-    ADD COLUMN partition_mark text,
+    ADD COLUMN suspended jsonb,
+    ADD COLUMN capture text NOT NULL DEFAULT 'statement' CHECK (capture IN ('statement', 'row')),
+    ADD COLUMN partitions text[],
     ADD COLUMN replaces int UNIQUE REFERENCES qwen_embed.vectorizer ON DELETE SET NULL,
     ADD COLUMN retired_at timestamptz,
     ADD CHECK (target IN ('table', 'column')),
@@ -27,13 +28,21 @@ COMMENT ON COLUMN qwen_embed.vectorizer.chunker IS
 COMMENT ON COLUMN qwen_embed.vectorizer.notify IS
     'Whether triggers also NOTIFY. It wakes workers at once and slows concurrent writers several times over.';
 COMMENT ON COLUMN qwen_embed.vectorizer.suspended IS
-    'Updates are not captured, so that columns may change; resume() compares every row.';
-COMMENT ON COLUMN qwen_embed.vectorizer.partition_mark IS
-    'The partitions as a worker last saw them. Attaching and detaching fires no trigger.';
+    'Not null while updates are not captured, so that columns may change: the body that content_N had, and '
+    'the view''s name. resume() makes them again and has every row compared.';
+COMMENT ON COLUMN qwen_embed.vectorizer.capture IS
+    'Whether inserts and deletes are recorded by one trigger call for a statement, or one for each row: '
+    'rows that come through a parent table or a subscription fire no trigger for a statement.';
+COMMENT ON COLUMN qwen_embed.vectorizer.partitions IS
+    'The partitions and their triggers as a worker last saw them. Attaching and detaching fires no trigger.';
 COMMENT ON COLUMN qwen_embed.vectorizer.replaces IS
     'The vectorizer that this one is to replace, while a move is under way.';
 COMMENT ON COLUMN qwen_embed.vectorizer.retired_at IS
     'Since when another one serves in its place. It has no triggers; its vectors are kept as they were.';
+
+ALTER TABLE qwen_embed.task ADD COLUMN part regclass;
+COMMENT ON COLUMN qwen_embed.task.part IS
+    'The partition that a backfill walks over; null means the whole source.';
 
 -- Side tables from before: their vectors are of their vectorizer's space, each of a whole text.
 DO $$
