@@ -4,7 +4,8 @@
 
 -- define_vectorizers --
 -- Every vectorizer with what a worker must know, and whether its capture is whole.
-SELECT v.id, v.name, v.model, v.dimensions, v.storage, v.index_kind, v.paused, v.trouble,
+SELECT v.id, v.name, v.model, v.dimensions, v.storage, v.index_kind, v.paused, v.suspended IS NOT NULL AS suspended,
+    v.trouble,
     n.nspname AS source_schema, s.relname AS source_table,
     tn.nspname AS target_schema, t.relname AS target_table,
     ARRAY(SELECT k.source_column FROM qwen_embed.key_columns(v.id) k ORDER BY k.place) AS source_key,
@@ -14,6 +15,7 @@ SELECT v.id, v.name, v.model, v.dimensions, v.storage, v.index_kind, v.paused, v
     ARRAY(SELECT k.greater FROM qwen_embed.key_columns(v.id) k ORDER BY k.place) AS greater,
     qwen_embed.capture_problem(v) AS problem,
     v.capture_mark IS DISTINCT FROM qwen_embed.capture_mark(v) AS capture_changed,
+    qwen_embed.partitions_changed(v) AS partitions_changed,
     EXISTS (SELECT FROM qwen_embed.task k WHERE k.vectorizer = v.id) AS has_task,
     EXISTS (SELECT FROM qwen_embed.lease l
         WHERE l.vectorizer = v.id AND l.expires_at < statement_timestamp()) AS has_expired
@@ -53,7 +55,7 @@ WITH taken AS (
     RETURNING op, {keys}, ctid AS place
 ), merged AS (
     INSERT INTO {work} AS work ({keys}, token)
-    SELECT DISTINCT {keys}, %(token)s::bigint FROM taken WHERE op = 'c' ORDER BY {keys}
+    SELECT DISTINCT {keys}, %(token)s::bigint FROM taken WHERE op = 'c' AND num_nulls({keys}) = 0 ORDER BY {keys}
     ON CONFLICT ({keys}) DO UPDATE SET
         dirty = work.token IS NOT NULL,
         token = coalesce(work.token, excluded.token),
@@ -184,9 +186,14 @@ UPDATE {work} SET token = NULL, dirty = false, due_at = clock_timestamp()
 WHERE token IN (SELECT token FROM expired);
 
 -- next_task --
--- The oldest walk of a vectorizer that no other worker is at.
-SELECT id, kind, reached FROM qwen_embed.task WHERE vectorizer = %(vectorizer)s
-ORDER BY id LIMIT 1 FOR UPDATE SKIP LOCKED;
+-- The oldest walk of a vectorizer that no other worker is at. One over a partition is over when it left.
+SELECT k.id, k.kind, k.reached, k.part IS NOT NULL AS of_part, n.nspname AS part_schema, c.relname AS part_table
+FROM qwen_embed.task k
+LEFT JOIN pg_catalog.pg_class c ON c.oid = k.part AND c.oid IN (
+    SELECT l FROM qwen_embed.vectorizer v CROSS JOIN LATERAL qwen_embed.leaves(v.source) AS l WHERE v.id = k.vectorizer)
+LEFT JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+WHERE k.vectorizer = %(vectorizer)s
+ORDER BY k.id LIMIT 1 FOR UPDATE OF k SKIP LOCKED;
 
 -- log_is_short --
 -- Whether the waiting line has room: walks wait for live changes, and the log stays small.
@@ -249,6 +256,10 @@ WITH changed AS (
     RETURNING v.*
 )
 SELECT qwen_embed.record_sweep(changed::qwen_embed.vectorizer) FROM changed;
+
+-- notice_partitions --
+-- Partitions came or went, which fires no trigger.
+SELECT qwen_embed.notice_partitions(%(vectorizer)s);
 
 -- what_is_left --
 -- What a worker that ends leaves behind: recorded changes, held by others, waiting, and walks.

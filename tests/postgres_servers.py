@@ -41,6 +41,11 @@ class Server:
         given.pop("dbname", None)
         return f"postgresql:///{database}?{urlencode(given, quote_via=quote)}"
 
+    def version(self) -> int:
+        """As Postgres numbers itself: 180004 for 18.4."""
+        with self.admin() as admin:
+            return admin.info.server_version
+
     def admin(self) -> psycopg.Connection[Any]:
         return psycopg.connect(self.address, autocommit=True)
 

@@ -47,12 +47,14 @@ __all__ = [
     "ainstall",
     "alist_vectorizers",
     "apause",
+    "aredefine",
     "arepair",
     "aresume",
     "aretry",
     "arun_worker",
     "asearch",
     "astatus",
+    "asuspend",
     "auninstall",
     "build_index",
     "create_vectorizer",
@@ -62,12 +64,14 @@ __all__ = [
     "install",
     "list_vectorizers",
     "pause",
+    "redefine",
     "repair",
     "resume",
     "retry",
     "run_worker",
     "search",
     "status",
+    "suspend",
     "uninstall",
 ]
 
@@ -89,3 +93,5 @@ enqueue, aenqueue = _blocking(_vectorizers.enqueue), _awaiting(_vectorizers.enqu
 pause, apause = _blocking(_vectorizers.pause), _awaiting(_vectorizers.pause)
 resume, aresume = _blocking(_vectorizers.resume), _awaiting(_vectorizers.resume)
 repair, arepair = _blocking(_vectorizers.repair), _awaiting(_vectorizers.repair)
+suspend, asuspend = _blocking(_vectorizers.suspend), _awaiting(_vectorizers.suspend)
+redefine, aredefine = _blocking(_vectorizers.redefine), _awaiting(_vectorizers.redefine)

@@ -37,6 +37,7 @@ class Vectorizer:
     storage: Storage
     index_kind: str
     paused: bool
+    suspended: bool
     trouble: str | None
     source_schema: str | None
     source_table: str | None
@@ -49,6 +50,7 @@ class Vectorizer:
     greater: list[str]
     problem: str | None
     capture_changed: bool
+    partitions_changed: bool
     has_task: bool
     has_expired: bool
 
@@ -147,8 +149,8 @@ class Vectorizer:
         return sql.SQL("({})").format(sql.SQL(" OR ").join(alternatives))
 
     def query(self, name: str, **more: Query | sql.Identifier | sql.Literal) -> sql.Composed:
-        """The named query with this vectorizer's tables and columns in it."""
-        return _sql.query(name).format(**self._fragments, **more)
+        """The named query with this vectorizer's tables and columns in it, or others for them."""
+        return _sql.query(name).format(**{**self._fragments, **more})
 
     def vector_type(self, types: VectorTypes) -> sql.Identifier:
         """The column type of its vectors."""

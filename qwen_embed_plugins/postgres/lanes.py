@@ -90,6 +90,8 @@ class Lane:
             return self.vectorizer.problem or "its tables are missing"
         if self.vectorizer.paused:
             return "paused"
+        if self.vectorizer.suspended:
+            return "suspended"
         return self.reason if self.at_rest else None
 
     def may_take(self, limit: int) -> bool:
@@ -97,6 +99,7 @@ class Lane:
         return (
             self.vectorizer.workable
             and not self.vectorizer.paused
+            and not self.vectorizer.suspended
             and self.wait_until <= time.monotonic()
             and self.in_flight < (1 if self.at_rest else limit)
         )

@@ -98,6 +98,9 @@ class Tending:
             if definition.capture_changed and definition.problem is None:
                 await self._session.transact(_notice_capture(definition))
                 self.walk_wanted.set()
+            if definition.partitions_changed and definition.problem is None:
+                await self._session.transact(_notice_partitions(definition))
+                self.walk_wanted.set()
         except (*RETRIED, *CHANGED, pg.InsufficientPrivilege) as error:
             log.info("tending is put off", extra={"reason": connect.explain(error)})
 
@@ -219,3 +222,7 @@ def _rows(statement: Statement) -> Flow[list[Row]]:
 
 def _notice_capture(definition: Vectorizer) -> Flow[Any]:
     yield Statement(_sql.query("notice_capture"), {"vectorizer": definition.id})
+
+
+def _notice_partitions(definition: Vectorizer) -> Flow[Any]:
+    yield Statement(_sql.query("notice_partitions"), {"vectorizer": definition.id})

@@ -151,8 +151,39 @@ def pause(name: str) -> Flow[None]:
 
 
 def resume(name: str) -> Flow[None]:
-    """Undo `pause`, and clear what held or blocked the work. Blocks."""
+    """Undo `pause` and `suspend`, and clear what held or blocked the work. Blocks."""
     yield _call("resume", name)
+
+
+def suspend(name: str) -> Flow[None]:
+    """Let go of the source's columns, so that ALTER TABLE may change them, until `resume`. Blocks.
+
+    The view and the capture of updates are gone meanwhile; in one transaction with the change and
+    `resume` nobody notices. Raises `DatabaseError` while the table is in use for long.
+    """
+    yield _call("suspend", name)
+
+
+def redefine(
+    name: str,
+    *,
+    columns: Sequence[str] | None = None,
+    template: str | None = None,
+    condition: str | None = None,
+) -> Flow[None]:
+    """Change what the text of a row is; arguments as in `create_vectorizer`. Blocks.
+
+    Rows whose text is another now are embedded anew, the others are not paid again.
+    """
+    yield Statement(
+        sql.SQL("SELECT qwen_embed.redefine(%(name)s, %(columns)s, %(template)s, %(condition)s)"),
+        {
+            "name": name,
+            "columns": list(columns) if columns is not None else None,
+            "template": template,
+            "condition": condition,
+        },
+    )
 
 
 def enqueue(name: str) -> Flow[None]:

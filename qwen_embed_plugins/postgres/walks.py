@@ -8,8 +8,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Literal
 
+from psycopg import sql
+
 from qwen_embed_plugins.postgres import _sql
-from qwen_embed_plugins.postgres._flow import Flow, Statement
+from qwen_embed_plugins.postgres._flow import Flow, Row, Statement
 
 if TYPE_CHECKING:
     from qwen_embed_plugins.postgres.definition import Vectorizer
@@ -27,15 +29,26 @@ def walk(vectorizer: Vectorizer, *, portion: int, longest_log: int) -> Flow[Prog
     if not next(iter(short[0].values())):
         return "full"
     task = tasks[0]
-    name, alias = (
-        ("walk_source", "source") if task["kind"] == "backfill" else ("walk_target", "target")
-    )
-    rows = yield Statement(
-        vectorizer.query(name, after=vectorizer.after(alias, task["reached"])), {"limit": portion}
-    )
+    rows = yield from _portion(vectorizer, task, portion)
     if rows and rows[0]["walked"] == portion:
         values = {"task": task["id"], "reached": rows[0]["reached"]}
         yield Statement(_sql.query("move_task"), values)
     else:
         yield Statement(_sql.query("end_task"), {"task": task["id"]})
     return "walked"
+
+
+def _portion(vectorizer: Vectorizer, task: Row, portion: int) -> Flow[list[Row]]:
+    if task["of_part"] and task["part_table"] is None:
+        return []
+    name, alias = (
+        ("walk_source", "source") if task["kind"] == "backfill" else ("walk_target", "target")
+    )
+    # A partition has the columns of the whole by the same names.
+    part = (
+        {"source": sql.Identifier(task["part_schema"], task["part_table"])}
+        if task["of_part"]
+        else {}
+    )
+    after = vectorizer.after(alias, task["reached"])
+    return (yield Statement(vectorizer.query(name, after=after, **part), {"limit": portion}))

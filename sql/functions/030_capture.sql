@@ -90,8 +90,8 @@ BEGIN
     IF to_regproc(format('qwen_embed.content_%s', v.id)) IS NULL THEN
         EXECUTE format(
             'CREATE FUNCTION qwen_embed.content_%s(%s) RETURNS text LANGUAGE sql STABLE '
-            'BEGIN ATOMIC SELECT %s; END',
-            v.id, v.source, qwen_embed.content_expression(v.source, v.columns, v.template));
+            'BEGIN ATOMIC %s; END',
+            v.id, v.source, qwen_embed.content_body(v.source, v.columns, v.template, v.condition));
     END IF;
     FOR made IN
         SELECT p.oid FROM pg_proc p
@@ -192,37 +192,57 @@ COMMENT ON FUNCTION qwen_embed.make_capture_function(qwen_embed.vectorizer, text
     'One trigger function. It appends to the log and does nothing else; it never fails for a '
     'missing part of ours, it warns.';
 
-CREATE OR REPLACE FUNCTION qwen_embed.make_capture(v qwen_embed.vectorizer) RETURNS void
-LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp SET client_min_messages = warning AS $$
+CREATE OR REPLACE FUNCTION qwen_embed.by_row(v qwen_embed.vectorizer) RETURNS boolean
+LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp
+BEGIN ATOMIC
+    SELECT v.capture = 'row' OR qwen_embed.is_in_tree(v.source);
+END;
+COMMENT ON FUNCTION qwen_embed.by_row(qwen_embed.vectorizer) IS
+    'Whether inserts and deletes are recorded row by row.';
+
+CREATE OR REPLACE FUNCTION qwen_embed.make_capture_functions(v qwen_embed.vectorizer) RETURNS void
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     keys text := qwen_embed.numbered(v, 'k#');
-    watched text[] := qwen_embed.watched_columns(v);
     appended text := format('    INSERT INTO qwen_embed.log_%s (op, %s) ', v.id, keys);
     key_of text := format('qwen_embed.key_%s_#(%%s)', v.id);
     old_key text := qwen_embed.numbered(v, format(key_of, 'old'));
     new_key text := qwen_embed.numbered(v, format(key_of, 'new'));
     every_key text := qwen_embed.numbered(v, format(key_of, 'changed'));
-    event text;
+    -- It ends group commit: off unless the owner asked for it.
+    notified text := CASE WHEN v.notify THEN format(E'\n    PERFORM pg_notify(''qwen_embed'', ''%s'');', v.id) ELSE '' END;
+    whole_statement text := format('SELECT ''c'', %s FROM changed;', every_key);
 BEGIN
-    PERFORM qwen_embed.make_capture_function(v, 'insert',
-        appended || format('SELECT ''c'', %s FROM changed;', every_key));
-    PERFORM qwen_embed.make_capture_function(v, 'delete',
-        appended || format('SELECT ''c'', %s FROM changed;', every_key));
+    PERFORM qwen_embed.make_capture_function(v, 'insert', appended || CASE WHEN qwen_embed.by_row(v)
+        THEN format('VALUES (''c'', %s);', new_key) ELSE whole_statement END || notified);
+    PERFORM qwen_embed.make_capture_function(v, 'delete', appended || CASE WHEN qwen_embed.by_row(v)
+        THEN format('VALUES (''c'', %s);', old_key) ELSE whole_statement END || notified);
     PERFORM qwen_embed.make_capture_function(v, 'update',
         appended || format(E'VALUES (''c'', %s);\n', new_key)
         || format(E'    IF record_image_ne(ROW(%s), ROW(%s)) THEN\n', old_key, new_key)
-        || '    ' || appended || format(E'VALUES (''c'', %s);\n    END IF;', old_key));
+        || '    ' || appended || format(E'VALUES (''c'', %s);\n    END IF;', old_key) || notified);
     PERFORM qwen_embed.make_capture_function(v, 'truncate',
-        format('    INSERT INTO qwen_embed.log_%s (op) VALUES (''t'');', v.id));
+        format('    INSERT INTO qwen_embed.log_%s (op) VALUES (''t'');', v.id) || notified);
+END $$;
+COMMENT ON FUNCTION qwen_embed.make_capture_functions(qwen_embed.vectorizer) IS
+    'The four trigger functions, made anew.';
 
+CREATE OR REPLACE FUNCTION qwen_embed.make_capture(v qwen_embed.vectorizer) RETURNS void
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp SET client_min_messages = warning AS $$
+DECLARE
+    watched text[] := qwen_embed.watched_columns(v);
+    event text;
+    each text := CASE WHEN qwen_embed.by_row(v) THEN 'FOR EACH ROW'
+        ELSE 'REFERENCING %s TABLE AS changed FOR EACH STATEMENT' END;
+    member regclass;
+BEGIN
+    PERFORM qwen_embed.make_capture_functions(v);
     -- OR REPLACE, not dropped first: a drop locks readers out as well, hence waits for them, while
     -- the lock that is held already lets no writer through.
-    EXECUTE format(
-        'CREATE OR REPLACE TRIGGER qwen_embed_%s_insert AFTER INSERT ON %s REFERENCING NEW TABLE AS changed '
-        'FOR EACH STATEMENT EXECUTE FUNCTION qwen_embed.capture_%s_insert()', v.id, v.source, v.id);
-    EXECUTE format(
-        'CREATE OR REPLACE TRIGGER qwen_embed_%s_delete AFTER DELETE ON %s REFERENCING OLD TABLE AS changed '
-        'FOR EACH STATEMENT EXECUTE FUNCTION qwen_embed.capture_%s_delete()', v.id, v.source, v.id);
+    EXECUTE format('CREATE OR REPLACE TRIGGER qwen_embed_%s_insert AFTER INSERT ON %s %s '
+        'EXECUTE FUNCTION qwen_embed.capture_%s_insert()', v.id, v.source, replace(each, '%s', 'NEW'), v.id);
+    EXECUTE format('CREATE OR REPLACE TRIGGER qwen_embed_%s_delete AFTER DELETE ON %s %s '
+        'EXECUTE FUNCTION qwen_embed.capture_%s_delete()', v.id, v.source, replace(each, '%s', 'OLD'), v.id);
     -- Images, not "IS DISTINCT FROM": json has no equality, and equal values may read differently
     -- (1.0 and 1.00). No UPDATE OF: it would miss what a BEFORE trigger changes.
     EXECUTE format(
@@ -231,16 +251,16 @@ BEGIN
         v.id, v.source,
         (SELECT string_agg(format('old.%I', c), ', ' ORDER BY c) FROM unnest(watched) c),
         (SELECT string_agg(format('new.%I', c), ', ' ORDER BY c) FROM unnest(watched) c), v.id);
-    EXECUTE format(
-        'CREATE OR REPLACE TRIGGER qwen_embed_%s_truncate AFTER TRUNCATE ON %s '
-        'FOR EACH STATEMENT EXECUTE FUNCTION qwen_embed.capture_%s_truncate()', v.id, v.source, v.id);
     -- ALWAYS: restores and repairs under session_replication_role = replica are changes too.
-    FOREACH event IN ARRAY ARRAY['insert', 'delete', 'update', 'truncate'] LOOP
+    FOREACH event IN ARRAY ARRAY['insert', 'delete', 'update'] LOOP
         EXECUTE format('ALTER TABLE %s ENABLE ALWAYS TRIGGER qwen_embed_%s_%s', v.source, v.id, event);
+    END LOOP;
+    FOR member IN SELECT v.source UNION SELECT * FROM qwen_embed.leaves(v.source) LOOP
+        PERFORM qwen_embed.make_truncate_trigger(v, member);
     END LOOP;
 END $$;
 COMMENT ON FUNCTION qwen_embed.make_capture(qwen_embed.vectorizer) IS
-    'The four triggers on the source, made anew.';
+    'The trigger functions and the triggers on the source, made anew.';
 
 CREATE OR REPLACE FUNCTION qwen_embed.make_target(v qwen_embed.vectorizer, target_schema text, target_name text)
 RETURNS regclass
@@ -350,10 +370,10 @@ BEGIN ATOMIC
         WHERE to_regclass(t) IS NULL
         UNION ALL
         SELECT 3, 'its target table was dropped'
-        WHERE NOT EXISTS (SELECT FROM pg_class WHERE oid = v.target_table)
+        WHERE v.target = 'table' AND NOT EXISTS (SELECT FROM pg_class WHERE oid = v.target_table)
         UNION ALL
         SELECT 4, 'function qwen_embed.content_' || v.id || ' is missing'
-        WHERE to_regproc('qwen_embed.content_' || v.id) IS NULL
+        WHERE to_regproc('qwen_embed.content_' || v.id) IS NULL AND v.suspended IS NULL
         UNION ALL
         SELECT 5, 'a function that reads the key is missing, or no unique index without nulls keeps that key any more'
         WHERE NOT EXISTS (SELECT FROM unique_key)
@@ -362,10 +382,30 @@ BEGIN ATOMIC
             || CASE WHEN t.oid IS NULL THEN ' is missing' ELSE ' is disabled' END
         FROM unnest(ARRAY['insert', 'delete', 'update', 'truncate']) AS event
         LEFT JOIN pg_trigger t ON t.tgrelid = v.source AND t.tgname = 'qwen_embed_' || v.id || '_' || event
-        WHERE t.oid IS NULL OR t.tgenabled NOT IN ('O', 'A')
+        WHERE (t.oid IS NULL OR t.tgenabled NOT IN ('O', 'A')) AND (event <> 'update' OR v.suspended IS NULL)
+        UNION ALL
+        -- Of a partition that no worker has looked at yet, only the copies that Postgres made are asked for.
+        SELECT 7, 'trigger qwen_embed_' || v.id || '_' || event || ' of partition ' || leaf
+            || CASE WHEN t.oid IS NULL THEN ' is missing' ELSE ' is disabled' END
+        FROM qwen_embed.leaves(v.source) AS leaf
+        CROSS JOIN unnest(ARRAY['insert', 'delete', 'update', 'truncate']) AS event
+        LEFT JOIN pg_trigger t ON t.tgrelid = leaf AND t.tgname = 'qwen_embed_' || v.id || '_' || event
+        WHERE (t.oid IS NULL OR t.tgenabled NOT IN ('O', 'A')) AND (event <> 'update' OR v.suspended IS NULL)
+            AND (event <> 'truncate' OR EXISTS (
+                SELECT FROM unnest(v.partitions) mark WHERE split_part(mark, ':', 1) = leaf::oid::text))
+        UNION ALL
+        SELECT 8, 'it has become a partition, or has partitions: its triggers see whole statements only'
+        WHERE qwen_embed.is_in_tree(v.source) AND EXISTS (
+            SELECT FROM pg_trigger t WHERE t.tgrelid = v.source AND t.tgname = 'qwen_embed_' || v.id || '_insert'
+                AND t.tgtype & 1 = 0)
+        UNION ALL
+        SELECT 9, 'a table inherits from it, whose rows fire no trigger of ours'
+        FROM pg_class c WHERE c.oid = v.source AND c.relkind = 'r'
+            AND EXISTS (SELECT FROM pg_inherits WHERE inhparent = c.oid)
     )
     SELECT 'changes are not captured: ' || problem || CASE rank
         WHEN 1 THEN format('. SELECT qwen_embed.drop_vectorizer(%L);', v.name)
+        WHEN 9 THEN '. End the inheritance, or make the parent partitioned.'
         ELSE format('. SELECT qwen_embed.repair(%L);', v.name) END
     FROM found ORDER BY rank, problem LIMIT 1;
 END;

@@ -32,22 +32,23 @@ DECLARE
 BEGIN
     IF c.oid IS NULL THEN
         RAISE EXCEPTION USING ERRCODE = 'undefined_table', MESSAGE = 'the source table does not exist';
-    ELSIF c.relkind = 'p' OR c.relispartition THEN
-        PERFORM qwen_embed.refuse(format('%s is partitioned or a partition', source),
-            'Only plain tables can be a source for now.');
-    ELSIF c.relkind <> 'r' THEN
+    ELSIF EXISTS (SELECT FROM qwen_embed.leaves(source) AS leaf JOIN pg_class f ON f.oid = leaf WHERE f.relkind <> 'r') THEN
+        PERFORM qwen_embed.refuse(format('%s has a partition that is a foreign table', source),
+            'Its rows change elsewhere, without a trigger; detach it, or embed them where they are.');
+    ELSIF c.relkind NOT IN ('r', 'p') THEN
         PERFORM qwen_embed.refuse(
             format('%s is not a table but a %s', source, CASE c.relkind WHEN 'v' THEN 'view'
                 WHEN 'm' THEN 'materialized view' WHEN 'f' THEN 'foreign table' ELSE 'relation of another kind' END),
-            'Name the table that the rows are written to.');
+            'A trigger must see each change of a row: name the table that the rows are written to.');
     ELSIF c.relpersistence <> 'p' THEN
         PERFORM qwen_embed.refuse(format('%s is temporary or unlogged', source),
             'Its rows vanish without a trigger; use a permanent table.');
     ELSIF c.relnamespace IN ('pg_catalog'::regnamespace, 'qwen_embed'::regnamespace) THEN
         PERFORM qwen_embed.refuse(format('%s is a system table', source), 'Name a table of your own.');
-    ELSIF EXISTS (SELECT FROM pg_inherits WHERE inhrelid = c.oid OR inhparent = c.oid) THEN
+    ELSIF c.relkind = 'r' AND NOT c.relispartition
+        AND EXISTS (SELECT FROM pg_inherits WHERE inhrelid = c.oid OR inhparent = c.oid) THEN
         PERFORM qwen_embed.refuse(format('%s inherits or is inherited from', source),
-            'Only plain tables can be a source for now.');
+            'Only plain and partitioned tables can be a source.');
     ELSIF NOT EXISTS (SELECT FROM qwen_embed.row_key(source)) THEN
         PERFORM qwen_embed.refuse(
             format('%s has no primary key, nor another unique index whose columns are all NOT NULL', source),
@@ -70,6 +71,31 @@ END $$;
 COMMENT ON FUNCTION qwen_embed.check_source(regclass) IS
     'Raises, with what to do, unless the table can be a source and the caller may make it one.';
 
+CREATE OR REPLACE FUNCTION qwen_embed.check_either(columns text[], template text) RETURNS void
+LANGUAGE plpgsql IMMUTABLE SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    IF (coalesce(cardinality(columns), 0) > 0) = (coalesce(template, '') <> '') THEN
+        RAISE EXCEPTION USING ERRCODE = 'invalid_parameter_value',
+            MESSAGE = 'give either columns or template',
+            HINT = 'For example columns => ARRAY[''title'', ''body''] or template => ''{title}: {body}''.';
+    END IF;
+END $$;
+COMMENT ON FUNCTION qwen_embed.check_either(text[], text) IS 'Raises unless one of the two is given.';
+
+CREATE OR REPLACE FUNCTION qwen_embed.check_text(source regclass, columns text[], template text) RETURNS void
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    PERFORM qwen_embed.check_either(columns, template);
+    PERFORM qwen_embed.content_columns(source, columns, template);
+    IF template IS NOT NULL AND NOT EXISTS (
+        SELECT FROM qwen_embed.template_parts(template) p WHERE p.name IS NOT NULL) THEN
+        RAISE EXCEPTION USING ERRCODE = 'invalid_parameter_value',
+            MESSAGE = 'template names no column', HINT = 'Name a column as {column}.';
+    END IF;
+END $$;
+COMMENT ON FUNCTION qwen_embed.check_text(regclass, text[], text) IS
+    'Raises unless columns or a template make a text of a row.';
+
 CREATE OR REPLACE FUNCTION qwen_embed.check_space(model text, dimensions int) RETURNS void
 LANGUAGE plpgsql IMMUTABLE SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
@@ -90,13 +116,19 @@ CREATE OR REPLACE FUNCTION qwen_embed.lock_tables(tables regclass[], mode text) 
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     before text := current_setting('lock_timeout');
+    there regclass[] := ARRAY(
+        SELECT given.oid FROM unnest(tables) WITH ORDINALITY AS given(oid, place) JOIN pg_class c ON c.oid = given.oid
+        ORDER BY given.place);
 BEGIN
+    IF there = '{}' THEN
+        RETURN;
+    END IF;
     -- A waiting lock queues every writer behind it: so wait little, let them pass, and try again. All
     -- in one attempt: whoever held the source and waited for a reader of another would stop everyone.
     PERFORM set_config('lock_timeout', '300ms', true);
     FOR attempt IN 1..20 LOOP
         BEGIN
-            EXECUTE format('LOCK TABLE %s IN %s MODE', array_to_string(tables, ', '), mode);
+            EXECUTE format('LOCK TABLE %s IN %s MODE', array_to_string(there, ', '), mode);
             PERFORM set_config('lock_timeout', before, true);
             RETURN;
         EXCEPTION WHEN lock_not_available THEN
@@ -104,11 +136,11 @@ BEGIN
         END;
     END LOOP;
     RAISE EXCEPTION USING ERRCODE = 'lock_not_available',
-        MESSAGE = format('%s is in use by a long transaction', array_to_string(tables, ' or ')),
+        MESSAGE = format('%s is in use by a long transaction', array_to_string(there, ' or ')),
         HINT = 'Try again when it has ended; pg_stat_activity shows it.';
 END $$;
 COMMENT ON FUNCTION qwen_embed.lock_tables(regclass[], text) IS
-    'Locks tables, in this order, for their triggers to change, in short attempts that hardly delay writers.';
+    'Locks those of the tables that exist, in this order, for their triggers to change, in short attempts that hardly delay writers.';
 
 CREATE OR REPLACE FUNCTION qwen_embed.create_vectorizer(
     source regclass,
@@ -138,24 +170,14 @@ BEGIN
         PERFORM qwen_embed.refuse(format('target => %L is not supported', target), 'Only target => ''table'' is, for now.');
     ELSIF chunk_tokens IS NOT NULL OR chunk_overlap IS NOT NULL THEN
         PERFORM qwen_embed.refuse('chunk_tokens and chunk_overlap are not supported yet', 'Leave them out: each row gets one vector.');
-    ELSIF condition IS NOT NULL THEN
-        PERFORM qwen_embed.refuse('condition is not supported yet', 'Leave it out: every row with a text gets a vector.');
     ELSIF coalesce(storage, 'vector') NOT IN ('vector', 'halfvec') THEN
         PERFORM qwen_embed.refuse(format('storage => %L is not supported', storage), 'Use vector or halfvec.');
     ELSIF coalesce(index_kind, 'hnsw') NOT IN ('hnsw', 'none') THEN
         PERFORM qwen_embed.refuse(format('index_kind => %L is not supported yet', index_kind), 'Use hnsw or none.');
-    ELSIF (coalesce(cardinality(columns), 0) > 0) = (coalesce(template, '') <> '') THEN
-        RAISE EXCEPTION USING ERRCODE = 'invalid_parameter_value',
-            MESSAGE = 'give either columns or template',
-            HINT = 'For example columns => ARRAY[''title'', ''body''] or template => ''{title}: {body}''.';
     END IF;
+    PERFORM qwen_embed.check_either(columns, template);
     PERFORM qwen_embed.check_source(source);
-    PERFORM qwen_embed.content_columns(source, columns, template);
-    IF template IS NOT NULL AND NOT EXISTS (
-        SELECT FROM qwen_embed.template_parts(template) p WHERE p.name IS NOT NULL) THEN
-        RAISE EXCEPTION USING ERRCODE = 'invalid_parameter_value',
-            MESSAGE = 'template names no column', HINT = 'Name a column as {column}.';
-    END IF;
+    PERFORM qwen_embed.check_text(source, columns, template);
 
     SELECT c.relname, n.nspname INTO table_name, schema_name
     FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace WHERE c.oid = source;
@@ -163,6 +185,10 @@ BEGIN
     v.source := source;
     v.columns := CASE WHEN template IS NULL THEN columns END;
     v.template := template;
+    v.condition := condition;
+    IF condition IS NOT NULL THEN
+        PERFORM qwen_embed.condition_columns(source, condition);
+    END IF;
     v.model := coalesce(model, (SELECT i.model FROM qwen_embed.installation i), 'qwen3-embedding-8b');
     v.dimensions := coalesce(dimensions, (SELECT i.dimensions FROM qwen_embed.installation i), 1024);
     v.storage := coalesce(storage, CASE WHEN v.dimensions <= 2000 THEN 'vector' ELSE 'halfvec' END);
@@ -193,15 +219,16 @@ BEGIN
     PERFORM qwen_embed.lock_tables(ARRAY[source], 'SHARE ROW EXCLUSIVE');
     v.target_table := qwen_embed.make_target(v, schema_name, target_name);
     INSERT INTO qwen_embed.vectorizer AS made
-        (name, source, columns, template, model, dimensions, target, target_table, storage, index_kind)
-    VALUES (v.name, v.source, v.columns, v.template, v.model, v.dimensions, 'table', v.target_table, v.storage, v.index_kind)
+        (name, source, columns, template, condition, model, dimensions, target, target_table, storage, index_kind)
+    VALUES (v.name, v.source, v.columns, v.template, v.condition, v.model, v.dimensions, 'table', v.target_table,
+        v.storage, v.index_kind)
     RETURNING made.* INTO v;
     PERFORM qwen_embed.make_queue(v);
     PERFORM qwen_embed.make_row_functions(v);
     PERFORM qwen_embed.make_capture(v);
     UPDATE qwen_embed.vectorizer AS made
     SET target_view = qwen_embed.make_view(v, schema_name, qwen_embed.view_name(schema_name, table_name, target_name)),
-        capture_mark = qwen_embed.capture_mark(v)
+        capture_mark = qwen_embed.capture_mark(v), partitions = qwen_embed.partition_marks(v)
     WHERE made.id = v.id;
     -- Only recorded here: rows that others committed since this transaction's snapshot are not visible
     -- to it, yet not in the log either. A worker walks over the table later, with a snapshot of its own.
@@ -238,7 +265,8 @@ BEGIN ATOMIC
     INSERT INTO qwen_embed.task (vectorizer, kind)
     SELECT v.id, wanted.walk FROM unnest(ARRAY['backfill', 'orphans']) AS wanted(walk)
     WHERE NOT EXISTS (SELECT FROM qwen_embed.task t
-        WHERE t.vectorizer = v.id AND t.kind = wanted.walk AND t.reached IS NULL FOR UPDATE SKIP LOCKED);
+        WHERE t.vectorizer = v.id AND t.kind = wanted.walk AND t.part IS NULL AND t.reached IS NULL
+        FOR UPDATE SKIP LOCKED);
 END;
 COMMENT ON FUNCTION qwen_embed.record_sweep(qwen_embed.vectorizer) IS
     'Has workers compare every row with its vector, by hash, and every vector with its row.';
@@ -274,12 +302,19 @@ COMMENT ON FUNCTION qwen_embed.pause(text) IS
     'Stops the spending. Changes are still recorded and wait for resume().';
 
 CREATE OR REPLACE FUNCTION qwen_embed.resume(name text) RETURNS void
-LANGUAGE sql SET search_path = pg_catalog, pg_temp
-BEGIN ATOMIC
-    UPDATE qwen_embed.vectorizer SET paused = false, trouble = NULL, last_error = NULL, last_error_at = NULL
-    WHERE id = (qwen_embed.named(resume.name)).id;
-END;
-COMMENT ON FUNCTION qwen_embed.resume(text) IS 'Undoes pause() and clears what held the work.';
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    v qwen_embed.vectorizer := qwen_embed.named(name);
+BEGIN
+    IF v.suspended IS NOT NULL THEN
+        PERFORM qwen_embed.check_source(v.source);
+        PERFORM qwen_embed.lock_tables(ARRAY[v.source, v.target_view], 'ACCESS EXCLUSIVE');
+        PERFORM qwen_embed.take_hold(v, v.suspended ->> 'content', v.suspended ->> 'view');
+    END IF;
+    UPDATE qwen_embed.vectorizer AS kept
+    SET paused = false, trouble = NULL, last_error = NULL, last_error_at = NULL WHERE kept.id = v.id;
+END $$;
+COMMENT ON FUNCTION qwen_embed.resume(text) IS 'Undoes pause() and suspend(), and clears what held the work.';
 
 CREATE OR REPLACE FUNCTION qwen_embed.repair(name text) RETURNS void
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
@@ -288,25 +323,28 @@ DECLARE
     table_name text;
     schema_name text;
 BEGIN
+    IF v.suspended IS NOT NULL THEN
+        PERFORM qwen_embed.refuse(format('%L is suspended', v.name), format('SELECT qwen_embed.resume(%L);', v.name));
+    END IF;
     PERFORM qwen_embed.check_source(v.source);
     PERFORM qwen_embed.lock_tables(ARRAY[v.source], 'SHARE ROW EXCLUSIVE');
     PERFORM qwen_embed.require_key(v);
     SELECT c.relname, n.nspname INTO table_name, schema_name
     FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace WHERE c.oid = v.source;
-    IF NOT EXISTS (SELECT FROM pg_class WHERE oid = v.target_table) THEN
+    IF v.target = 'table' AND NOT EXISTS (SELECT FROM pg_class WHERE oid = v.target_table) THEN
         v.target_table := qwen_embed.make_target(v, schema_name, qwen_embed.derived_name(table_name, '_embedding'));
         UPDATE qwen_embed.vectorizer AS kept SET target_table = v.target_table WHERE kept.id = v.id;
     END IF;
     PERFORM qwen_embed.make_queue(v);
     PERFORM qwen_embed.make_row_functions(v);
     PERFORM qwen_embed.make_capture(v);
-    IF NOT EXISTS (SELECT FROM pg_class WHERE oid = v.target_view) THEN
+    IF v.target = 'table' AND NOT EXISTS (SELECT FROM pg_class WHERE oid = v.target_view) THEN
         v.target_view := qwen_embed.make_view(v, schema_name, qwen_embed.view_name(
             schema_name, table_name, (SELECT relname FROM pg_class WHERE oid = v.target_table)));
     END IF;
     UPDATE qwen_embed.vectorizer AS kept
     SET target_view = v.target_view, capture_mark = qwen_embed.capture_mark(v),
-        trouble = NULL, last_error = NULL, last_error_at = NULL
+        partitions = qwen_embed.partition_marks(v), trouble = NULL, last_error = NULL, last_error_at = NULL
     WHERE kept.id = v.id;
     PERFORM qwen_embed.record_sweep(v);
 END $$;
@@ -319,24 +357,27 @@ LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp SET client_min_messages =
 DECLARE
     v qwen_embed.vectorizer := qwen_embed.named(name);
     part text;
-    doomed regclass[];
+    held regclass;
     dropped regprocedure;
 BEGIN
     -- The source first. A writer holds the source and wants the log: the other order could deadlock
     -- with it, and Postgres might choose the writer.
-    SELECT array_agg(c.oid::regclass ORDER BY place) INTO doomed
-    FROM unnest(ARRAY[v.source, to_regclass('qwen_embed.log_' || v.id), to_regclass('qwen_embed.work_' || v.id),
-            to_regclass('qwen_embed.dead_' || v.id), CASE WHEN drop_target THEN v.target_table END, v.target_view])
-        WITH ORDINALITY AS part_of(oid, place)
-    JOIN pg_class c USING (oid);
-    IF doomed IS NOT NULL THEN
-        PERFORM qwen_embed.lock_tables(doomed, 'ACCESS EXCLUSIVE');
-    END IF;
+    PERFORM qwen_embed.lock_tables(
+        ARRAY[v.source, to_regclass('qwen_embed.log_' || v.id), to_regclass('qwen_embed.work_' || v.id),
+            to_regclass('qwen_embed.dead_' || v.id), CASE WHEN drop_target THEN v.target_table END, v.target_view],
+        'ACCESS EXCLUSIVE');
     IF EXISTS (SELECT FROM pg_class WHERE oid = v.source) THEN
         FOREACH part IN ARRAY ARRAY['insert', 'delete', 'update', 'truncate'] LOOP
             EXECUTE format('DROP TRIGGER IF EXISTS qwen_embed_%s_%s ON %s', v.id, part, v.source);
         END LOOP;
     END IF;
+    -- On partitions, also on those that were detached since.
+    FOR held IN SELECT t.tgrelid::regclass FROM pg_trigger t
+        WHERE t.tgname = 'qwen_embed_' || v.id || '_truncate'
+            AND t.tgfoid = to_regproc(format('qwen_embed.capture_%s_truncate', v.id))
+    LOOP
+        EXECUTE format('DROP TRIGGER qwen_embed_%s_truncate ON %s', v.id, held);
+    END LOOP;
     FOREACH part IN ARRAY ARRAY['log', 'work', 'dead'] LOOP
         EXECUTE format('DROP TABLE IF EXISTS qwen_embed.%s_%s', part, v.id);
     END LOOP;

@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 import hashlib
 import itertools
+import os
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from decimal import Decimal
@@ -213,6 +214,37 @@ def oldest_server() -> Iterator[Server]:
 @pytest.fixture
 def oldest(oldest_server: Server) -> Iterator[Database]:
     with opened_database(oldest_server, "template1") as database:
+        yield database
+
+
+def _server_versions() -> list[str]:
+    """Capture is tried on both embedded versions, and on whatever server the run was given."""
+    return ["16", "18", *(["given"] if os.environ.get("QWEN_EMBED_TEST_DSN") else [])]
+
+
+@pytest.fixture(scope="session", params=_server_versions())
+def every_server(request: pytest.FixtureRequest) -> Iterator[Server]:
+    if request.param == "16":
+        yield request.getfixturevalue("oldest_server")
+        return
+    server: Server = request.getfixturevalue("postgres_server")
+    if request.param == "given" or server.version() // 10000 == 18:
+        yield server
+        return
+    with embedded_server(18) as newest:
+        yield newest
+
+
+@pytest.fixture(scope="session")
+def every_template(every_server: Server) -> Iterator[str]:
+    yield from installed_template(every_server)
+
+
+@pytest.fixture
+def db_everywhere(every_server: Server, every_template: str) -> Iterator[Database]:
+    """As `db`, on one server after the other."""
+    with opened_database(every_server, every_template) as database:
+        database.rows("CREATE TABLE docs (id int PRIMARY KEY, body text, other int DEFAULT 0)")
         yield database
 
 

@@ -15,6 +15,11 @@ if TYPE_CHECKING:
     from tests.integration.conftest import Database
 
 
+@pytest.fixture
+def db(db_everywhere: Database) -> Database:
+    return db_everywhere
+
+
 def logged(db: Database) -> list[int | None]:
     """The recorded keys in order, None for a TRUNCATE; the log is emptied."""
     number = db.value("SELECT max(id) FROM qwen_embed.vectorizer")
