@@ -30,6 +30,8 @@ def walk(vectorizer: Vectorizer, *, portion: int, longest_log: int) -> Flow[Prog
     name, alias = (
         ("walk_source", "source") if task["kind"] == "backfill" else ("walk_target", "target")
     )
+    if name == "walk_target" and task["reached"] is None:
+        yield Statement(vectorizer.query("walk_dead"))
     rows = yield Statement(
         vectorizer.query(name, after=vectorizer.after(alias, task["reached"])), {"limit": portion}
     )
