@@ -132,7 +132,8 @@ WITH done AS (
 DELETE FROM {dead} AS dead USING done WHERE {dead_is_done};
 
 -- bury_work --
--- Texts that nobody takes become dead letters, unless they changed meanwhile.
+-- Texts that nobody takes become dead letters, unless they changed meanwhile or their row is gone. The
+-- join does what it does in write_vectors: a TRUNCATE's walk must not miss a letter buried during it.
 WITH done AS (
     DELETE FROM {work}
     WHERE token = %(token)s AND id = ANY (%(ids)s::bigint[]) AND NOT dirty
@@ -141,6 +142,7 @@ WITH done AS (
 INSERT INTO {dead} ({keys}, kind, message, attempts)
 SELECT {done_keys}, reason.kind, reason.message, done.attempts + 1
 FROM done JOIN unnest(%(ids)s::bigint[], %(kinds)s::text[], %(messages)s::text[]) AS reason(id, kind, message) USING (id)
+JOIN {source} AS source ON {source_is_done} AND ({content}(source) IS NULL OR true)
 ON CONFLICT ({keys}) DO UPDATE SET
     kind = excluded.kind, message = excluded.message, attempts = excluded.attempts, died_at = excluded.died_at;
 
@@ -212,6 +214,14 @@ WITH portion AS MATERIALIZED (
 )
 SELECT count(*) OVER () AS walked, ARRAY[{portion_keys_text}] AS reached
 FROM portion ORDER BY {portion_keys_descending} LIMIT 1;
+
+-- walk_dead --
+-- Dead letters of rows that a TRUNCATE removed go to the log, where a worker will clear them. There are
+-- few, so that they need no portions. The last condition is as in write_vectors.
+INSERT INTO {log} (op, {keys})
+SELECT 'c', {dead_keys} FROM {dead} AS dead
+WHERE NOT EXISTS (
+    SELECT FROM {source} AS source WHERE {source_is_dead} AND ({content}(source) IS NULL OR true));
 
 -- walk_target --
 -- The next portion of the vectors: keys without a row go to the log, where a worker will remove them.

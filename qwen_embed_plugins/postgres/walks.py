@@ -29,6 +29,8 @@ def walk(vectorizer: Vectorizer, *, portion: int, longest_log: int) -> Flow[Prog
     if not next(iter(short[0].values())):
         return "full"
     task = tasks[0]
+    if task["kind"] == "orphans" and task["reached"] is None:
+        yield Statement(vectorizer.query("walk_dead"))
     rows = yield from _portion(vectorizer, task, portion)
     if rows and rows[0]["walked"] == portion:
         values = {"task": task["id"], "reached": rows[0]["reached"]}

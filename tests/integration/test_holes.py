@@ -277,6 +277,35 @@ def test_5_a_row_that_vanished_during_the_request_gets_no_vector(db: Database) -
     db.drained()
 
 
+def test_5_truncate_takes_dead_letters_along(db: Database) -> None:
+    """No vector is left to be found by the walk, only the letter."""
+    db.rows("INSERT INTO docs VALUES (1, 'refused'), (2, 'kept')")
+    db.create()
+    db.stub.refuse = lambda text: ("bad_input", "no") if text == "refused" else None
+    assert db.work().dead == 1
+    db.rows("BEGIN; TRUNCATE docs; INSERT INTO docs VALUES (2, 'kept'); COMMIT")
+    db.work()
+    assert postgres.dead_letters(db.dsn) == []
+    db.in_step()
+
+
+def test_5_a_text_refused_after_its_row_vanished_is_no_dead_letter(db: Database) -> None:
+    db.create(backfill=False)
+    db.rows("INSERT INTO docs VALUES (1, 'refused')")
+    db.stub.refuse = lambda text: ("bad_input", "no")
+
+    async def during(texts: Sequence[str]) -> None:
+        if db.stub.calls == 1:
+            await asyncio.to_thread(db.rows, "TRUNCATE docs")
+            await asyncio.wait_for(_sweep(db), 20)
+
+    db.stub.during = during
+    db.work()
+    assert db.stub.calls == 1
+    assert postgres.dead_letters(db.dsn) == []
+    db.drained()
+
+
 async def _sweep(db: Database) -> None:
     hand = await Hand(db, Session(db.dsn)).ready()
     assert (await hand.session.transact(hand.taking())).batch is None
