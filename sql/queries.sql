@@ -48,16 +48,19 @@ RETURNING token;
 
 -- take_log --
 -- Recorded changes become work of this lease. Keys that another lease holds are marked dirty there.
+-- op: c, the row may have changed; a, its vector is doubted and made again; t, a TRUNCATE.
 WITH taken AS (
     DELETE FROM {log}
     WHERE ctid = ANY (ARRAY(
         SELECT ctid FROM {log} WHERE ctid >= %(floor)s::tid LIMIT %(limit)s FOR UPDATE SKIP LOCKED))
     RETURNING op, {keys}, ctid AS place
 ), merged AS (
-    INSERT INTO {work} AS work ({keys}, token)
-    SELECT DISTINCT {keys}, %(token)s::bigint FROM taken WHERE op = 'c' AND num_nulls({keys}) = 0 ORDER BY {keys}
+    INSERT INTO {work} AS work ({keys}, token, again)
+    SELECT {keys}, %(token)s::bigint, bool_or(op = 'a') FROM taken
+    WHERE op IN ('c', 'a') AND num_nulls({keys}) = 0 GROUP BY {keys} ORDER BY {keys}
     ON CONFLICT ({keys}) DO UPDATE SET
         dirty = work.token IS NOT NULL,
+        again = work.again OR excluded.again,
         token = coalesce(work.token, excluded.token),
         attempts = 0
     RETURNING id, token
@@ -87,7 +90,7 @@ WHERE NOT EXISTS (
 -- read_rows --
 -- The committed text of each key that this lease holds, and the hash of the text that its vector is
 -- of. Never one statement with the taking: its snapshot would be older than what it takes.
-SELECT work.id, work.attempts, {content}(source) AS content, target.content_hash, target.space
+SELECT work.id, work.attempts, work.again, {content}(source) AS content, target.content_hash, target.space
 FROM {work} AS work
 LEFT JOIN {source} AS source ON {source_is_work}
 LEFT JOIN {target} AS target ON {target_is_work} AND target.chunk = 0
@@ -245,6 +248,84 @@ UPDATE qwen_embed.task SET reached = %(reached)s WHERE id = %(task)s;
 -- end_task --
 -- The walk is over.
 DELETE FROM qwen_embed.task WHERE id = %(task)s;
+
+-- audit_rows --
+-- The next portion of the source beside its vectors: how many rows, and each one that is not as it
+-- should be, unless a recorded change explains it. A row that changed is looked at in one snapshot
+-- with the log and the work, so what is on its way is never taken for lost.
+WITH portion AS MATERIALIZED (
+    SELECT {source_keys_as}, {content}(source) AS content
+    FROM {source} AS source WHERE {after} ORDER BY {source_keys} LIMIT %(limit)s
+), compared AS (
+    SELECT {portion_keys}, portion.content, stored.*
+    FROM portion CROSS JOIN LATERAL (
+        SELECT count(*) AS chunks, coalesce(max(target.chunk), -1) AS last,
+            bool_and(target.content_hash = sha256(convert_to(portion.content, 'UTF8'))) AS of_text,
+            bool_and(target.space = {space}) AS of_space,
+            bool_and({vector_dims}(target.embedding) = {dimensions}
+                AND abs({vector_norm}(target.embedding) - 1) < 0.01) AS whole
+        FROM {target} AS target WHERE {target_is_portion}
+    ) AS stored
+), judged AS (
+    SELECT portion.*, CASE
+        WHEN content IS NULL AND chunks = 0 THEN NULL
+        WHEN content IS NULL THEN 'orphan'
+        WHEN chunks = 0 THEN 'missing'
+        WHEN NOT of_text OR last <> chunks - 1 THEN 'stale'
+        WHEN NOT of_space THEN 'wrong_space'
+        WHEN NOT whole THEN 'wrong_vector' END AS finding
+    FROM compared AS portion
+)
+SELECT ARRAY[{portion_keys_text}] AS key, finding, content IS NOT NULL AS has_text,
+    -- Only a text without a letter or digit may be one that counts as empty.
+    CASE WHEN finding = 'missing' AND content !~ '[[:alnum:]]' THEN left(content, 1000) END AS doubtful,
+    finding IS NOT NULL AND (EXISTS (SELECT FROM {log} AS log WHERE {log_is_portion})
+        OR EXISTS (SELECT FROM {work} AS work WHERE {work_is_portion})) AS waits,
+    finding IS NOT NULL AND EXISTS (SELECT FROM {dead} AS dead WHERE {dead_is_portion}) AS dead,
+    count(*) OVER () AS walked
+FROM judged AS portion ORDER BY {portion_keys_descending};
+
+-- audit_vectors --
+-- The next portion of the vectors: keys without a row. The last condition is as in write_vectors.
+WITH portion AS MATERIALIZED (
+    SELECT DISTINCT {target_keys_as}
+    FROM {target} AS target WHERE {after} ORDER BY {target_keys_of} LIMIT %(limit)s
+), judged AS (
+    SELECT portion.*, NOT EXISTS (
+        SELECT FROM {source} AS source WHERE {source_is_portion} AND ({content}(source) IS NULL OR true)) AS orphan
+    FROM portion
+)
+SELECT ARRAY[{portion_keys_text}] AS key, orphan,
+    orphan AND (EXISTS (SELECT FROM {log} AS log WHERE log.op = 't')
+        OR EXISTS (SELECT FROM {log} AS log WHERE {log_is_portion})
+        OR EXISTS (SELECT FROM {work} AS work WHERE {work_is_portion})) AS waits,
+    false AS dead, count(*) OVER () AS walked
+FROM judged AS portion ORDER BY {portion_keys_descending};
+
+-- audit_offer --
+-- The next portion of the vectors that one offer wrote since a moment.
+WITH portion AS MATERIALIZED (
+    SELECT DISTINCT {target_keys_as} FROM {target} AS target
+    WHERE {after} AND target.offer = %(offer)s AND target.embedded_at >= %(since)s
+    ORDER BY {target_keys_of} LIMIT %(limit)s
+)
+SELECT ARRAY[{portion_keys_text}] AS key, count(*) OVER () AS walked FROM portion ORDER BY {portion_keys_descending};
+
+-- append_doubts --
+-- Keys that an audit found go to the log, as text; workers make their vectors again, or remove them.
+INSERT INTO {log} (op, {keys})
+SELECT 'a', {keys_from_text} FROM unnest({key_arrays}) AS given({keys});
+
+-- rows_about --
+-- How many rows a table has, as the planner thinks; -1 before it was ever looked at.
+SELECT coalesce(sum(c.reltuples) FILTER (WHERE c.relkind = 'r'), -1)::bigint AS rows
+FROM pg_catalog.pg_class c
+WHERE c.oid IN (SELECT v.source FROM qwen_embed.vectorizer v WHERE v.id = {id}
+    UNION SELECT l FROM qwen_embed.vectorizer v CROSS JOIN LATERAL qwen_embed.leaves(v.source) AS l WHERE v.id = {id});
+
+-- unfinished_walks --
+-- Walks that have yet to append what they find.
+SELECT count(*) AS walks FROM qwen_embed.task WHERE vectorizer = {id};
 
 -- report_trouble --
 -- Why a vectorizer's work waits. Written when it changes, not at each try.

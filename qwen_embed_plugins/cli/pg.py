@@ -15,6 +15,7 @@ COMMANDS = {
     "worker": Lazy("pg_work:worker", "Embed what changed, once or as a service."),
     "search": Lazy("pg_search:search", "Find the rows nearest to a text."),
     "index": Lazy("pg_schema:index", "Build the index of a vectorizer now."),
+    "audit": Lazy("pg_audit:audit", "Compare every row with its vector."),
     "dead": Lazy("pg_status:dead", "List rows whose text was refused for good."),
     "retry": Lazy("pg_work:retry", "Have the dead rows tried again."),
     "pause": Lazy("pg_work:pause", "Stop the spending of a vectorizer."),

@@ -22,6 +22,7 @@ from qwen_embed_plugins.postgres import schema as _schema
 from qwen_embed_plugins.postgres import vectorizers as _vectorizers
 from qwen_embed_plugins.postgres._flow import awaiting as _awaiting
 from qwen_embed_plugins.postgres._flow import blocking as _blocking
+from qwen_embed_plugins.postgres.audit import AuditReport, Finding, aaudit, audit
 from qwen_embed_plugins.postgres.indexes import abuild_index, build_index
 from qwen_embed_plugins.postgres.pipeline import WorkerProgress, WorkerSummary
 from qwen_embed_plugins.postgres.search import Hit, asearch, search
@@ -33,12 +34,15 @@ from qwen_embed_plugins.postgres.vectorizers import (
 from qwen_embed_plugins.postgres.worker import arun_worker, run_worker
 
 __all__ = [
+    "AuditReport",
     "DeadLetter",
+    "Finding",
     "Hit",
     "VectorizerDefinition",
     "VectorizerStatus",
     "WorkerProgress",
     "WorkerSummary",
+    "aaudit",
     "abuild_index",
     "acreate_vectorizer",
     "adead_letters",
@@ -55,6 +59,7 @@ __all__ = [
     "asearch",
     "astatus",
     "asuspend",
+    "audit",
     "auninstall",
     "build_index",
     "create_vectorizer",

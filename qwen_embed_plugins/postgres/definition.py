@@ -107,6 +107,14 @@ class Vectorizer:
             "source_is_portion": self._equal("source", self.source_key, "portion", numbered),
             "target_is_work": self._equal("target", self.target_key, "work", numbered),
             "target_is_portion": self._equal("target", self.target_key, "portion", numbered),
+            "log_is_portion": self._equal("log", numbered, "portion", numbered),
+            "work_is_portion": self._equal("work", numbered, "portion", numbered),
+            "dead_is_portion": self._equal("dead", numbered, "portion", numbered),
+            "keys_from_text": sql.SQL(", ").join(
+                sql.SQL("given.{}::{}").format(sql.Identifier(name), _written(kind))
+                for name, kind in zip(numbered, self.key_types, strict=True)
+            ),
+            "key_arrays": sql.SQL(", ".join(f"%({name})s::text[]" for name in numbered)),
             "dead_is_done": self._equal("dead", numbered, "done", numbered),
         }
 
@@ -196,3 +204,12 @@ def vector_types() -> Flow[VectorTypes]:
         )
     schema: Any = rows[0]["nspname"]
     return VectorTypes(str(schema), {row["typname"]: row["oid"] for row in rows})
+
+
+def named(name: str) -> Flow[Vectorizer]:
+    """The vectorizer of that name. Raises, with the nearest name, if there is none."""
+    for vectorizer in (yield from define_vectorizers()):
+        if vectorizer.name == name:
+            return vectorizer
+    yield Statement(sql.SQL("SELECT qwen_embed.named(%(name)s)"), {"name": name})
+    raise DatabaseError(f"the vectorizer {name} was dropped just now")

@@ -126,7 +126,11 @@ def sort_rows(token: int, rows: Sequence[Row], *, space: str) -> Batch:
         content = row["content"]
         if content is None or not content.strip():
             gone.append(row["id"])
-        elif row["content_hash"] == content_hash(content) and row["space"] == space:
+        elif (
+            row["content_hash"] == content_hash(content)
+            and row["space"] == space
+            and not row["again"]
+        ):
             equal.append(row["id"])
         else:
             items.append(Item(row["id"], content, row["attempts"]))

@@ -61,6 +61,11 @@ def is_connection_loss(error: psycopg.Error) -> bool:
     )
 
 
+def begin(lock_wait_ms: int = _LONGEST_LOCK_WAIT_MS) -> sql.Composed:
+    """The statements that open a transaction with the protocol's settings."""
+    return sql.SQL(_BEGIN).format(lock_timeout=sql.Literal(lock_wait_ms))
+
+
 class Session:
     """One connection, opened when first needed and again after it was lost. One flow at a time."""
 
@@ -111,8 +116,7 @@ class Session:
         )
         row = await cursor.fetchone()
         longest = max(1, int(row[0]) // 2) if row else _LONGEST_LOCK_WAIT_MS
-        wait = min(_LONGEST_LOCK_WAIT_MS, longest)
-        return sql.SQL(_BEGIN).format(lock_timeout=sql.Literal(wait))
+        return begin(min(_LONGEST_LOCK_WAIT_MS, longest))
 
     async def _roll_back(self, connection: psycopg.AsyncConnection[Any]) -> None:
         # A connection that is busy, broken or of unknown state is not worth saving: the server

@@ -58,4 +58,17 @@ BEGIN
     END LOOP;
 END $$;
 
+-- Work that is to be done again although the text did not change: its vector is doubted.
+DO $$
+DECLARE
+    old int;
+BEGIN
+    FOR old IN SELECT v.id FROM qwen_embed.vectorizer v
+        WHERE pg_catalog.to_regclass('qwen_embed.work_' || v.id) IS NOT NULL
+    LOOP
+        EXECUTE pg_catalog.format(
+            'ALTER TABLE qwen_embed.work_%s ADD COLUMN again boolean NOT NULL DEFAULT false', old);
+    END LOOP;
+END $$;
+
 GRANT SELECT (index_kind, target, replaces, retired_at) ON qwen_embed.vectorizer TO PUBLIC;

@@ -54,15 +54,22 @@ def test_rows_are_sorted_by_what_they_need() -> None:
         {"id": 2, "attempts": 3, "content": "changed", "content_hash": content_hash("before")},
         {"id": 3, "attempts": 0, "content": "same", "content_hash": content_hash("same")},
         {"id": 6, "attempts": 0, "content": "other", "content_hash": content_hash("other")},
+        {"id": 7, "attempts": 0, "content": "doubted", "content_hash": content_hash("doubted")},
         {"id": 4, "attempts": 0, "content": None, "content_hash": content_hash("x")},
         {"id": 5, "attempts": 0, "content": " \n", "content_hash": None},
     ]
     for row in rows:
         row["space"] = "n/2" if row["id"] == 6 else "m/2"
+        row["again"] = row["id"] == 7
     batch = sort_rows(9, rows, space="m/2")
-    assert batch.items == (Item(1, "new", 0), Item(2, "changed", 3), Item(6, "other", 0))
+    assert batch.items == (
+        Item(1, "new", 0),
+        Item(2, "changed", 3),
+        Item(6, "other", 0),
+        Item(7, "doubted", 0),
+    )
     assert (batch.equal, batch.gone) == ((3,), (4, 5))
-    assert sorted(batch.ids) == [1, 2, 3, 4, 5, 6]
+    assert sorted(batch.ids) == [1, 2, 3, 4, 5, 6, 7]
 
 
 def result(count: int, *errors: tuple[int, TextErrorKind, str]) -> EmbedResult:
