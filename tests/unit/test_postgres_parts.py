@@ -59,6 +59,7 @@ def test_rows_are_sorted_by_what_they_need() -> None:
     ]
     for row in rows:
         row["space"] = "n/2" if row["id"] == 6 else "m/2"
+        row["octets"] = len(str(row["content"] or ""))
     batch = sort_rows(9, rows, space="m/2")
     assert batch.items == (Item(1, "new", 0), Item(2, "changed", 3), Item(6, "other", 0))
     assert (batch.equal, batch.gone) == ((3,), (4, 5))
