@@ -89,12 +89,23 @@ WHERE NOT EXISTS (
 
 -- read_rows --
 -- The committed text of each key that this lease holds, and the hash of the text that its vector is
--- of. Never one statement with the taking: its snapshot would be older than what it takes.
+-- of. Never one statement with the taking: its snapshot would be older than what it takes. $1 is the
+-- token, $2 the ids: read_within runs it.
 SELECT work.id, work.attempts, work.again, {content}(source) AS content, target.content_hash, target.space
 FROM {work} AS work
 LEFT JOIN {source} AS source ON {source_is_work}
 LEFT JOIN {target} AS target ON {target_is_work} AND target.chunk = 0
-WHERE work.token = %(token)s AND work.id = ANY (%(ids)s::bigint[]);
+WHERE work.token = $1 AND work.id = ANY ($2);
+
+-- read_within --
+-- As many of those rows as the room holds; at least one.
+SELECT id, attempts, again, content, octets, content_hash, space
+FROM qwen_embed.read_within({query}, %(token)s, %(ids)s::bigint[], %(room)s, %(longest)s);
+
+-- return_unread --
+-- What a batch has no room for goes back as it was, and keeps its place in the line.
+UPDATE {work} SET token = NULL, dirty = false
+WHERE token = %(token)s AND id = ANY (%(ids)s::bigint[]);
 
 -- hold_lease --
 -- The fence. No row: the lease was reaped, and whatever this worker knows is too old to write.
@@ -207,13 +218,23 @@ SELECT count(*) < %(limit)s FROM (SELECT FROM {log} LIMIT %(limit)s) AS waiting;
 -- walk_source --
 -- The next portion of the source: keys whose vector is missing or of another text go to the log.
 WITH portion AS MATERIALIZED (
-    SELECT {source_keys_as}, {content}(source) AS content
+    SELECT {source_keys_as}, sha256(convert_to({content}(source), 'UTF8')) AS content_hash
     FROM {source} AS source WHERE {after} ORDER BY {source_keys} LIMIT %(limit)s
 ), appended AS (
     INSERT INTO {log} (op, {keys})
     SELECT 'c', {portion_keys} FROM portion LEFT JOIN {target} AS target ON {target_is_portion} AND target.chunk = 0
-    WHERE sha256(convert_to(portion.content, 'UTF8')) IS DISTINCT FROM target.content_hash
-        OR target.space <> {space}
+    WHERE portion.content_hash IS DISTINCT FROM target.content_hash OR target.space <> {space}
+)
+SELECT count(*) OVER () AS walked, ARRAY[{portion_keys_text}] AS reached
+FROM portion ORDER BY {portion_keys_descending} LIMIT 1;
+
+-- walk_source_unread --
+-- The same where a text cannot be computed: all keys go to the log, and reading them tells which.
+WITH portion AS MATERIALIZED (
+    SELECT {source_keys_as}
+    FROM {source} AS source WHERE {after} ORDER BY {source_keys} LIMIT %(limit)s
+), appended AS (
+    INSERT INTO {log} (op, {keys}) SELECT 'c', {portion_keys} FROM portion
 )
 SELECT count(*) OVER () AS walked, ARRAY[{portion_keys_text}] AS reached
 FROM portion ORDER BY {portion_keys_descending} LIMIT 1;

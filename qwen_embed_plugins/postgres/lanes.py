@@ -33,7 +33,7 @@ class Counts:
         self.embedded += len(outcome.written)
         self.equal += len(batch.equal)
         self.removed += len(batch.gone)
-        self.dead += len(outcome.buried)
+        self.dead += len(outcome.buried) + len(batch.bad)
 
 
 @dataclass
@@ -42,12 +42,16 @@ class Lane:
 
     `reason` says what is wrong. A lane at rest takes nothing until `wait_until`, then one batch to
     see whether it is over; a lane with a reason that is not at rest goes on. `said` is the reason
-    that was logged last.
+    that was logged last. `room` rows fit into one lease, as far as is known; `due_first` says whose
+    turn it is, retries or new rows; `stuck` batches are answered but cannot be written.
     """
 
     vectorizer: Vectorizer
     floor: LogFloor = field(default_factory=LogFloor)
+    room: int | None = None
+    due_first: bool = False
     in_flight: int = 0
+    stuck: int = 0
     hungry: bool = False
     trouble: Trouble | None = None
     reason: str | None = None
@@ -96,13 +100,19 @@ class Lane:
 
     def may_take(self, limit: int) -> bool:
         """Whether it has room for a batch now. While at rest one batch asks if it is over."""
+        asking = self.in_flight - self.stuck if self.at_rest else 0
         return (
             self.vectorizer.workable
             and not self.vectorizer.paused
             and not self.vectorizer.suspended
             and self.wait_until <= time.monotonic()
-            and self.in_flight < (1 if self.at_rest else limit)
+            and asking == 0
+            and self.in_flight < limit
         )
+
+    def rows_to_take(self, most: int) -> int:
+        """How many rows the next take asks for; texts that no lease has room for stay untouched."""
+        return min(most, most if self.room is None else self.room)
 
     def tell(self) -> Flow[None]:
         """Write the reason where the view `status` shows it."""

@@ -39,6 +39,7 @@ log = logging.getLogger("qwen_embed_plugins.postgres.worker")
 
 _GRACE_SECONDS = 5.0
 _LONGEST_REFUSED_SECONDS = 10.0
+_MOST_LEASES = 8  # full ones whose texts are in memory, whatever the number of vectorizers
 
 
 class EmbedderFactory(Protocol):
@@ -170,7 +171,8 @@ class Pipeline:
                 raise failure
             ready = await self._ready_lanes()
             for lane in ready:
-                await self._take(lane)
+                if self._has_room(lane):
+                    await self._take(lane)
             if ready:
                 continue
             if self.once and not self.processing and await self._is_over():
@@ -185,8 +187,15 @@ class Pipeline:
         return [
             lane
             for lane in self.lanes
-            if lane.may_take(self.in_flight) and not (self.once and lane.at_rest)
+            if lane.may_take(self.in_flight)
+            and self._has_room(lane)
+            and not (self.once and lane.at_rest)
         ]
+
+    def _has_room(self, lane: Lane) -> bool:
+        """Whether texts of another batch may be held. One batch of each lane always may."""
+        held = sum(batch.tokens for _, batch in self.batches.values())
+        return lane.in_flight == 0 or held < _MOST_LEASES * queue.LEASE_TOKENS
 
     async def _ready_lanes(self) -> list[Lane]:
         lanes = self._open_lanes()
@@ -222,22 +231,26 @@ class Pipeline:
             return
         now = time.monotonic()
         start = lane.floor.start(now)
+        limit = lane.rows_to_take(self.batch_size)
         flow = queue.take(
             lane.vectorizer,
             worker=self.name,
             block=start,
-            limit=self.batch_size,
+            limit=limit,
             lease_seconds=self.lease_seconds,
+            due_first=lane.due_first,
         )
         try:
             taken = await self.taking.transact(flow)
         except psycopg.Error as error:
             await self._not_taken(lane, error)
             return
-        short = taken.logged < self.batch_size
         spent = time.monotonic() - now
-        lane.floor.scanned(start, furthest=taken.block, short=short, now=now, seconds=spent)
-        lane.hungry = not short
+        lane.due_first, lane.room = not lane.due_first, taken.room
+        lane.hungry = taken.scan is None or not taken.scan.short
+        if taken.scan is not None:
+            block, short = taken.scan
+            lane.floor.scanned(start, furthest=block, short=short, now=now, seconds=spent)
         if taken.batch is not None:
             self._start_processing(lane, taken.batch)
 
@@ -351,51 +364,64 @@ class Pipeline:
         """Write the outcome, however often it takes; False if there is no place for it now.
 
         A service keeps what it paid for until it can be written: handed back, it would be paid
-        again at each try.
+        again at each try. Meanwhile the lane tries another batch: if that one can be written, the
+        rows of this one are to blame.
         """
-        pause, refused = 0.05, False
-        while True:
-            flow = self._finish_flow(lane, batch, outcome, over=refused)
-            try:
-                kept = await self.finishing.transact(flow)
-            except RETRIED:
-                pass
-            except psycopg.Error as error:
-                lost = is_connection_loss(error)
-                if lost and self.once:
-                    raise
-                # Renamed: then the paid answers still have a place to go.
-                renamed = isinstance(error, CHANGED) and await self._names_changed(lane)
-                if not self.tending.is_there(lane):
+        pause, refused, written_before = 0.05, False, lane.counts.embedded
+        try:
+            while True:
+                others_pass = refused and lane.counts.embedded > written_before
+                flow = self._finish_flow(
+                    lane, batch, outcome, over=refused, others_pass=others_pass
+                )
+                try:
+                    became = await self.finishing.transact(flow)
+                except RETRIED:
+                    pass
+                except psycopg.Error as error:
+                    lost = is_connection_loss(error)
+                    if lost and self.once:
+                        raise
+                    # Renamed: then the paid answers still have a place to go.
+                    renamed = isinstance(error, CHANGED) and await self._names_changed(lane)
+                    if not self.tending.is_there(lane):
+                        return True
+                    if not (lost or renamed):
+                        reason = connect.explain_to_worker(error)
+                        await self.tending.block(lane, "blocked", reason)
+                        if self.once:
+                            return False
+                        if not refused:
+                            refused, written_before = True, lane.counts.embedded
+                            lane.stuck += 1
+                else:
+                    if refused:
+                        lane.recovered()
+                    self._count(lane, batch, outcome, became)
                     return True
-                if not (lost or renamed):
-                    reason = connect.explain_to_worker(error)
-                    await self.tending.block(lane, "blocked", reason)
-                    refused = True
-                    if self.once:
-                        return False
-            else:
-                if refused:
-                    lane.recovered()
-                self._count(lane, batch, outcome, kept)
-                return True
-            if self.stopping.is_set() and (refused or pause > 1.0):
-                return False
-            await asyncio.sleep(pause * random.uniform(0.5, 1.0))
-            pause = min(_LONGEST_REFUSED_SECONDS if refused else 2.0, pause * 2)
+                if self.stopping.is_set() and (refused or pause > 1.0):
+                    return False
+                await asyncio.sleep(pause * random.uniform(0.5, 1.0))
+                pause = min(_LONGEST_REFUSED_SECONDS if refused else 2.0, pause * 2)
+        finally:
+            lane.stuck -= int(refused)
 
-    def _finish_flow(self, lane: Lane, batch: Batch, outcome: Outcome, *, over: bool) -> Flow[bool]:
+    def _finish_flow(
+        self, lane: Lane, batch: Batch, outcome: Outcome, *, over: bool, others_pass: bool
+    ) -> Flow[Outcome | None]:
         types = self.tending.types
-        kept = yield from queue.finish(lane.vectorizer, batch, outcome, types=types)
+        became = yield from queue.finish(
+            lane.vectorizer, batch, outcome, types=types, others_pass=others_pass
+        )
         if lane.trouble is not None and not over:
             yield from lane.tell()
-        elif outcome.written:
+        elif became is not None and became.written:
             yield from lane.clear()
-        return kept
+        return became
 
-    def _count(self, lane: Lane, batch: Batch, outcome: Outcome, kept: bool) -> None:
-        if kept:
-            lane.counts.add(batch, outcome)
+    def _count(self, lane: Lane, batch: Batch, outcome: Outcome, became: Outcome | None) -> None:
+        if became is not None:
+            lane.counts.add(batch, became)
         else:
             lane.counts.lost += len(outcome.written)
             log.info("a lease was lost, its answers are dropped", extra={"batch": len(batch.ids)})

@@ -9,18 +9,30 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
+import psycopg
+from psycopg import sql
 
-from qwen_embed_plugins.postgres import _sql
+from qwen_embed_plugins.postgres import _sql, blame
 from qwen_embed_plugins.postgres._flow import Flow, Row, Statement
 from qwen_embed_plugins.postgres.vectors import vector_array
+from qwen_embed_plugins.tokens import BYTES_PER_TOKEN, estimate_tokens
 
 if TYPE_CHECKING:
     from qwen_embed_plugins.postgres.definition import Vectorizer, VectorTypes
     from qwen_embed_plugins.types import Matrix
+
+
+LEASE_TOKENS = 500_000
+"""What one lease holds, by the estimate; and four bytes for each of them. 500 rows of a page or two
+fit in, or 16 of 32,768 tokens. The row that crosses the line goes along."""
+
+LONGEST_BYTES = 32 << 20
+"""A longer text is read by no one: 32,768 tokens of a kilobyte each, where the longest token of a
+published vocabulary has some hundred bytes."""
 
 
 class Item(NamedTuple):
@@ -35,25 +47,41 @@ class Item(NamedTuple):
 class Batch:
     """What one lease holds, read and sorted.
 
-    `items` need a vector; `equal` have the right one already; `gone` have no row or no text.
+    `items` need a vector; `equal` have the right one already; `gone` have no row or no text;
+    `bad` have a text that cannot be read. `tokens` is the estimate for all items, `octets` the
+    length of all texts that were read.
     """
 
     token: int
     items: tuple[Item, ...]
     equal: tuple[int, ...]
     gone: tuple[int, ...]
+    bad: tuple[Burial, ...] = ()
+    tokens: int = 0
+    octets: int = 0
 
     @property
     def ids(self) -> list[int]:
-        return [*(item.id for item in self.items), *self.equal, *self.gone]
+        bad = (burial.id for burial in self.bad)
+        return [*(item.id for item in self.items), *self.equal, *self.gone, *bad]
+
+
+class Scan(NamedTuple):
+    """A look into the log: the furthest block that rows came from, whether it ran out of rows."""
+
+    block: int | None
+    short: bool
 
 
 class Taken(NamedTuple):
-    """The outcome of one take. `logged` counts rows of the log, `block` is the furthest one's."""
+    """The outcome of one take: `scan` is None if retries left no room for the log.
+
+    `room` is how many rows like these fit into one lease.
+    """
 
     batch: Batch | None
-    logged: int
-    block: int | None
+    scan: Scan | None
+    room: int
 
 
 class Burial(NamedTuple):
@@ -82,49 +110,119 @@ class Outcome:
     buried: tuple[Burial, ...] = ()
     delayed: tuple[Delay, ...] = field(default=())
 
+    def only(self, places: Sequence[int]) -> Outcome:
+        """The same with these of its written items alone."""
+        if len(places) == len(self.written):
+            return self
+        return replace(
+            self,
+            written=tuple(self.written[place] for place in places),
+            vectors=self.vectors[list(places)],
+            offers=tuple(self.offers[place] for place in places),
+        )
+
 
 def take(
-    vectorizer: Vectorizer, *, worker: str, block: int, limit: int, lease_seconds: float
+    vectorizer: Vectorizer,
+    *,
+    worker: str,
+    block: int,
+    limit: int,
+    lease_seconds: float,
+    due_first: bool = False,
 ) -> Flow[Taken]:
-    """Lease up to `limit` recorded changes from `block` on, and some retries; read their rows."""
-    values: dict[str, Any] = {
-        "vectorizer": vectorizer.id,
-        "worker": worker,
-        "lease_seconds": lease_seconds,
-        "floor": f"({block},0)",
-        "limit": limit,
-    }
-    values["token"] = (yield Statement(_sql.query("open_lease"), values))[0]["token"]
+    """Lease up to `limit` recorded changes from `block` on, or due retries, and read their rows.
+
+    Whatever is first may fill the batch. With turns taken, retries never starve new rows nor new
+    rows retries.
+    """
+    opened = yield Statement(
+        _sql.query("open_lease"),
+        {"vectorizer": vectorizer.id, "worker": worker, "lease_seconds": lease_seconds},
+    )
+    token = opened[0]["token"]
+    due = (yield from _take_due(vectorizer, token, limit)) if due_first else []
+    logged, scan = yield from _take_log(vectorizer, token, block, limit - len(due))
+    if not due_first:
+        due = yield from _take_due(vectorizer, token, limit - len(logged))
+    ids = [*due, *logged]
+    if not ids:
+        yield Statement(_sql.query("close_lease"), {"token": token})
+        return Taken(None, scan, limit)
+    batch = yield from _read(vectorizer, token, ids)
+    return Taken(batch, scan, rows_that_fit(batch))
+
+
+def _take_due(vectorizer: Vectorizer, token: int, limit: int) -> Flow[list[int]]:
+    if limit <= 0:
+        return []
+    rows = yield Statement(vectorizer.query("take_due"), {"token": token, "limit": limit})
+    return [row["id"] for row in rows]
+
+
+def _take_log(
+    vectorizer: Vectorizer, token: int, block: int, limit: int
+) -> Flow[tuple[list[int], Scan | None]]:
+    if limit <= 0:
+        return [], None
+    values: dict[str, Any] = {"token": token, "floor": f"({block},0)", "limit": limit}
     taken = (yield Statement(vectorizer.query("take_log"), values))[0]
     if taken["truncated"]:
-        yield Statement(_sql.query("add_orphans_task"), values)
-    # Retries get a share of every batch, and all the room that fresh changes leave.
-    share = max(limit // 4, limit - len(taken["ids"]))
-    due = yield Statement(vectorizer.query("take_due"), {**values, "limit": share})
-    ids = [*taken["ids"], *(row["id"] for row in due)]
-    batch = yield from _read(vectorizer, values["token"], ids)
-    return Taken(batch, taken["taken"], _block(taken["furthest"]))
+        yield Statement(_sql.query("add_orphans_task"), {"vectorizer": vectorizer.id})
+    return taken["ids"], Scan(_block(taken["furthest"]), taken["taken"] < limit)
 
 
 def _block(furthest: str | None) -> int | None:
     return int(furthest.strip("()").split(",")[0]) if furthest else None
 
 
-def _read(vectorizer: Vectorizer, token: int, ids: list[int]) -> Flow[Batch | None]:
-    values = {"token": token, "ids": ids}
-    if not ids:
-        yield Statement(_sql.query("close_lease"), values)
+def rows_that_fit(batch: Batch) -> int:
+    """How many rows like those of a batch one lease would hold; at least 1. Pure."""
+    load = max(1, batch.tokens, batch.octets // BYTES_PER_TOKEN)
+    return max(1, len(batch.ids) * LEASE_TOKENS // load)
+
+
+def _read(vectorizer: Vectorizer, token: int, ids: list[int]) -> Flow[Batch]:
+    """The rows of these keys, as far as one lease has room; the other keys are given back."""
+    rows: list[Row] = []
+    query = sql.Literal(vectorizer.query("read_rows").as_string())
+
+    def read(part: Sequence[int]) -> Flow[psycopg.Error | None]:
+        held = sum(row["octets"] for row in rows if row["content"] is not None)
+        room = LEASE_TOKENS * BYTES_PER_TOKEN - held
+        values = {"token": token, "ids": list(part), "room": room, "longest": LONGEST_BYTES}
+        found = yield from blame.tried(
+            Statement(vectorizer.query("read_within", query=query), values)
+        )
+        if isinstance(found, psycopg.Error):
+            return found
+        rows.extend(found)
         return None
-    rows = yield Statement(vectorizer.query("read_rows"), values)
-    return sort_rows(token, rows, space=vectorizer.space)
+
+    errors = yield from blame.apart(ids, read)
+    bad = [
+        Burial(place, "bad_content", f"the row's text cannot be read: {blame.reason(error)}")
+        for place, error in errors.items()
+    ]
+    batch = sort_rows(token, rows, space=vectorizer.space, bad=bad)
+    unread = sorted(set(ids) - set(batch.ids))
+    if unread:
+        yield Statement(vectorizer.query("return_unread"), {"token": token, "ids": unread})
+    return batch
 
 
-def sort_rows(token: int, rows: Sequence[Row], *, space: str) -> Batch:
-    """Which rows need a vector, which have it, which must have none. Pure."""
-    items, equal, gone = [], [], []
+def sort_rows(token: int, rows: Sequence[Row], *, space: str, bad: Sequence[Burial] = ()) -> Batch:
+    """Which rows need a vector, which have it, which must have none, up to what a lease holds.
+
+    Pure. The batch leaves out what is beyond.
+    """
+    items, equal, gone, refused = [], [], [], list(bad)
+    tokens = 0
     for row in rows:
         content = row["content"]
-        if content is None or not content.strip():
+        if row["octets"] > LONGEST_BYTES:
+            refused.append(Burial(row["id"], "too_large", _too_long(row["octets"])))
+        elif content is None or not content.strip():
             gone.append(row["id"])
         elif (
             row["content_hash"] == content_hash(content)
@@ -132,9 +230,15 @@ def sort_rows(token: int, rows: Sequence[Row], *, space: str) -> Batch:
             and not row["again"]
         ):
             equal.append(row["id"])
-        else:
+        elif tokens < LEASE_TOKENS:
+            tokens += estimate_tokens(content)
             items.append(Item(row["id"], content, row["attempts"]))
-    return Batch(token, tuple(items), tuple(equal), tuple(gone))
+    octets = sum(row["octets"] for row in rows if row["content"] is not None)
+    return Batch(token, tuple(items), tuple(equal), tuple(gone), tuple(refused), tokens, octets)
+
+
+def _too_long(octets: int) -> str:
+    return f"the row's text has {octets} bytes, at most {LONGEST_BYTES} are read. Shorten it."
 
 
 def content_hash(text: str) -> bytes:
@@ -143,9 +247,17 @@ def content_hash(text: str) -> bytes:
 
 
 def finish(
-    vectorizer: Vectorizer, batch: Batch, outcome: Outcome, *, types: VectorTypes
-) -> Flow[bool]:
-    """Write what became of a batch; False, and nothing written, if its lease was lost.
+    vectorizer: Vectorizer,
+    batch: Batch,
+    outcome: Outcome,
+    *,
+    types: VectorTypes,
+    others_pass: bool = False,
+) -> Flow[Outcome | None]:
+    """Write what became of a batch, and give it; None, and nothing written, if its lease was lost.
+
+    A row that cannot be written becomes a dead letter and the others are written. Where none can,
+    and each may be well, the error is raised: unless `others_pass` says that other rows can.
 
     The order is the protocol's: the fence first, then the work rows, so that nobody marks them
     dirty between the check and the commit; an answer for a dirty key is written, since it is newer
@@ -153,15 +265,15 @@ def finish(
     """
     token = {"token": batch.token}
     if not (yield Statement(_sql.query("hold_lease"), token)):
-        return False
+        return None
     yield Statement(vectorizer.query("hold_work"), {**token, "ids": batch.ids})
-    if outcome.written:
-        yield _write(vectorizer, batch.token, outcome, types)
-    removed = [*batch.gone, *(burial.id for burial in outcome.buried)]
+    outcome = yield from _write(vectorizer, batch.token, outcome, types, others_pass)
+    buried = [*batch.bad, *outcome.buried]
+    removed = [*batch.gone, *(burial.id for burial in buried)]
     if removed:
         yield Statement(vectorizer.query("remove_vectors"), {**token, "ids": removed})
-    if outcome.buried:
-        yield Statement(vectorizer.query("bury_work"), {**token, **_reasons(outcome.buried)})
+    if buried:
+        yield Statement(vectorizer.query("bury_work"), {**token, **_reasons(buried)})
     for delay in outcome.delayed:
         yield Statement(
             vectorizer.query("delay_work"), {**token, **delay._asdict(), "ids": list(delay.ids)}
@@ -170,10 +282,42 @@ def finish(
     yield Statement(vectorizer.query("finish_work"), {**token, "ids": done})
     yield Statement(vectorizer.query("release_dirty"), {**token, "ids": batch.ids})
     yield Statement(_sql.query("close_lease"), token)
-    return True
+    return outcome
 
 
-def _write(vectorizer: Vectorizer, token: int, outcome: Outcome, types: VectorTypes) -> Statement:
+def _write(
+    vectorizer: Vectorizer, token: int, outcome: Outcome, types: VectorTypes, others_pass: bool
+) -> Flow[Outcome]:
+    """Write the vectors; in the outcome it gives, rows that cannot be written are to be buried."""
+
+    def write(places: Sequence[int]) -> Flow[psycopg.Error | None]:
+        statement = _write_some(vectorizer, token, outcome.only(places), types)
+        rows = yield from blame.tried(statement)
+        return rows if isinstance(rows, psycopg.Error) else None
+
+    places = range(len(outcome.written))
+    errors = yield from blame.apart(places, write)
+    if not errors:
+        return outcome
+    if len(errors) == len(places) and not others_pass:
+        for error in errors.values():
+            if not blame.is_surely_of_the_row(error):
+                raise error
+    buried = [
+        Burial(
+            outcome.written[place].id,
+            "bad_content",
+            f"the row's vector cannot be written: {blame.reason(error)}",
+        )
+        for place, error in errors.items()
+    ]
+    kept = outcome.only([place for place in places if place not in errors])
+    return replace(kept, buried=(*outcome.buried, *buried))
+
+
+def _write_some(
+    vectorizer: Vectorizer, token: int, outcome: Outcome, types: VectorTypes
+) -> Statement:
     texts = [item.text for item in outcome.written]
     return Statement(
         vectorizer.query("write_vectors", vector_type=vectorizer.vector_type(types)),

@@ -148,10 +148,12 @@ class Tending:
         return again
 
     async def _walk_lane(self, lane: Lane) -> walks.Progress:
+        # In batches as large as they are taken: a live change waits behind what walks appended.
+        rows = lane.rows_to_take(self._batch_size)
         flow = walks.walk(
             lane.vectorizer,
-            portion=_PORTION_BATCHES * self._batch_size,
-            longest_log=_LONGEST_LOG_BATCHES * self._batch_size,
+            portion=_PORTION_BATCHES * rows,
+            longest_log=_LONGEST_LOG_BATCHES * rows,
         )
         try:
             return await self._walking.transact(flow)

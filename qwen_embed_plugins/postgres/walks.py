@@ -8,9 +8,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Literal
 
+import psycopg
 from psycopg import sql
 
-from qwen_embed_plugins.postgres import _sql
+from qwen_embed_plugins.postgres import _sql, blame
 from qwen_embed_plugins.postgres._flow import Flow, Row, Statement
 
 if TYPE_CHECKING:
@@ -43,14 +44,20 @@ def walk(vectorizer: Vectorizer, *, portion: int, longest_log: int) -> Flow[Prog
 def _portion(vectorizer: Vectorizer, task: Row, portion: int) -> Flow[list[Row]]:
     if task["of_part"] and task["part_table"] is None:
         return []
-    name, alias = (
-        ("walk_source", "source") if task["kind"] == "backfill" else ("walk_target", "target")
-    )
+    alias = "source" if task["kind"] == "backfill" else "target"
     # A partition has the columns of the whole by the same names.
     part = (
         {"source": sql.Identifier(task["part_schema"], task["part_table"])}
         if task["of_part"]
         else {}
     )
-    after = vectorizer.after(alias, task["reached"])
-    return (yield Statement(vectorizer.query(name, after=after, **part), {"limit": portion}))
+    after, limit = vectorizer.after(alias, task["reached"]), {"limit": portion}
+    query = vectorizer.query(f"walk_{alias}", after=after, **part)
+    rows = yield from blame.tried(Statement(query, limit))
+    if isinstance(rows, psycopg.Error):
+        if alias == "target":
+            raise rows
+        # A text of this portion cannot be computed. Whoever reads its rows finds out which.
+        query = vectorizer.query("walk_source_unread", after=after, **part)
+        rows = yield Statement(query, limit)
+    return rows

@@ -61,7 +61,7 @@ class Hand:
     async def finish(self, batch: queue.Batch) -> bool:
         outcome = self.outcome(batch) if batch.items else queue.Outcome()
         flow = queue.finish(self.vectorizer, batch, outcome, types=self.types)
-        return await self.session.transact(flow)
+        return await self.session.transact(flow) is not None
 
     async def expire(self) -> None:
         self.db.rows("UPDATE qwen_embed.lease SET expires_at = now() - interval '1 s'")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
@@ -17,19 +16,6 @@ from qwen_embed_plugins.postgres import _flow, session
 from qwen_embed_plugins.postgres.tending import Tending
 from qwen_embed_plugins.types import EmbedResult
 from tests.integration.conftest import Database
-
-
-def test_a_row_that_cannot_be_written_stops_its_own_vectorizer_only(db: Database) -> None:
-    # The side table's key has one column more: the longest key of the source does not fit in.
-    db.rows("CREATE TABLE long (id bytea PRIMARY KEY, body text)")
-    db.rows("INSERT INTO long VALUES (%s, 'x')", os.urandom(2692))
-    db.rows("INSERT INTO docs VALUES (1, 'a')")
-    db.create("long")
-    db.create()
-    summary = db.work()
-    assert "index row size" in summary.waiting["long"]
-    assert "\n" not in summary.waiting["long"]
-    db.expect({1: "a"})
 
 
 def test_answers_that_cannot_be_written_are_kept_and_not_paid_for_again(

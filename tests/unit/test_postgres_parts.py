@@ -61,6 +61,7 @@ def test_rows_are_sorted_by_what_they_need() -> None:
     for row in rows:
         row["space"] = "n/2" if row["id"] == 6 else "m/2"
         row["again"] = row["id"] == 7
+        row["octets"] = len(str(row["content"] or ""))
     batch = sort_rows(9, rows, space="m/2")
     assert batch.items == (
         Item(1, "new", 0),
