@@ -12,6 +12,7 @@ import importlib.util
 import itertools
 import os
 import shutil
+import signal
 import subprocess
 import tempfile
 import warnings
@@ -62,12 +63,46 @@ class Server:
 
 
 class EmbeddedServer(Server):
-    """A server of the test's own, which it may stop and start."""
+    """A server of the test's own, which it may stop, crash and start."""
 
     def __init__(self, handle: Any) -> None:
         super().__init__(handle.get_uri())
+        self._handle = handle
         self.stop = handle.stop
         self.start = handle.ensure_postgres_running
+
+    def crash(self) -> None:
+        """Stop at once, as after a crash: no checkpoint, so that a start recovers from the WAL."""
+        postmaster = self._handle.get_postmaster_info().process
+        postmaster.send_signal(signal.SIGQUIT)
+        postmaster.wait(60)
+
+    def start_standby(self) -> None:
+        """Start a stopped server as a standby: it answers and refuses to write, until `promote`."""
+        (self._handle.pgdata / "standby.signal").touch(mode=0o644)
+        folder = self.socket_folder
+        self._run("pg_ctl", "-w", "-o", f'-h "" -k {folder}', "-l", str(self._handle.log), "start")
+
+    def promote(self) -> None:
+        """Make a standby the primary, as a failover does."""
+        self._run("pg_ctl", "-w", "promote")
+        self.start()  # only has the handle look again, since it runs
+
+    @property
+    def socket_folder(self) -> str:
+        return str(conninfo_to_dict(self.address)["host"])
+
+    def _run(self, command: str, *arguments: str) -> None:
+        handle = self._handle
+        # Its output to nowhere, and no pipe: the server would keep one open.
+        subprocess.run(
+            [str(handle.bin_path / command), "-D", str(handle.pgdata), *arguments],
+            user=handle.system_user,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            timeout=60,
+            check=True,
+        )
 
 
 @contextlib.contextmanager

@@ -1,15 +1,11 @@
-"""The whole path under attack: many rows, killed workers, writers of every isolation level."""
+"""The whole path: many rows, a provider that refuses, writers that meet nobody. Kills and conflicts
+are in `tests/chaos`."""
 
 from __future__ import annotations
 
 import asyncio
-import os
 import random
-import signal
-import subprocess
-import sys
 import threading
-import time
 import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -182,203 +178,11 @@ def test_a_server_that_is_down_for_a_while(real: Database, provider: SimulatedSe
     assert real.state().dead == 0
 
 
-WORKER = """
-import sys
-from qwen_embed_plugins import postgres
-postgres.run_worker(sys.argv[1], batch_size=20, lease_seconds=1.5, poll_seconds=0.1)
-"""
-
-
-class Killable:
-    """Worker processes that can be shot and started again."""
-
-    def __init__(self, db: Database) -> None:
-        self.db = db
-        root = str(Path(postgres.__file__).parents[2])
-        self.environment = {**os.environ, "PYTHONPATH": root}
-        self.running: list[subprocess.Popen[bytes]] = []
-
-    def start(self) -> None:
-        self.running.append(
-            subprocess.Popen(
-                [sys.executable, "-c", WORKER, self.db.dsn],
-                env=self.environment,
-                stderr=subprocess.DEVNULL,
-            )
-        )
-
-    def kill_one(self) -> None:
-        victim = self.running.pop(0)
-        victim.send_signal(signal.SIGKILL)
-        victim.wait()
-
-    def stop(self) -> list[int]:
-        for process in self.running:
-            process.terminate()
-        return [process.wait(timeout=30) for process in self.running]
-
-
-class Writers:
-    """Threads that change docs in random order; what the server answers them is kept."""
-
-    def __init__(self, db: Database, seed: float, isolations: list[psycopg.IsolationLevel]) -> None:
-        self.db = db
-        self.stop = threading.Event()
-        self.errors: list[psycopg.Error] = []
-        self.commits = 0
-        self.threads = [
-            threading.Thread(target=self._write, args=(random.Random(f"{seed}{i}"), level))
-            for i, level in enumerate(isolations)
-        ]
-
-    def __enter__(self) -> Writers:
-        for thread in self.threads:
-            thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.stop.set()
-        for thread in self.threads:
-            thread.join()
-
-    def _write(self, chance: random.Random, level: psycopg.IsolationLevel) -> None:
-        with self.db.connect() as app:
-            app.isolation_level = level
-            while not self.stop.is_set():
-                try:
-                    with app.transaction():
-                        for _ in range(chance.randint(1, 4)):
-                            self._step(app, chance)
-                    self.commits += 1
-                except psycopg.Error as error:
-                    self.errors.append(error)
-                time.sleep(chance.random() * 0.02)
-
-    def _step(self, app: psycopg.Connection[Any], chance: random.Random) -> None:
-        keys = chance.sample(range(1, 301), 5)
-        new = f"text {chance.randrange(10**9)}"
-        kind = chance.random()
-        if kind < 0.4:
-            app.execute("UPDATE docs SET body = %s || id WHERE id = ANY (%s)", [new, keys])
-        elif kind < 0.5:
-            app.execute("UPDATE docs SET other = other + 1 WHERE id = ANY (%s)", [keys])
-        elif kind < 0.65:
-            app.execute("DELETE FROM docs WHERE id = %s", [keys[0]])
-        elif kind < 0.85:
-            app.execute(
-                "INSERT INTO docs VALUES (%s, %s) "
-                "ON CONFLICT (id) DO UPDATE SET body = excluded.body",
-                [keys[0], new],
-            )
-        elif kind < 0.95:
-            try:
-                with app.transaction():
-                    app.execute("UPDATE docs SET id = %s WHERE id = %s", [keys[0], keys[1]])
-                    if chance.random() < 0.3:
-                        raise psycopg.Rollback
-            except psycopg.errors.UniqueViolation:
-                pass  # the savepoint took it back, and what was recorded of it
-        elif kind < 0.96:
-            app.execute("TRUNCATE docs")
-        else:
-            app.execute("UPDATE docs SET body = '' WHERE id = %s", [keys[0]])
-
-
-def test_killing_workers_loses_and_spoils_nothing(
-    real: Database, provider: SimulatedServer, seeded: random.Random
-) -> None:
-    provider.behave(latency_seconds=1.0)
-    open_during_requests: list[Any] = []
-    watched = threading.Event()
-
-    def watch() -> None:
-        # A worker between two statements is idle for a moment; none may be for a whole request.
-        with real.connect(autocommit=True) as watcher:
-            while not watched.is_set():
-                open_during_requests.extend(
-                    watcher.execute(
-                        "SELECT pid, query, now() - state_change FROM pg_stat_activity "
-                        "WHERE datname = current_database() AND state = 'idle in transaction' "
-                        "AND clock_timestamp() - state_change > '900 ms' "
-                        "AND application_name = ''"
-                    ).fetchall()
-                )
-                time.sleep(0.02)
-
-    watcher = threading.Thread(target=watch)
-    workers = Killable(real)
-    with Writers(real, seeded.random(), [psycopg.IsolationLevel.READ_COMMITTED]) as writers:
-        watcher.start()
-        try:
-            workers.start()
-            workers.start()
-            for _ in range(10):
-                time.sleep(seeded.uniform(0.9, 1.8))
-                workers.kill_one()
-                workers.start()
-            time.sleep(1)
-        finally:
-            watched.set()
-            watcher.join()
-            codes = workers.stop()
-    # A worker that was told to stop while it still imported had no handler yet, and no work.
-    assert set(codes) <= {0, -signal.SIGTERM}
-    assert writers.errors == []
-    assert writers.commits > 50
-    assert open_during_requests == [], open_during_requests[:5]
-    real_work(real)
-    in_step(real)
-    assert real.state().dead == 0
-
-
-LEVELS = [
-    psycopg.IsolationLevel.SERIALIZABLE,
-    psycopg.IsolationLevel.REPEATABLE_READ,
-    psycopg.IsolationLevel.READ_COMMITTED,
-]
-
-
-def test_writers_of_all_levels_among_workers(db: Database, seeded: random.Random) -> None:
-    """Conflicts among the writers are theirs; an error that names us is a broken law."""
-    db.rows("INSERT INTO docs SELECT i, 'text ' || i FROM generate_series(1, 300) i")
-    db.create()
-
-    async def slow(texts: object) -> None:
-        await asyncio.sleep(0.05)
-
-    db.stub.during = slow
-
-    async def play() -> None:
-        stopping = asyncio.Event()
-        services = [
-            asyncio.create_task(
-                db.awork(
-                    once=False, stopping=stopping, batch_size=20, lease_seconds=1, poll_seconds=0.05
-                )
-            )
-            for _ in range(3)
-        ]
-        await asyncio.sleep(6)
-        stopping.set()
-        await asyncio.gather(*services)
-
-    with Writers(db, seeded.random(), LEVELS) as writers:
-        asyncio.run(play())
-    assert writers.commits > 50
-    ours = [error for error in writers.errors if names_us(error)]
-    assert ours == []
-    kinds = {type(error) for error in writers.errors}
-    assert kinds <= {psycopg.errors.SerializationFailure, psycopg.errors.DeadlockDetected}
-    db.work()
-    db.in_step()
-
-
-def names_us(error: psycopg.Error) -> bool:
-    told = f"{error} {error.diag.message_detail} {error.diag.context} {error.diag.table_name}"
-    return "qwen_embed" in told or "docs_embedding" in told
-
-
-@pytest.mark.parametrize("level", LEVELS[:2], ids=["serializable", "repeatable read"])
+@pytest.mark.parametrize(
+    "level",
+    [psycopg.IsolationLevel.SERIALIZABLE, psycopg.IsolationLevel.REPEATABLE_READ],
+    ids=["serializable", "repeatable read"],
+)
 def test_writers_that_do_not_meet_each_other_meet_nobody(
     db: Database, level: psycopg.IsolationLevel, seeded: random.Random
 ) -> None:

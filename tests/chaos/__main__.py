@@ -1,0 +1,34 @@
+"""One run by hand: `python -m tests.chaos SEED [--kills N] [--plant BUG] [--faults SHARE]`."""
+
+from __future__ import annotations
+
+import argparse
+import tempfile
+import time
+from pathlib import Path
+
+from tests.chaos.planted import BUGS
+from tests.chaos.run import Plan, own_server, play
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m tests.chaos", description=__doc__)
+    parser.add_argument("seed")
+    parser.add_argument("--kills", type=int, default=12)
+    parser.add_argument("--plant", choices=sorted(BUGS))
+    parser.add_argument("--faults", type=float, default=0.15)
+    given = parser.parse_args()
+    outages = {given.kills // 3: "restart", 2 * given.kills // 3: "crash"}
+    folder = Path(tempfile.mkdtemp(prefix="chaos-"))
+    plan = Plan(given.kills, outages, given.faults, drain_seconds=60, plant=given.plant)
+    began = time.monotonic()
+    with own_server() as server:
+        report = play(server, given.seed, folder, plan)
+    print(report.figures())
+    for law, facts in report.broken().items():
+        print(f"BROKEN: {law}: {str(facts)[:1500]}")
+    print(f"{time.monotonic() - began:.0f} s, journals in {folder}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,227 @@
+"""One run of the chaos, and its control: the same writers without a vectorizer."""
+
+from __future__ import annotations
+
+import random
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import psycopg
+
+from qwen_embed_plugins import postgres
+from tests.chaos import books
+from tests.chaos.books import Payments, Target, WriterBooks
+from tests.chaos.killer import Killer, Outages
+from tests.chaos.provider import Provider
+from tests.chaos.writers import TABLES, Writers
+from tests.postgres_servers import EmbeddedServer, embedded_server
+
+MODEL = "qwen3-embedding-0.6b"
+LONGEST_IDLE_SECONDS = 2.5
+"""In a transaction, between two statements. A provider that stalls does so for longer."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How long, and what happens to the server after how many kills."""
+
+    kills: int
+    outages: dict[int, str]
+    faults: float = 0.15
+    drain_seconds: float = 90.0
+    plant: str | None = None
+
+
+@dataclass
+class Report:
+    """What a run left, for the laws to be read from it."""
+
+    writers: WriterBooks
+    payments: Payments
+    strange: list[dict[str, Any]]
+    waiting: dict[str, int]
+    faults: list[tuple[Any, ...]]
+    spoiled: list[int]
+    wrongly_dead: list[tuple[Any, ...]]
+    idle: list[str]
+    complaints: list[str]
+    counts: dict[str, int]
+    requests: int
+    provider_faults: dict[str, int]
+
+    def figures(self) -> str:
+        paid = self.payments
+        return (
+            f"{self.counts}; commits {self.writers.commits}, changes {paid.changes.total()}, "
+            f"requests {self.requests} {self.provider_faults}, texts paid {paid.paid.total()} "
+            f"(distinct {len(paid.paid)}), bound {paid.allowed.total()} = changes + in flight "
+            f"{paid.in_flight.total()} + dropped {paid.dropped.total()} + given up "
+            f"{paid.given_up.total()} + undelivered {paid.undelivered.total()}; "
+            f"leases lost {paid.leases_lost}; writers' errors {dict(self.writers.by_kind)}"
+        )
+
+    def broken(self) -> dict[str, Any]:
+        """The laws that do not hold, by name, with what shows it."""
+        found = {
+            "workers ended wrongly": self.complaints,
+            "a transaction open during a request": self.idle,
+            "work left": self.waiting,
+            "rows and vectors": self.faults,
+            "vectors of other texts": self.spoiled,
+            "dead letters": self.wrongly_dead,
+            "writers' errors that name us": self.strange,
+            "paid too often": self.payments.excess(),
+            "leases lost without cause": self.payments.unexplained,
+        }
+        return {name: facts for name, facts in found.items() if facts}
+
+
+class Watch:
+    """Looks for workers that are idle in a transaction."""
+
+    def __init__(self, dsn: str, killer: Killer) -> None:
+        self._dsn, self._killer = dsn, killer
+        self.found: list[str] = []
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._watch, daemon=True)
+        self._thread.start()
+
+    def stop(self) -> None:
+        self._stop.set()
+        self._thread.join()
+
+    def _watch(self) -> None:
+        while not self._stop.is_set():
+            try:
+                with psycopg.connect(self._dsn, autocommit=True) as watcher:
+                    while not self._stop.wait(0.2):
+                        self._look(watcher)
+            except psycopg.Error:
+                self._stop.wait(0.2)
+
+    def _look(self, watcher: psycopg.Connection[Any]) -> None:
+        rows = watcher.execute(
+            "SELECT application_name, query FROM pg_stat_activity "
+            "WHERE application_name LIKE 'chaos-worker-%%' AND state = 'idle in transaction' "
+            "AND clock_timestamp() - xact_start > make_interval(secs => %s)",
+            [LONGEST_IDLE_SECONDS],
+        ).fetchall()
+        self.found += [f"{name}: {q}" for name, q in rows if not self._killer.may_stand_still(name)]
+
+
+@contextmanager
+def own_server() -> Iterator[EmbeddedServer]:
+    """A server of the run's own, to be taken away. It writes commits to the WAL before it says so:
+    what a crash took back would have been paid for."""
+    with embedded_server(18) as own:
+        with psycopg.connect(own.address, autocommit=True) as admin:
+            for setting, value in (("synchronous_commit", "on"), ("deadlock_timeout", "200ms")):
+                admin.execute(f"ALTER SYSTEM SET {setting} = '{value}'")
+            admin.execute("SELECT pg_reload_conf()")
+        yield own
+
+
+def play(
+    server: EmbeddedServer, seed: str, folder: Path, plan: Plan, target: Target = books.TABLE
+) -> Report:
+    """Writers, workers, killer and provider at once; then peace, and the books."""
+    with ExitStack() as stack:
+        provider = stack.enter_context(Provider(seed, plan.faults))
+        database = stack.enter_context(server.database("template1"))
+        dsn = server.dsn(database)
+        vectorizer = prepare(dsn, target)
+        outages = Outages(server)
+        chance = random.Random(f"{seed}:killer")
+        writers = Writers(dsn, seed, folder)
+        stack.callback(writers.kill)
+        settings = {"QWEN_EMBED_SETTINGS": str(provider.settings(folder))}
+        killer = Killer(dsn, chance, folder, outages, environment=settings, plant=plan.plant)
+        stack.callback(killer.kill)
+        watch = Watch(dsn, killer)
+        killer.run(plan.kills, chosen(plan, outages, chance))
+        writers.stop()
+        provider.calm()
+        killer.wake_all()
+        left = drain(dsn, vectorizer, killer, plan.drain_seconds)
+        killer.stop()
+        watch.stop()
+        with psycopg.connect(dsn, autocommit=True) as reader:
+            told = WriterBooks.read(writers.paths)
+            return Report(
+                writers=told,
+                payments=books.payments(reader, provider, killer.journals, outages.spans),
+                strange=told.strange(books.our_relations(reader)),
+                waiting=left or books.waiting(reader, vectorizer),
+                faults=books.faults(reader, target),
+                spoiled=books.spoiled(reader, target),
+                wrongly_dead=books.wrongly_dead(reader),
+                idle=watch.found,
+                complaints=killer.complaints,
+                counts=dict(killer.counts),
+                requests=provider.request_count,
+                provider_faults=dict(provider.failed),
+            )
+
+
+def prepare(dsn: str, target: Target) -> int:
+    with psycopg.connect(dsn, autocommit=True) as owner:
+        owner.execute(TABLES)
+        postgres.install(dsn)
+        postgres.create_vectorizer(
+            dsn,
+            "docs",
+            columns=["body"],
+            model=MODEL,
+            dimensions=books.DIMENSIONS,
+            target=target.name,
+            index_kind="none",
+        )
+        row = owner.execute("SELECT id FROM qwen_embed.vectorizer").fetchone()
+        assert row is not None
+        return int(row[0])
+
+
+def chosen(plan: Plan, outages: Outages, chance: random.Random) -> dict[int, Callable[[], None]]:
+    def take(kind: str) -> Callable[[], None]:
+        return lambda: getattr(outages, kind)(chance.uniform(0.2, 1.5))
+
+    return {after: take(kind) for after, kind in plan.outages.items()}
+
+
+def drain(dsn: str, vectorizer: int, killer: Killer, seconds: float) -> dict[str, int]:
+    """Let workers run until nothing waits; what is left if that takes too long."""
+    end = time.monotonic() + seconds
+    with psycopg.connect(dsn, autocommit=True) as reader:
+        while (left := books.waiting(reader, vectorizer)) and time.monotonic() < end:
+            killer.look()
+            time.sleep(0.1)
+        return left
+
+
+def control(
+    server: EmbeddedServer, seed: str, folder: Path, plan: Plan, turns: list[int]
+) -> WriterBooks:
+    """The same writers, turn by turn, over a plain table and a server that goes away as often."""
+    folder.mkdir()
+    with server.database("template1") as database:
+        dsn = server.dsn(database)
+        with psycopg.connect(dsn, autocommit=True) as owner:
+            owner.execute(TABLES)
+        writers = Writers(dsn, seed, folder, turns)
+        try:
+            outages = Outages(server)
+            chance = random.Random(f"{seed}:control")
+            for take in chosen(plan, outages, chance).values():
+                time.sleep(1.0)
+                take()
+            while not writers.is_over():
+                time.sleep(0.1)
+            writers.wait()
+        finally:
+            writers.kill()
+        return WriterBooks.read(writers.paths)
