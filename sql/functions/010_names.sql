@@ -152,6 +152,16 @@ COMMENT ON FUNCTION qwen_embed.row_key(regclass, int) IS
     'vectorizer was made with while an index keeps them unique, else the primary key, else another unique '
     'index without nulls.';
 
+CREATE OR REPLACE FUNCTION qwen_embed.key_of(v qwen_embed.vectorizer)
+RETURNS TABLE (place int, attnum smallint, name text, type text, collate_clause text)
+LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp
+BEGIN ATOMIC
+    SELECT k.* FROM qwen_embed.row_key(v.source, CASE
+        WHEN EXISTS (SELECT FROM qwen_embed.key_attributes(v.id, v.source)) THEN v.id ELSE v.replaces END) k;
+END;
+COMMENT ON FUNCTION qwen_embed.key_of(qwen_embed.vectorizer) IS
+    'The key that a vectorizer has, or is to have: one that replaces another takes the other''s.';
+
 CREATE OR REPLACE FUNCTION qwen_embed.key_columns(vectorizer int)
 RETURNS TABLE (place int, source_column text, target_column text, type text, equality text, greater text)
 LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp

@@ -6,7 +6,7 @@ RETURNS text
 LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp
 BEGIN ATOMIC
     SELECT string_agg(prefix || place || ' ' || type || collate_clause || suffix, ', ' ORDER BY place)
-    FROM qwen_embed.row_key(v.source, v.id);
+    FROM qwen_embed.key_of(v);
 END;
 COMMENT ON FUNCTION qwen_embed.key_definition(qwen_embed.vectorizer, text, text) IS
     'The key as column definitions k1, k2, … with the source''s types and collations.';
@@ -15,7 +15,7 @@ CREATE OR REPLACE FUNCTION qwen_embed.numbered(v qwen_embed.vectorizer, pattern 
 LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp
 BEGIN ATOMIC
     SELECT string_agg(replace(pattern, '#', place::text), ', ' ORDER BY place)
-    FROM qwen_embed.row_key(v.source, v.id);
+    FROM qwen_embed.key_of(v);
 END;
 COMMENT ON FUNCTION qwen_embed.numbered(qwen_embed.vectorizer, text) IS
     'The pattern once for each key column, # being its place.';
@@ -80,7 +80,7 @@ DECLARE
     made regprocedure;
 BEGIN
     -- Parsed bodies (BEGIN ATOMIC) follow a rename of the column or the table; names in a text do not.
-    FOR key IN SELECT * FROM qwen_embed.row_key(v.source, v.id) LOOP
+    FOR key IN SELECT * FROM qwen_embed.key_of(v) LOOP
         CONTINUE WHEN to_regproc(format('qwen_embed.key_%s_%s', v.id, key.place)) IS NOT NULL;
         EXECUTE format(
             'CREATE FUNCTION qwen_embed.key_%s_%s(%s) RETURNS %s LANGUAGE sql IMMUTABLE '
@@ -90,8 +90,11 @@ BEGIN
     IF to_regproc(format('qwen_embed.content_%s', v.id)) IS NULL THEN
         EXECUTE format(
             'CREATE FUNCTION qwen_embed.content_%s(%s) RETURNS text LANGUAGE sql STABLE '
-            'BEGIN ATOMIC %s; END',
-            v.id, v.source, qwen_embed.content_body(v.source, v.columns, v.template, v.condition));
+            '%s', v.id, v.source, coalesce(
+                -- The names at creation may be old ones; its own body is not.
+                pg_get_function_sqlbody(to_regproc(format('qwen_embed.content_%s', v.replaces))),
+                format('BEGIN ATOMIC %s; END',
+                    qwen_embed.content_body(v.source, v.columns, v.template, v.condition))));
     END IF;
     FOR made IN
         SELECT p.oid FROM pg_proc p
@@ -113,7 +116,7 @@ BEGIN
     -- A table or a function that is missing may be made again; one that is there must fit.
     FOREACH kept IN ARRAY ARRAY['log', 'work', 'dead'] LOOP
         CONTINUE WHEN to_regclass(format('qwen_embed.%s_%s', kept, v.id)) IS NULL;
-        IF (SELECT string_agg(format('k%s %s', place, type), ', ' ORDER BY place) FROM qwen_embed.row_key(v.source, v.id))
+        IF (SELECT string_agg(format('k%s %s', place, type), ', ' ORDER BY place) FROM qwen_embed.key_of(v))
             IS DISTINCT FROM (
                 SELECT string_agg(format('%s %s', attname, qwen_embed.base_type(atttypid, atttypmod)), ', ' ORDER BY attnum)
                 FROM pg_attribute
@@ -124,7 +127,7 @@ BEGIN
         END IF;
     END LOOP;
     IF EXISTS (
-        SELECT FROM qwen_embed.row_key(v.source, v.id) k
+        SELECT FROM qwen_embed.key_of(v) k
         JOIN pg_depend d ON d.classid = 'pg_proc'::regclass
             AND d.objid = to_regproc(format('qwen_embed.key_%s_%s', v.id, k.place))
             AND d.refclassid = 'pg_class'::regclass AND d.refobjid = v.source AND d.refobjsubid > 0
@@ -172,7 +175,7 @@ DECLARE
         || (SELECT string_agg(format(
                 ' AND has_function_privilege(to_regproc(''qwen_embed.key_%s_%s'')::oid, ''EXECUTE'')',
                 v.id, place), '')
-            FROM qwen_embed.row_key(v.source, v.id));
+            FROM qwen_embed.key_of(v));
     complaint text := format(
         'the vectorizer %L could not record this change of %s: SELECT qwen_embed.repair(%L);',
         v.name, v.source, v.name);
@@ -267,7 +270,7 @@ RETURNS regclass
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     called text := format('%I.%I', target_schema, target_name);
-    names text[] := ARRAY(SELECT qwen_embed.target_key_name(name) FROM qwen_embed.row_key(v.source, v.id));
+    names text[] := ARRAY(SELECT qwen_embed.target_key_name(name) FROM qwen_embed.key_of(v));
     grant_to text;
 BEGIN
     -- No foreign key to the source: it would make a TRUNCATE there fail and lock rows that we write.
@@ -277,7 +280,7 @@ BEGIN
         'start_char int NOT NULL DEFAULT 0, space text NOT NULL, PRIMARY KEY (%s, chunk))',
         called,
         (SELECT string_agg(format('%I %s%s NOT NULL', names[place], type, collate_clause), ', ' ORDER BY place)
-         FROM qwen_embed.row_key(v.source, v.id)),
+         FROM qwen_embed.key_of(v)),
         qwen_embed.extension_schema(), v.storage, v.dimensions,
         (SELECT string_agg(quote_ident(n), ', ' ORDER BY place) FROM unnest(names) WITH ORDINALITY AS t(n, place)));
     EXECUTE format('COMMENT ON TABLE %s IS %L', called,
@@ -287,7 +290,7 @@ BEGIN
     EXECUTE format('CREATE POLICY row_is_visible ON %s FOR SELECT USING (EXISTS (SELECT FROM %s AS source WHERE %s))',
         called, v.source,
         (SELECT string_agg(format('source.%I %s %I.%I', k.name, qwen_embed.equality(a.atttypid), target_name, names[k.place]), ' AND ')
-         FROM qwen_embed.row_key(v.source, v.id) k
+         FROM qwen_embed.key_of(v) k
          JOIN pg_attribute a ON a.attrelid = v.source AND a.attnum = k.attnum));
     FOR grant_to IN SELECT * FROM qwen_embed.readers(v.source) LOOP
         EXECUTE format('GRANT SELECT ON %s TO %s', called, grant_to);

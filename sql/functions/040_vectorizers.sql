@@ -142,6 +142,54 @@ END $$;
 COMMENT ON FUNCTION qwen_embed.lock_tables(regclass[], text) IS
     'Locks those of the tables that exist, in this order, for their triggers to change, in short attempts that hardly delay writers.';
 
+CREATE OR REPLACE FUNCTION qwen_embed.blank_vectorizer() RETURNS qwen_embed.vectorizer
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    v qwen_embed.vectorizer;
+BEGIN
+    v.target := 'table';
+    v.paused := false;
+    v.notify := false;
+    v.capture := 'statement';
+    v.created_at := now();
+    RETURN v;
+END $$;
+COMMENT ON FUNCTION qwen_embed.blank_vectorizer() IS 'A definition in which nothing but the defaults is said yet.';
+
+CREATE OR REPLACE FUNCTION qwen_embed.make_vectorizer(v qwen_embed.vectorizer, target_name text, backfill boolean)
+RETURNS qwen_embed.vectorizer
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    place record;
+BEGIN
+    SELECT c.relname AS table_name, n.nspname AS schema_name INTO place
+    FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace WHERE c.oid = v.source;
+    PERFORM qwen_embed.lock_tables(ARRAY[v.source], 'SHARE ROW EXCLUSIVE');
+    v.id := nextval(pg_get_serial_sequence('qwen_embed.vectorizer', 'id'));
+    v.target_table := qwen_embed.make_target(v, place.schema_name, target_name);
+    INSERT INTO qwen_embed.vectorizer OVERRIDING SYSTEM VALUE SELECT (v).*;
+    PERFORM qwen_embed.make_queue(v);
+    PERFORM qwen_embed.make_row_functions(v);
+    PERFORM qwen_embed.make_capture(v);
+    -- One that is to replace another serves nobody yet: the view is the other's.
+    IF v.replaces IS NULL THEN
+        v.target_view := qwen_embed.make_view(v, place.schema_name,
+            qwen_embed.view_name(place.schema_name, place.table_name, target_name));
+    END IF;
+    UPDATE qwen_embed.vectorizer AS made
+    SET target_view = v.target_view, capture_mark = qwen_embed.capture_mark(v),
+        partitions = qwen_embed.partition_marks(v)
+    WHERE made.id = v.id;
+    -- Only recorded here: rows that others committed since this transaction's snapshot are not visible
+    -- to it, yet not in the log either. A worker walks over the table later, with a snapshot of its own.
+    IF backfill THEN
+        INSERT INTO qwen_embed.task (vectorizer, kind) VALUES (v.id, 'backfill');
+    END IF;
+    RETURN v;
+END $$;
+COMMENT ON FUNCTION qwen_embed.make_vectorizer(qwen_embed.vectorizer, text, boolean) IS
+    'Makes the tables, functions and triggers of a definition, and keeps it.';
+
 CREATE OR REPLACE FUNCTION qwen_embed.create_vectorizer(
     source regclass,
     columns text[] DEFAULT NULL,
@@ -163,7 +211,7 @@ LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     table_name text;
     schema_name text;
-    v qwen_embed.vectorizer;
+    v qwen_embed.vectorizer := qwen_embed.blank_vectorizer();
     longest_indexed int;
 BEGIN
     IF target IS DISTINCT FROM 'table' THEN
@@ -216,25 +264,7 @@ BEGIN
             HINT = 'Give another target_name => …, or drop that table if it is left from an earlier vectorizer.';
     END IF;
 
-    PERFORM qwen_embed.lock_tables(ARRAY[source], 'SHARE ROW EXCLUSIVE');
-    v.target_table := qwen_embed.make_target(v, schema_name, target_name);
-    INSERT INTO qwen_embed.vectorizer AS made
-        (name, source, columns, template, condition, model, dimensions, target, target_table, storage, index_kind)
-    VALUES (v.name, v.source, v.columns, v.template, v.condition, v.model, v.dimensions, 'table', v.target_table,
-        v.storage, v.index_kind)
-    RETURNING made.* INTO v;
-    PERFORM qwen_embed.make_queue(v);
-    PERFORM qwen_embed.make_row_functions(v);
-    PERFORM qwen_embed.make_capture(v);
-    UPDATE qwen_embed.vectorizer AS made
-    SET target_view = qwen_embed.make_view(v, schema_name, qwen_embed.view_name(schema_name, table_name, target_name)),
-        capture_mark = qwen_embed.capture_mark(v), partitions = qwen_embed.partition_marks(v)
-    WHERE made.id = v.id;
-    -- Only recorded here: rows that others committed since this transaction's snapshot are not visible
-    -- to it, yet not in the log either. A worker walks over the table later, with a snapshot of its own.
-    IF backfill THEN
-        INSERT INTO qwen_embed.task (vectorizer, kind) VALUES (v.id, 'backfill');
-    END IF;
+    v := qwen_embed.make_vectorizer(v, target_name, backfill);
     IF index_kind IS NULL AND v.index_kind = 'none' THEN
         RAISE NOTICE 'no index: HNSW on % holds at most % dimensions, these vectors have %; searches are exact scans',
             v.storage, longest_indexed, v.dimensions;
