@@ -24,6 +24,7 @@ LEFT JOIN pg_catalog.pg_class s ON s.oid = v.source
 LEFT JOIN pg_catalog.pg_namespace n ON n.oid = s.relnamespace
 LEFT JOIN pg_catalog.pg_class t ON t.oid = v.target_table
 LEFT JOIN pg_catalog.pg_namespace tn ON tn.oid = t.relnamespace
+WHERE v.retired_at IS NULL
 ORDER BY v.id;
 
 -- vector_types --

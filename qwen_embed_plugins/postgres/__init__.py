@@ -44,12 +44,17 @@ __all__ = [
     "WorkerSummary",
     "aaudit",
     "abuild_index",
+    "acancel_move",
     "acreate_vectorizer",
     "adead_letters",
+    "adrop_old",
     "adrop_vectorizer",
     "aenqueue",
+    "afinish_move",
     "ainstall",
     "alist_vectorizers",
+    "amove",
+    "amove_waits_for",
     "apause",
     "aredefine",
     "arepair",
@@ -62,12 +67,17 @@ __all__ = [
     "audit",
     "auninstall",
     "build_index",
+    "cancel_move",
     "create_vectorizer",
     "dead_letters",
+    "drop_old",
     "drop_vectorizer",
     "enqueue",
+    "finish_move",
     "install",
     "list_vectorizers",
+    "move",
+    "move_waits_for",
     "pause",
     "redefine",
     "repair",
@@ -100,3 +110,17 @@ resume, aresume = _blocking(_vectorizers.resume), _awaiting(_vectorizers.resume)
 repair, arepair = _blocking(_vectorizers.repair), _awaiting(_vectorizers.repair)
 suspend, asuspend = _blocking(_vectorizers.suspend), _awaiting(_vectorizers.suspend)
 redefine, aredefine = _blocking(_vectorizers.redefine), _awaiting(_vectorizers.redefine)
+move, amove = _blocking(_vectorizers.move), _awaiting(_vectorizers.move)
+move_waits_for, amove_waits_for = (
+    _blocking(_vectorizers.move_waits_for),
+    _awaiting(_vectorizers.move_waits_for),
+)
+finish_move, afinish_move = (
+    _blocking(_vectorizers.finish_move),
+    _awaiting(_vectorizers.finish_move),
+)
+cancel_move, acancel_move = (
+    _blocking(_vectorizers.cancel_move),
+    _awaiting(_vectorizers.cancel_move),
+)
+drop_old, adrop_old = _blocking(_vectorizers.drop_old), _awaiting(_vectorizers.drop_old)

@@ -207,6 +207,65 @@ def _call(function: str, name: str) -> Statement:
     return Statement(query.format(function=sql.Identifier(function)), {"name": name})
 
 
+def move(
+    name: str,
+    *,
+    model: str | None = None,
+    dimensions: int | None = None,
+    storage: str | None = None,
+    index_kind: str | None = None,
+    target_name: str | None = None,
+) -> Flow[str]:
+    """Begin to move a vectorizer to another model or length; gives the name it has meanwhile.
+
+    Workers fill a second side table while the first one serves; `finish_move` swaps them and
+    `cancel_move` gives up. Blocks. Raises `DatabaseError` if nothing would change, a move is under
+    way, or the last one's vectors are still kept.
+    """
+    arguments = {
+        "model": model,
+        "dimensions": dimensions,
+        "storage": storage,
+        "index_kind": index_kind,
+        "target_name": target_name,
+    }
+    named = sql.SQL(", ").join(
+        sql.SQL("{} => {}").format(sql.Identifier(key), sql.Placeholder(key)) for key in arguments
+    )
+    rows = yield Statement(
+        sql.SQL("SELECT qwen_embed.move(%(name)s, {}) AS name").format(named),
+        {"name": name, **arguments},
+    )
+    return str(rows[0]["name"])
+
+
+def move_waits_for(name: str) -> Flow[str | None]:
+    """Why `finish_move` would refuse now; None if it would not. Raises if nothing moves. Blocks."""
+    rows = yield _call("move_waits_for", name)
+    reason: str | None = rows[0]["move_waits_for"]
+    return reason
+
+
+def finish_move(name: str) -> Flow[None]:
+    """Swap a moved vectorizer in, in one transaction: name, view and searches follow. Blocks.
+
+    The old vectors stay under a name with their space until `drop_old`. Raises `DatabaseError`
+    while the new ones are not complete or not indexed.
+    """
+    yield _call("finish_move", name)
+
+
+def cancel_move(name: str) -> Flow[None]:
+    """Give a move up; what was filled so far is dropped. Blocks."""
+    yield _call("cancel_move", name)
+
+
+def drop_old(name: str) -> Flow[bool]:
+    """Drop the vectors that a finished move left behind; False if there are none. Blocks."""
+    rows = yield _call("drop_old", name)
+    return bool(rows[0]["drop_old"])
+
+
 def status(name: str | None = None) -> Flow[list[VectorizerStatus]]:
     """The state of each vectorizer, or of the named one. Blocks."""
     rows = yield Statement(

@@ -410,7 +410,7 @@ BEGIN ATOMIC
         WHEN 1 THEN format('. SELECT qwen_embed.drop_vectorizer(%L);', v.name)
         WHEN 9 THEN '. End the inheritance, or make the parent partitioned.'
         ELSE format('. SELECT qwen_embed.repair(%L);', v.name) END
-    FROM found ORDER BY rank, problem LIMIT 1;
+    FROM found WHERE v.retired_at IS NULL ORDER BY rank, problem LIMIT 1;
 END;
 COMMENT ON FUNCTION qwen_embed.capture_problem(qwen_embed.vectorizer) IS
     'What keeps changes of the source from being recorded, and the statement that mends it; null if nothing.';

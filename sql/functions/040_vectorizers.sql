@@ -381,21 +381,13 @@ END $$;
 COMMENT ON FUNCTION qwen_embed.repair(text) IS
     'Makes again what is missing of a vectorizer and has every row compared with its vector.';
 
-CREATE OR REPLACE FUNCTION qwen_embed.drop_vectorizer(name text, drop_target boolean DEFAULT false)
-RETURNS void
+CREATE OR REPLACE FUNCTION qwen_embed.drop_capture(v qwen_embed.vectorizer) RETURNS void
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp SET client_min_messages = warning AS $$
 DECLARE
-    v qwen_embed.vectorizer := qwen_embed.named(name);
     part text;
     held regclass;
     dropped regprocedure;
 BEGIN
-    -- The source first. A writer holds the source and wants the log: the other order could deadlock
-    -- with it, and Postgres might choose the writer.
-    PERFORM qwen_embed.lock_tables(
-        ARRAY[v.source, to_regclass('qwen_embed.log_' || v.id), to_regclass('qwen_embed.work_' || v.id),
-            to_regclass('qwen_embed.dead_' || v.id), CASE WHEN drop_target THEN v.target_table END, v.target_view],
-        'ACCESS EXCLUSIVE');
     IF EXISTS (SELECT FROM pg_class WHERE oid = v.source) THEN
         FOREACH part IN ARRAY ARRAY['insert', 'delete', 'update', 'truncate'] LOOP
             EXECUTE format('DROP TRIGGER IF EXISTS qwen_embed_%s_%s ON %s', v.id, part, v.source);
@@ -414,17 +406,53 @@ BEGIN
     FOR dropped IN
         SELECT p.oid FROM pg_proc p
         WHERE p.pronamespace = 'qwen_embed'::regnamespace
-            AND p.proname ~ format('^(capture_%s_[a-z]+|key_%s_\d+|content_%s)$', v.id, v.id, v.id)
+            AND p.proname ~ format('^(capture_%s_[a-z]+|content_%s)$', v.id, v.id)
     LOOP
         EXECUTE format('DROP FUNCTION %s', dropped);
     END LOOP;
     DELETE FROM qwen_embed.lease l WHERE l.vectorizer = v.id;
+    DELETE FROM qwen_embed.task t WHERE t.vectorizer = v.id;
+END $$;
+COMMENT ON FUNCTION qwen_embed.drop_capture(qwen_embed.vectorizer) IS
+    'Drops the triggers of a vectorizer and all that waits; its vectors and what tells their keys stay.';
+
+CREATE OR REPLACE FUNCTION qwen_embed.drop_vectorizer(name text, drop_target boolean DEFAULT false)
+RETURNS void
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp SET client_min_messages = warning AS $$
+DECLARE
+    v qwen_embed.vectorizer := qwen_embed.named(name);
+    moved qwen_embed.vectorizer := (SELECT s FROM qwen_embed.vectorizer s WHERE s.replaces = v.id);
+    before qwen_embed.vectorizer := (
+        SELECT o FROM qwen_embed.vectorizer o WHERE o.id = v.replaces AND o.retired_at IS NOT NULL);
+    dropped regprocedure;
+BEGIN
+    IF moved.id IS NOT NULL AND v.retired_at IS NULL THEN
+        PERFORM qwen_embed.refuse(format('%L is being moved to %s', v.name, moved.name),
+            format('SELECT qwen_embed.cancel_move(%L); first.', v.name));
+    END IF;
+    -- The source first. A writer holds the source and wants the log: the other order could deadlock
+    -- with it, and Postgres might choose the writer.
+    PERFORM qwen_embed.lock_tables(
+        ARRAY[v.source, to_regclass('qwen_embed.log_' || v.id), to_regclass('qwen_embed.work_' || v.id),
+            to_regclass('qwen_embed.dead_' || v.id), CASE WHEN drop_target THEN v.target_table END, v.target_view],
+        'ACCESS EXCLUSIVE');
+    PERFORM qwen_embed.drop_capture(v);
+    FOR dropped IN
+        SELECT p.oid FROM pg_proc p
+        WHERE p.pronamespace = 'qwen_embed'::regnamespace AND p.proname ~ format('^key_%s_\d+$', v.id)
+    LOOP
+        EXECUTE format('DROP FUNCTION %s', dropped);
+    END LOOP;
     DELETE FROM qwen_embed.vectorizer kept WHERE kept.id = v.id;
     IF EXISTS (SELECT FROM pg_class WHERE oid = v.target_view AND relkind = 'v') THEN
         EXECUTE format('DROP VIEW %s', v.target_view);
     END IF;
     IF drop_target AND EXISTS (SELECT FROM pg_class WHERE oid = v.target_table) THEN
         EXECUTE format('DROP TABLE %s', v.target_table);
+    END IF;
+    -- What the last move left behind goes the same way.
+    IF before.id IS NOT NULL THEN
+        PERFORM qwen_embed.drop_vectorizer(before.name, drop_target);
     END IF;
 END $$;
 COMMENT ON FUNCTION qwen_embed.drop_vectorizer(text, boolean) IS

@@ -28,6 +28,7 @@ COMMENT ON FUNCTION qwen_embed.counts(qwen_embed.vectorizer) IS
 CREATE OR REPLACE VIEW qwen_embed.status AS
 SELECT v.name, v.source, v.target_table AS target, v.model, v.dimensions,
     CASE
+        WHEN v.retired_at IS NOT NULL THEN 'retired'
         WHEN problem.problem IS NOT NULL THEN 'broken'
         WHEN v.suspended IS NOT NULL THEN 'suspended'
         WHEN v.paused THEN 'paused'
@@ -42,7 +43,7 @@ CROSS JOIN LATERAL qwen_embed.counts(v) AS c
 CROSS JOIN LATERAL (SELECT qwen_embed.capture_problem(v) AS problem) AS problem;
 COMMENT ON VIEW qwen_embed.status IS
     'One row per vectorizer. state: active; backfill (rows are still being walked over); paused; suspended '
-    '(columns may be changed, resume() goes on); held (no '
+    '(columns may be changed, resume() goes on); retired (another one serves in its place); held (no '
     'offer can serve now, the work waits and is tried again by itself); blocked (someone must change '
     'something); broken (changes are not captured). last_error says why and what to do.';
 COMMENT ON COLUMN qwen_embed.status.pending IS
