@@ -22,8 +22,10 @@ from qwen_embed_plugins.postgres import schema as _schema
 from qwen_embed_plugins.postgres import vectorizers as _vectorizers
 from qwen_embed_plugins.postgres._flow import awaiting as _awaiting
 from qwen_embed_plugins.postgres._flow import blocking as _blocking
-from qwen_embed_plugins.postgres.indexes import abuild_index, build_index
+from qwen_embed_plugins.postgres.indexes import IndexProgress, abuild_index, build_index
+from qwen_embed_plugins.postgres.indexes import index_statement as _index_statement
 from qwen_embed_plugins.postgres.pipeline import WorkerProgress, WorkerSummary
+from qwen_embed_plugins.postgres.recall import IndexFigures, ameasure_index, measure_index
 from qwen_embed_plugins.postgres.search import Hit, asearch, search
 from qwen_embed_plugins.postgres.vectorizers import (
     DeadLetter,
@@ -35,6 +37,8 @@ from qwen_embed_plugins.postgres.worker import arun_worker, run_worker
 __all__ = [
     "DeadLetter",
     "Hit",
+    "IndexFigures",
+    "IndexProgress",
     "VectorizerDefinition",
     "VectorizerStatus",
     "WorkerProgress",
@@ -44,8 +48,10 @@ __all__ = [
     "adead_letters",
     "adrop_vectorizer",
     "aenqueue",
+    "aindex_statement",
     "ainstall",
     "alist_vectorizers",
+    "ameasure_index",
     "apause",
     "arepair",
     "aresume",
@@ -59,8 +65,10 @@ __all__ = [
     "dead_letters",
     "drop_vectorizer",
     "enqueue",
+    "index_statement",
     "install",
     "list_vectorizers",
+    "measure_index",
     "pause",
     "repair",
     "resume",
@@ -89,3 +97,4 @@ enqueue, aenqueue = _blocking(_vectorizers.enqueue), _awaiting(_vectorizers.enqu
 pause, apause = _blocking(_vectorizers.pause), _awaiting(_vectorizers.pause)
 resume, aresume = _blocking(_vectorizers.resume), _awaiting(_vectorizers.resume)
 repair, arepair = _blocking(_vectorizers.repair), _awaiting(_vectorizers.repair)
+index_statement, aindex_statement = _blocking(_index_statement), _awaiting(_index_statement)
