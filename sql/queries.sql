@@ -383,15 +383,45 @@ SELECT
     (SELECT count(*) FROM {work} WHERE token IS NULL AND due_at <= statement_timestamp()) AS due,
     (SELECT count(*) FROM qwen_embed.task WHERE vectorizer = {id}) AS tasks;
 
--- index_state --
--- The vectors' index: whether there is one, is whole, and whether this role may build it.
-SELECT i.relname, x.indisvalid, pg_catalog.pg_has_role(t.relowner, 'USAGE') AS may_build
-FROM pg_catalog.pg_class t
-JOIN pg_catalog.pg_namespace n ON n.oid = t.relnamespace
-LEFT JOIN (
-    pg_catalog.pg_index x
-    JOIN pg_catalog.pg_class i ON i.oid = x.indexrelid
-    JOIN pg_catalog.pg_am a ON a.oid = i.relam AND a.amname = 'hnsw'
-) ON x.indrelid = t.oid
-WHERE n.nspname = %(schema)s AND t.relname = %(table)s
-ORDER BY x.indisvalid DESC NULLS LAST;
+-- index_site --
+-- All that building or measuring the index of a vectorizer needs to know. Fails for an unknown name.
+SELECT v.id, v.name, v.storage, v.index_kind, v.dimensions, t.oid AS table_id, n.nspname AS schema,
+    t.relname AS table, t.reltuples::float8 AS rows, pg_catalog.pg_table_size(t.oid) AS table_bytes,
+    qwen_embed.index_name(v) AS index, qwen_embed.index_statement(v) AS statement,
+    stands.index AS standing, pg_catalog.pg_relation_size(stands.index) AS standing_bytes,
+    EXISTS (
+        SELECT FROM pg_catalog.pg_index x JOIN pg_catalog.pg_class i ON i.oid = x.indexrelid
+        WHERE x.indrelid = t.oid AND i.relname = qwen_embed.index_name(v) AND NOT x.indisvalid) AS broken,
+    pg_catalog.pg_has_role(t.relowner, 'USAGE') AS may_build,
+    qwen_embed.extension_schema() AS vector_schema
+FROM qwen_embed.named(%(name)s) AS v
+CROSS JOIN LATERAL (SELECT qwen_embed.standing_index(v) AS index) AS stands
+LEFT JOIN pg_catalog.pg_class t ON t.oid = qwen_embed.indexed_table(v)
+LEFT JOIN pg_catalog.pg_namespace n ON n.oid = t.relnamespace;
+
+-- index_settings --
+-- What a build changes in its session, as it is now; memory in kilobytes.
+SELECT pg_catalog.current_setting('maintenance_work_mem') AS maintenance_work_mem,
+    pg_catalog.current_setting('max_parallel_maintenance_workers') AS max_parallel_maintenance_workers,
+    pg_catalog.current_setting('statement_timeout') AS statement_timeout,
+    pg_catalog.current_setting('lock_timeout') AS lock_timeout,
+    (SELECT setting::bigint FROM pg_catalog.pg_settings WHERE name = 'maintenance_work_mem') AS memory,
+    (SELECT setting::bigint * 8 FROM pg_catalog.pg_settings WHERE name = 'shared_buffers') AS buffers;
+
+-- index_progress --
+-- How far the build on a table is. For HNSW the rows of a read block are in the graph already.
+SELECT phase, blocks_done, blocks_total, tuples_done, nullif(current_locker_pid, 0) AS locker
+FROM pg_catalog.pg_stat_progress_create_index
+WHERE datname = pg_catalog.current_database() AND relid = %(table)s::oid;
+
+-- sample_vectors --
+-- Some vectors of the table, as text: only those that are chosen are read.
+SELECT chosen.embedding::{vector}::text AS vector
+FROM (
+    SELECT e.embedding FROM {table} AS e TABLESAMPLE SYSTEM ({percent})
+    WHERE e.embedding IS NOT NULL ORDER BY pg_catalog.random() LIMIT %(count)s
+) AS chosen;
+
+-- search_distances --
+-- The distances of a search, to compare what the index finds with an exact one.
+SELECT distance FROM qwen_embed.search_in(%(vectorizer)s, %(vector)s::{vector}, %(k)s, NULL, %(exact)s);

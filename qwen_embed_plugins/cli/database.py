@@ -52,3 +52,15 @@ def counted(count: int, singular: str) -> str:
     ('1 row', '2 rows')
     """
     return f"{count} {singular}" if count == 1 else f"{count} {singular}s"
+
+
+def size_text(size: int) -> str:
+    """Bytes in their largest binary unit, as Postgres' own pg_size_pretty has them.
+
+    >>> size_text(16_900_000), size_text(8192)
+    ('16 MB', '8 kB')
+    """
+    for power, unit in ((30, "GB"), (20, "MB"), (10, "kB")):
+        if size >= 1 << power:
+            return f"{size / (1 << power):.3g} {unit}"
+    return f"{size} bytes"

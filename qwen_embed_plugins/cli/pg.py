@@ -14,7 +14,7 @@ COMMANDS = {
     "status": Lazy("pg_status:status", "Show what waits, what failed and why."),
     "worker": Lazy("pg_work:worker", "Embed what changed, once or as a service."),
     "search": Lazy("pg_search:search", "Find the rows nearest to a text."),
-    "index": Lazy("pg_schema:index", "Build the index of a vectorizer now."),
+    "index": Lazy("pg_index:index", "Build the index of a vectorizer and measure it."),
     "audit": Lazy("pg_audit:audit", "Compare every row with its vector."),
     "dead": Lazy("pg_status:dead", "List rows whose text was refused for good."),
     "retry": Lazy("pg_work:retry", "Have the dead rows tried again."),

@@ -1,4 +1,4 @@
-"""What changes a database's schema: install, create, index, drop, uninstall."""
+"""What changes a database's schema: install, create, drop, uninstall."""
 
 from __future__ import annotations
 
@@ -71,8 +71,8 @@ def install(dsn: str | None, model: str | None, dimensions: int | None) -> None:
 )
 @click.option(
     "--index-kind",
-    type=click.Choice(["hnsw", "none"]),
-    help="Index; default: what the dimensions allow.",
+    type=click.Choice(["hnsw", "binary", "prefix", "none"]),
+    help="Index; default: hnsw to 4,000 dimensions, binary beyond.",
 )
 @click.option("--target-name", metavar="NAME", help="Name of the table for the vectors.")
 @click.option("--no-backfill", is_flag=True, help="Leave rows that are there already alone.")
@@ -100,20 +100,6 @@ def create(
         dsn, source, columns=named or None, template=template, backfill=not no_backfill, **options
     )
     click.echo(f"created the vectorizer {name}. Next: qwen-embed pg worker --once")
-
-
-@click.command(epilog="Example: qwen-embed pg index docs")
-@click.argument("name")
-@database_options
-def index(dsn: str | None, name: str) -> None:
-    """Build the index of the vectorizer NAME now, without stopping writers.
-
-    Workers do this by themselves after the backfill where they own the table.
-    """
-    from qwen_embed_plugins import postgres
-
-    built = postgres.build_index(dsn, name)
-    click.echo(f"built the index of {name}" if built else f"{name}: nothing to build")
 
 
 @click.command(epilog="Example: qwen-embed pg drop docs --drop-target")

@@ -23,8 +23,10 @@ from qwen_embed_plugins.postgres import vectorizers as _vectorizers
 from qwen_embed_plugins.postgres._flow import awaiting as _awaiting
 from qwen_embed_plugins.postgres._flow import blocking as _blocking
 from qwen_embed_plugins.postgres.audit import AuditReport, Finding, aaudit, audit
-from qwen_embed_plugins.postgres.indexes import abuild_index, build_index
+from qwen_embed_plugins.postgres.indexes import IndexProgress, abuild_index, build_index
+from qwen_embed_plugins.postgres.indexes import index_statement as _index_statement
 from qwen_embed_plugins.postgres.pipeline import WorkerProgress, WorkerSummary
+from qwen_embed_plugins.postgres.recall import IndexFigures, ameasure_index, measure_index
 from qwen_embed_plugins.postgres.search import Hit, asearch, search
 from qwen_embed_plugins.postgres.vectorizers import (
     DeadLetter,
@@ -38,6 +40,8 @@ __all__ = [
     "DeadLetter",
     "Finding",
     "Hit",
+    "IndexFigures",
+    "IndexProgress",
     "VectorizerDefinition",
     "VectorizerStatus",
     "WorkerProgress",
@@ -51,8 +55,10 @@ __all__ = [
     "adrop_vectorizer",
     "aenqueue",
     "afinish_move",
+    "aindex_statement",
     "ainstall",
     "alist_vectorizers",
+    "ameasure_index",
     "amove",
     "amove_waits_for",
     "apause",
@@ -74,8 +80,10 @@ __all__ = [
     "drop_vectorizer",
     "enqueue",
     "finish_move",
+    "index_statement",
     "install",
     "list_vectorizers",
+    "measure_index",
     "move",
     "move_waits_for",
     "pause",
@@ -124,3 +132,4 @@ cancel_move, acancel_move = (
     _awaiting(_vectorizers.cancel_move),
 )
 drop_old, adrop_old = _blocking(_vectorizers.drop_old), _awaiting(_vectorizers.drop_old)
+index_statement, aindex_statement = _blocking(_index_statement), _awaiting(_index_statement)

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
+from datetime import date, time
+from decimal import Decimal
 from typing import TYPE_CHECKING, Any, Protocol
+from uuid import UUID
 
+from psycopg import errors as pg
 from psycopg import sql
 from psycopg.types.json import Jsonb
 
-from qwen_embed_plugins.errors import SpaceMismatch
+from qwen_embed_plugins.errors import ConfigurationError, SpaceMismatch
 from qwen_embed_plugins.postgres import connect
 from qwen_embed_plugins.postgres._flow import Flow, Row, Statement, arun, run
 from qwen_embed_plugins.postgres.vectors import vector_text
@@ -18,6 +23,9 @@ if TYPE_CHECKING:
     from qwen_embed_plugins.setup import SettingsLike
     from qwen_embed_plugins.spaces import EmbeddingSpace
     from qwen_embed_plugins.types import Vector
+
+_GONE = (pg.UndefinedObject, pg.UndefinedTable)
+"""The vectorizer was dropped while the query was embedded. Another may serve under its name."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,18 +69,27 @@ def search(
 ) -> list[Hit]:
     """The k rows of a vectorizer nearest to a query text, nearest first. Blocks.
 
-    `filter` maps columns of the source to a value or a list of values. `exact` reads every vector.
+    `filter` maps columns of the source to a value or a list of values; None is NULL, dates, UUIDs
+    and decimals are written as Postgres reads them. `exact` reads every vector.
     `embedder` must be of the vectorizer's model and dimensions (else `SpaceMismatch`); without it
     one is made from `settings`, by default the discovered ones. Raises `DatabaseError` for an
     unknown name or column, and what the embedder raises.
     """
     with connect.explained(target), connect.opened(target) as connection:
         with connection.transaction():
-            wanted = run(connection, _wanted(name))
-        # Nothing is open while the query is embedded.
-        vector = _embed(wanted, text, embedder, settings)
-        with connection.transaction():
-            return run(connection, _nearest(name, vector, k, filter, exact))
+            wanted = run(connection, _wanted(name, embedder))
+        while True:
+            # Nothing is open while the query is embedded.
+            vector = _embed(wanted, text, embedder, settings)
+            try:
+                with connection.transaction():
+                    return run(connection, _nearest(wanted, vector, k, filter, exact))
+            except _GONE:
+                with connection.transaction():
+                    again = run(connection, _wanted(name, embedder))
+                if again["id"] == wanted["id"]:
+                    raise
+                wanted = again
 
 
 async def asearch(
@@ -90,10 +107,18 @@ async def asearch(
     with connect.explained(target):
         async with connect.aopened(target) as connection:
             async with connection.transaction():
-                wanted = await arun(connection, _wanted(name))
-            vector = await _aembed(wanted, text, embedder, settings)
-            async with connection.transaction():
-                return await arun(connection, _nearest(name, vector, k, filter, exact))
+                wanted = await arun(connection, _wanted(name, embedder))
+            while True:
+                vector = await _aembed(wanted, text, embedder, settings)
+                try:
+                    async with connection.transaction():
+                        return await arun(connection, _nearest(wanted, vector, k, filter, exact))
+                except _GONE:
+                    async with connection.transaction():
+                        again = await arun(connection, _wanted(name, embedder))
+                    if again["id"] == wanted["id"]:
+                        raise
+                    wanted = again
 
 
 def _embed(wanted: Row, text: str, embedder: EmbedsQuery | None, settings: SettingsLike) -> Vector:
@@ -119,40 +144,75 @@ async def _aembed(
         return await own.embed_query(text, instruction=wanted["instruction"])
 
 
+def _is_of(wanted: Row, space: EmbeddingSpace) -> bool:
+    return (space.model, space.dimensions) == (wanted["model"], wanted["dimensions"])
+
+
 def _require_space(wanted: Row, space: EmbeddingSpace) -> None:
-    if (space.model, space.dimensions) != (wanted["model"], wanted["dimensions"]):
+    if not _is_of(wanted, space):
         raise SpaceMismatch(
             f"the embedder gives {space}, the vectorizer {wanted['name']} holds "
             f"{wanted['model']}/{wanted['dimensions']}. Use that model and those dimensions."
         )
 
 
-def _wanted(name: str) -> Flow[Row]:
+def _wanted(name: str, embedder: EmbedsQuery | AsyncEmbedsQuery | None) -> Flow[Row]:
+    """The vectorizer to search: the one of that name, or the one it replaced whose space fits."""
     rows = yield Statement(
-        sql.SQL("SELECT name, model, dimensions, instruction FROM qwen_embed.definition(%(name)s)"),
+        sql.SQL(
+            "SELECT id, name, model, dimensions, instruction FROM qwen_embed.definition(%(name)s)"
+        ),
         {"name": name},
     )
-    return rows[0]
+    wanted = rows[0]
+    if embedder is None or _is_of(wanted, embedder.space):
+        return wanted
+    kept = yield Statement(
+        sql.SQL(
+            "SELECT id, name, model, dimensions, instruction FROM qwen_embed.vectorizer "
+            "WHERE id = qwen_embed.serving(%(name)s, %(model)s, %(dimensions)s)"
+        ),
+        {"name": name, "model": embedder.space.model, "dimensions": embedder.space.dimensions},
+    )
+    return kept[0] if kept else wanted
 
 
 def _nearest(
-    name: str, vector: Vector, k: int, wanted: Mapping[str, Any] | None, exact: bool
+    wanted: Row, vector: Vector, k: int, condition: Mapping[str, Any] | None, exact: bool
 ) -> Flow[list[Hit]]:
+    """Search the vectorizer that the vector was made for, and not who has its name by now."""
     rows = yield Statement(
         sql.SQL("SELECT qwen_embed.extension_schema() AS schema"),
     )
     query = sql.SQL(
-        "SELECT key, chunk, text, distance FROM qwen_embed.search("
-        "%(name)s, %(vector)s::{}.vector, %(k)s, %(filter)s, %(exact)s)"
-    ).format(sql.SQL(rows[0]["schema"]))
+        "SELECT key, chunk, text, distance FROM qwen_embed.search_in("
+        "%(id)s, %(vector)s::{}.vector, %(k)s::int, %(filter)s, %(exact)s)"
+    ).format(sql.SQL(rows[0]["schema"].replace("%", "%%")))
     found = yield Statement(
         query,
         {
-            "name": name,
+            "id": wanted["id"],
             "vector": vector_text(vector),
             "k": k,
-            "filter": Jsonb(dict(wanted)) if wanted is not None else None,
+            "filter": None if condition is None else Jsonb(_encoded(condition), dumps=str),
             "exact": exact,
         },
     )
     return [Hit(**row) for row in found]
+
+
+def _encoded(condition: Mapping[str, Any]) -> str:
+    try:
+        return json.dumps(dict(condition), default=_value_text, allow_nan=False)
+    except (TypeError, ValueError, RecursionError) as error:
+        raise ConfigurationError(
+            f"filter cannot be written as JSON: {error}. Expected columns with a value, a list of "
+            'values or None, such as {"language": "en"}'
+        ) from error
+
+
+def _value_text(value: object) -> str:
+    """What JSON has no type for, as Postgres reads it."""
+    if isinstance(value, (date, time, UUID, Decimal)):
+        return str(value)
+    raise TypeError(f"{type(value).__name__} is no value of a column")

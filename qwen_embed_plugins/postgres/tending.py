@@ -200,7 +200,7 @@ class Tending:
                 return
 
     async def _build_index(self, lane: Lane) -> None:
-        if lane.index_done or lane.vectorizer.index_kind != "hnsw":
+        if lane.index_done or lane.vectorizer.index_kind == "none":
             return
         lane.index_done = True
         try:

@@ -287,7 +287,8 @@ BEGIN
         format('Vectors of %s, kept by the vectorizer %L (%s, %s dimensions).', v.source, v.name, v.model, v.dimensions));
     -- Whoever may read the source may read its vectors, but only of rows that its policies show them.
     EXECUTE format('ALTER TABLE %s ENABLE ROW LEVEL SECURITY', called);
-    EXECUTE format('CREATE POLICY row_is_visible ON %s FOR SELECT USING (EXISTS (SELECT FROM %s AS source WHERE %s))',
+    -- OFFSET 0: otherwise Postgres reads the whole source first and hashes it, for each search anew.
+    EXECUTE format('CREATE POLICY row_is_visible ON %s FOR SELECT USING (EXISTS (SELECT FROM %s AS source WHERE %s OFFSET 0))',
         called, v.source,
         (SELECT string_agg(format('source.%I %s %I.%I', k.name, qwen_embed.equality(a.atttypid), target_name, names[k.place]), ' AND ')
          FROM qwen_embed.key_of(v) k

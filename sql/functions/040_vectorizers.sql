@@ -212,16 +212,11 @@ DECLARE
     table_name text;
     schema_name text;
     v qwen_embed.vectorizer := qwen_embed.blank_vectorizer();
-    longest_indexed int;
 BEGIN
     IF target IS DISTINCT FROM 'table' THEN
         PERFORM qwen_embed.refuse(format('target => %L is not supported', target), 'Only target => ''table'' is, for now.');
     ELSIF chunk_tokens IS NOT NULL OR chunk_overlap IS NOT NULL THEN
         PERFORM qwen_embed.refuse('chunk_tokens and chunk_overlap are not supported yet', 'Leave them out: each row gets one vector.');
-    ELSIF coalesce(storage, 'vector') NOT IN ('vector', 'halfvec') THEN
-        PERFORM qwen_embed.refuse(format('storage => %L is not supported', storage), 'Use vector or halfvec.');
-    ELSIF coalesce(index_kind, 'hnsw') NOT IN ('hnsw', 'none') THEN
-        PERFORM qwen_embed.refuse(format('index_kind => %L is not supported yet', index_kind), 'Use hnsw or none.');
     END IF;
     PERFORM qwen_embed.check_either(columns, template);
     PERFORM qwen_embed.check_source(source);
@@ -239,15 +234,9 @@ BEGIN
     END IF;
     v.model := coalesce(model, (SELECT i.model FROM qwen_embed.installation i), 'qwen3-embedding-8b');
     v.dimensions := coalesce(dimensions, (SELECT i.dimensions FROM qwen_embed.installation i), 1024);
-    v.storage := coalesce(storage, CASE WHEN v.dimensions <= 2000 THEN 'vector' ELSE 'halfvec' END);
     PERFORM qwen_embed.check_space(v.model, v.dimensions);
-    longest_indexed := CASE v.storage WHEN 'vector' THEN 2000 ELSE 4000 END;
-    IF index_kind = 'hnsw' AND v.dimensions > longest_indexed THEN
-        PERFORM qwen_embed.refuse(
-            format('an HNSW index on %s holds at most %s dimensions, not %s', v.storage, longest_indexed, v.dimensions),
-            'Ask for fewer dimensions, or index_kind => ''none'' for exact search.');
-    END IF;
-    v.index_kind := CASE WHEN v.dimensions > longest_indexed THEN 'none' ELSE coalesce(index_kind, 'hnsw') END;
+    v.storage := qwen_embed.choose_storage(storage, v.dimensions);
+    v.index_kind := qwen_embed.choose_index(v.storage, index_kind, v.dimensions);
     IF EXISTS (SELECT FROM qwen_embed.vectorizer e WHERE e.name = v.name) THEN
         RAISE EXCEPTION USING ERRCODE = 'duplicate_object',
             MESSAGE = format('there is already a vectorizer %L', v.name),
@@ -265,10 +254,6 @@ BEGIN
     END IF;
 
     v := qwen_embed.make_vectorizer(v, target_name, backfill);
-    IF index_kind IS NULL AND v.index_kind = 'none' THEN
-        RAISE NOTICE 'no index: HNSW on % holds at most % dimensions, these vectors have %; searches are exact scans',
-            v.storage, longest_indexed, v.dimensions;
-    END IF;
     RETURN v.name;
 END $$;
 COMMENT ON FUNCTION qwen_embed.create_vectorizer(

@@ -12,7 +12,16 @@ GRANT EXECUTE ON FUNCTION
     qwen_embed.key_attributes(int, regclass),
     qwen_embed.key_columns(int),
     qwen_embed.definition(text),
+    qwen_embed.serving(text, text, int),
     qwen_embed.query_text(text, text),
+    qwen_embed.index_expression(text, text, int, text),
+    qwen_embed.index_operators(text, text),
+    qwen_embed.filter_type(oid),
+    qwen_embed.filter_literal(jsonb, text),
+    qwen_embed.filter_term(text, text, text, boolean, jsonb),
     qwen_embed.filter_condition(regclass, jsonb),
+    qwen_embed.search_statement(int, text, boolean),
+    qwen_embed.reads_less(regclass, regclass, text, bigint),
+    qwen_embed.search_in(int, @vector_schema@.vector, int, jsonb, boolean),
     qwen_embed.search(text, @vector_schema@.vector, int, jsonb, boolean)
 TO PUBLIC;

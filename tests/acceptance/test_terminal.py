@@ -151,3 +151,12 @@ def test_a_worker_shows_a_bar_on_a_terminal_only(run: Run, database: Database) -
     assert done.code == 0
     assert re.fullmatch(r"50 embedded \(\d+\.\d s\)\n", done.out)
     assert BAR not in done.err
+
+
+def test_a_build_of_an_index_shows_a_bar_on_a_terminal(run: Run, database: Database) -> None:
+    run("pg", "install")
+    database.execute("CREATE TABLE docs (id int PRIMARY KEY, body text)")
+    run("pg", "create", "docs", "--column", "body", "--model", "lexical", "--dimensions", 1024)
+    drawn = plain(on_terminal(run, "pg", "index", "docs"))
+    assert "Indexing docs" in drawn
+    assert "built docs_embedding_hnsw" in drawn

@@ -204,7 +204,7 @@ def test_wrong_columns_and_templates(db: Database) -> None:
         ({"target": "column"}, "target"),
         ({"chunk_tokens": 400}, "chunk_tokens"),
         ({"chunk_overlap": 40}, "chunk_overlap"),
-        ({"index_kind": "binary"}, "index_kind => 'binary'"),
+        ({"index_kind": "flat"}, "index_kind => 'flat'"),
         ({"storage": "bit"}, "storage => 'bit'"),
         ({"dimensions": 2048}, "no vectors of 2048"),
         ({"dimensions": 16}, "Ask for 32 to 1024"),
@@ -235,7 +235,7 @@ def test_storage_and_index_follow_the_dimensions(db: Database) -> None:
     for dimensions, storage, index_kind in (
         (1024, "vector", "hnsw"),
         (2560, "halfvec", "hnsw"),
-        (4096, "halfvec", "none"),
+        (4096, "halfvec", "binary"),
     ):
         name = f"v{dimensions}"
         postgres.create_vectorizer(
@@ -374,7 +374,9 @@ def test_what_everybody_may_call(db: Database) -> None:
     }
     assert open_to_all == {
         "base_type", "comparison", "definition", "equality", "extension_schema", "filter_condition",
-        "key_attributes", "key_columns", "nearest", "query_text", "search",
+        "filter_literal", "filter_term", "filter_type", "index_expression", "index_operators",
+        "key_attributes", "key_columns", "nearest", "query_text", "reads_less", "search",
+        "search_in", "search_statement", "serving",
     }  # fmt: skip
     tables = db.rows(
         "SELECT relname::text FROM pg_class WHERE relnamespace = 'qwen_embed'::regnamespace "
