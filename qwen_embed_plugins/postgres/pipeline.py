@@ -14,9 +14,9 @@ import random
 import socket
 import time
 import traceback
-from collections.abc import Awaitable, Callable, Collection, Sequence
+from collections.abc import Awaitable, Callable, Collection, Coroutine, Sequence
 from dataclasses import asdict, dataclass, field
-from typing import Protocol
+from typing import Any, Protocol
 
 import psycopg
 from psycopg import sql
@@ -115,7 +115,7 @@ class Pipeline:
         started = time.monotonic()
         loops: list[asyncio.Task[None]] = []
         try:
-            await self.tending.refresh()
+            await self._unless_stopped(self.tending.refresh())
             # Settings and clients are loaded now, not while a transaction of another loop is open.
             for lane in self._open_lanes():
                 await self._embedder(lane)
@@ -132,6 +132,18 @@ class Pipeline:
         finally:
             await self._end(loops)
         return self._summary(time.monotonic() - started)
+
+    async def _unless_stopped(self, work: Coroutine[Any, Any, None]) -> None:
+        """Wait for it, but not beyond the first signal."""
+        task = asyncio.create_task(work)
+        told = asyncio.create_task(self.stopping.wait())
+        try:
+            await asyncio.wait((task, told), return_when=asyncio.FIRST_COMPLETED)
+            if task.done():
+                task.result()
+        finally:
+            told.cancel()
+            await _cancelled([task])
 
     def _begin(self, loop: Callable[[], Awaitable[None]]) -> asyncio.Task[None]:
         return asyncio.create_task(self._lasting(loop))
@@ -469,10 +481,11 @@ class Pipeline:
 async def _cancelled(tasks: Collection[asyncio.Task[None]]) -> None:
     """Cancel them, and again where that waits for a server that stands still."""
     for _ in range(2):
-        for task in tasks:
+        running = [task for task in tasks if not task.done()]
+        for task in running:
             task.cancel()
-        if tasks:
-            await asyncio.wait(tasks, timeout=_GRACE_SECONDS)
+        if running:
+            await asyncio.wait(running, timeout=_GRACE_SECONDS)
     for task in tasks:
         if task.done() and not task.cancelled():
             task.exception()  # seen: a loop's own end has been told by then

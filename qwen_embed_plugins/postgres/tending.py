@@ -210,6 +210,7 @@ class Tending:
         except DatabaseError as error:
             reason = {"vectorizer": lane.vectorizer.name, "reason": str(error)}
             log.warning("no index", extra=reason)
+            lane.index_done = not is_connection_loss(error.__cause__)
 
     async def close(self) -> None:
         """End what runs here and close both sessions."""

@@ -9,6 +9,7 @@ import signal
 import threading
 import time
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from typing import Any
 
 import psycopg
 import pytest
@@ -16,8 +17,8 @@ from psycopg import sql
 
 from qwen_embed_plugins import postgres
 from qwen_embed_plugins.errors import DatabaseError
-from qwen_embed_plugins.postgres import session
-from qwen_embed_plugins.postgres._flow import Statement
+from qwen_embed_plugins.postgres import connect, indexes
+from qwen_embed_plugins.postgres._flow import Flow, Statement
 from qwen_embed_plugins.postgres.session import Session
 from tests.integration.conftest import Database, installed_template, opened_database
 from tests.postgres_servers import EmbeddedServer, embedded_server
@@ -152,7 +153,7 @@ def test_a_run_with_an_end_says_that_the_server_only_reads(
     own.stop()
     own.start_standby()
     try:
-        with pytest.raises(DatabaseError, match="standby.*primary") as refused:
+        with pytest.raises(DatabaseError, match=r"standby.*primary") as refused:
             db.work()
         assert "\n" not in str(refused.value)
     finally:
@@ -207,6 +208,46 @@ def test_the_first_signal_ends_a_worker_whose_server_stands_still(
         asyncio.run(play(freeze))
 
 
+def test_the_first_signal_ends_a_worker_that_still_waits_for_its_server(
+    db: Database, own: EmbeddedServer
+) -> None:
+    async def play() -> None:
+        stopping = asyncio.Event()
+        running = asyncio.create_task(db.awork(once=False, stopping=stopping))
+        await asyncio.sleep(0.5)
+        stopping.set()
+        done, _ = await asyncio.wait([running], timeout=60)
+        assert done, "the worker waits for its server for ever"
+        assert running.result().embedded == 0
+
+    with frozen(db, own) as freeze:
+        freeze()
+        asyncio.run(play())
+
+
+def test_an_index_whose_build_lost_the_server_is_built_again(
+    db: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    db.rows("UPDATE qwen_embed.vectorizer SET index_kind = 'hnsw'")
+    whole = indexes.abuild_index
+
+    async def lost(target: Any, /, name: str) -> bool:
+        monkeypatch.setattr(indexes, "abuild_index", whole)
+        with connect.explained(db.dsn):
+            raise psycopg.OperationalError("server closed the connection unexpectedly")
+
+    monkeypatch.setattr(indexes, "abuild_index", lost)
+    built = (
+        "SELECT EXISTS (SELECT FROM pg_index WHERE indrelid = %s::regclass AND NOT indisprimary)"
+    )
+
+    async def play() -> None:
+        async with service(db) as running:
+            await until(lambda: bool(db.value(built, "docs_embedding")), running)
+
+    asyncio.run(play())
+
+
 def test_a_session_whose_opening_was_cut_off_begins_its_transactions_all_the_same(
     db: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -231,6 +272,6 @@ def test_a_session_whose_opening_was_cut_off_begins_its_transactions_all_the_sam
     assert asyncio.run(play()) == "off"
 
 
-def one(statement: Statement) -> session.Flow[str]:
+def one(statement: Statement) -> Flow[str]:
     (row,) = yield statement
     return str(next(iter(row.values())))
