@@ -89,6 +89,10 @@ class EmbeddedServer(Server):
         self.start()  # only has the handle look again, since it runs
 
     @property
+    def pid(self) -> int:
+        return int(self._handle.get_pid())
+
+    @property
     def socket_folder(self) -> str:
         return str(conninfo_to_dict(self.address)["host"])
 

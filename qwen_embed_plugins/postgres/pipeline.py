@@ -14,9 +14,9 @@ import random
 import socket
 import time
 import traceback
-from collections.abc import Awaitable, Callable, Collection, Sequence
+from collections.abc import Awaitable, Callable, Collection, Coroutine, Sequence
 from dataclasses import asdict, dataclass, field
-from typing import Protocol
+from typing import Any, Protocol
 
 import psycopg
 from psycopg import sql
@@ -115,7 +115,7 @@ class Pipeline:
         started = time.monotonic()
         loops: list[asyncio.Task[None]] = []
         try:
-            await self.tending.refresh()
+            await self._unless_stopped(self.tending.refresh())
             # Settings and clients are loaded now, not while a transaction of another loop is open.
             for lane in self._open_lanes():
                 await self._embedder(lane)
@@ -133,6 +133,18 @@ class Pipeline:
             await self._end(loops)
         return self._summary(time.monotonic() - started)
 
+    async def _unless_stopped(self, work: Coroutine[Any, Any, None]) -> None:
+        """Wait for it, but not beyond the first signal."""
+        task = asyncio.create_task(work)
+        told = asyncio.create_task(self.stopping.wait())
+        try:
+            await asyncio.wait((task, told), return_when=asyncio.FIRST_COMPLETED)
+            if task.done():
+                task.result()
+        finally:
+            told.cancel()
+            await _cancelled([task])
+
     def _begin(self, loop: Callable[[], Awaitable[None]]) -> asyncio.Task[None]:
         return asyncio.create_task(self._lasting(loop))
 
@@ -146,7 +158,7 @@ class Pipeline:
                 await loop()
             except RETRIED as error:
                 log.info("a loop gives way", extra={"reason": connect.explain(error)})
-            except psycopg.OperationalError as error:
+            except psycopg.Error as error:
                 if self.once or not is_connection_loss(error):
                     raise
                 log.warning("lost the server, trying again", extra={"wait_seconds": pause})
@@ -265,9 +277,15 @@ class Pipeline:
             await self.tending.block(lane, "blocked", connect.explain_to_worker(error))
 
     async def _names_changed(self, lane: Lane) -> bool:
-        """Read the definitions again; whether this one's names are others now, or it is gone."""
+        """Read the definitions again; whether this one's names are others now, or it is gone. Where
+        they cannot be read now, they may be others."""
         before = lane.vectorizer
-        await self.tending.refresh()
+        try:
+            await self.tending.refresh()
+        except psycopg.Error as error:
+            if not (isinstance(error, RETRIED) or is_connection_loss(error)):
+                raise
+            return True
         return not self.tending.is_there(lane) or before.names != lane.vectorizer.names
 
     def _start_processing(self, lane: Lane, batch: Batch) -> None:
@@ -435,16 +453,18 @@ class Pipeline:
             if self.processing and self.stopping.is_set():
                 await asyncio.wait(self.processing, timeout=_GRACE_SECONDS)
         finally:
-            ending = [*self.processing, *loops]
-            for task in ending:
-                task.cancel()
-            await asyncio.gather(*ending, return_exceptions=True)
-            for lane, batch in self.batches.values():
-                await self.tending.hand_back(lane, batch)
+            await _cancelled([*self.processing, *loops])
+            # A server that stands still is not waited for: what it does not hear, leases end.
+            with contextlib.suppress(asyncio.TimeoutError):
+                await asyncio.wait_for(self._hand_back_all(), _GRACE_SECONDS)
             for part in (self.taking, self.finishing, self.tending):
                 await part.close()
             for embedder in self.embedders.values():
                 await _close(embedder)
+
+    async def _hand_back_all(self) -> None:
+        for lane, batch in list(self.batches.values()):
+            await self.tending.hand_back(lane, batch)
 
     def _summary(self, seconds: float) -> WorkerSummary:
         total = Counts()
@@ -456,6 +476,19 @@ class Pipeline:
             if reason is not None:
                 waiting[lane.vectorizer.name] = reason
         return WorkerSummary(**asdict(total), seconds=seconds, waiting=waiting)
+
+
+async def _cancelled(tasks: Collection[asyncio.Task[None]]) -> None:
+    """Cancel them, and again where that waits for a server that stands still."""
+    for _ in range(2):
+        running = [task for task in tasks if not task.done()]
+        for task in running:
+            task.cancel()
+        if running:
+            await asyncio.wait(running, timeout=_GRACE_SECONDS)
+    for task in tasks:
+        if task.done() and not task.cancelled():
+            task.exception()  # seen: a loop's own end has been told by then
 
 
 async def _close(embedder: EmbedsTexts) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+from collections.abc import Iterator
 from typing import Any, TypeVar
 
 import psycopg
@@ -54,10 +55,13 @@ CHANGED = (pg.UndefinedTable, pg.UndefinedColumn, pg.UndefinedFunction, pg.Inval
 """Something was renamed or dropped since its name was read."""
 
 
-def is_connection_loss(error: psycopg.Error) -> bool:
-    """Whether the server or the way to it is at fault, so that trying again makes sense."""
+def is_connection_loss(error: BaseException | None) -> bool:
+    """Whether the server or the way to it is at fault, so that trying again makes sense. A standby,
+    which only reads, counts as one: it may be promoted, or the address lead to another soon."""
+    if isinstance(error, pg.ReadOnlySqlTransaction):
+        return True
     return isinstance(error, psycopg.OperationalError) and (
-        error.sqlstate is None or error.sqlstate[:2] in {"08", "53", "57"}
+        error.sqlstate is None or error.sqlstate[:2] in {"08", "53", "57", "58"}
     )
 
 
@@ -80,11 +84,12 @@ class Session:
         async with self._alone:
             connection = await self._connected()
             try:
-                await connection.execute(self._begin)
+                with _standby_only_reads():
+                    await connection.execute(self._begin)
                 result = await arun(connection, flow)
                 await connection.execute("COMMIT")
-            except BaseException:
-                await self._roll_back(connection)
+            except BaseException as error:
+                await self._roll_back(connection, error)
                 raise
             return result
 
@@ -95,19 +100,26 @@ class Session:
             whole = sql.SQL(";\n").join([self._begin, question, sql.SQL("COMMIT")])
             try:
                 async with connection.cursor(row_factory=dict_row) as cursor:
-                    await cursor.execute(whole)
+                    with _standby_only_reads():
+                        await cursor.execute(whole)
                     while cursor.description is None and cursor.nextset():
                         pass
                     return await cursor.fetchall()
-            except BaseException:
-                await self._roll_back(connection)
+            except BaseException as error:
+                await self._roll_back(connection, error)
                 raise
 
     async def _connected(self) -> psycopg.AsyncConnection[Any]:
         if self._connection is None or self._connection.closed:
-            self._connection = await connect.aconnect(self._address)
-            self._connection.adapters.register_dumper(BinaryArray, BinaryArrayDumper)
-            self._begin = await self._prepare_begin(self._connection)
+            connection = await connect.aconnect(self._address)
+            try:
+                connection.adapters.register_dumper(BinaryArray, BinaryArrayDumper)
+                self._begin = await self._prepare_begin(connection)
+            except BaseException:
+                await _closed(connection)
+                raise
+            # Only now: without its BEGIN a connection would run what follows without a transaction.
+            self._connection = connection
         return self._connection
 
     async def _prepare_begin(self, connection: psycopg.AsyncConnection[Any]) -> sql.Composed:
@@ -118,11 +130,15 @@ class Session:
         longest = max(1, int(row[0]) // 2) if row else _LONGEST_LOCK_WAIT_MS
         return begin(min(_LONGEST_LOCK_WAIT_MS, longest))
 
-    async def _roll_back(self, connection: psycopg.AsyncConnection[Any]) -> None:
+    async def _roll_back(
+        self, connection: psycopg.AsyncConnection[Any], error: BaseException
+    ) -> None:
         # A connection that is busy, broken or of unknown state is not worth saving: the server
-        # rolls back what it closes.
+        # rolls back what it closes. Nor is one to a standby: the address may lead elsewhere by now.
         try:
-            if connection.info.transaction_status in (
+            if isinstance(error, pg.ReadOnlySqlTransaction):
+                await self.close()
+            elif connection.info.transaction_status in (
                 psycopg.pq.TransactionStatus.INTRANS,
                 psycopg.pq.TransactionStatus.INERROR,
             ):
@@ -136,5 +152,19 @@ class Session:
         """Close the connection; the next transaction opens another."""
         connection, self._connection = self._connection, None
         if connection is not None:
-            with contextlib.suppress(psycopg.Error):
-                await connection.close()
+            await _closed(connection)
+
+
+async def _closed(connection: psycopg.AsyncConnection[Any]) -> None:
+    with contextlib.suppress(psycopg.Error):
+        await connection.close()
+
+
+@contextlib.contextmanager
+def _standby_only_reads() -> Iterator[None]:
+    """A standby refuses BEGIN READ WRITE as a feature that it lacks (0A000); what refuses a write
+    later has a code of its own, which says it better."""
+    try:
+        yield
+    except pg.FeatureNotSupported as error:
+        raise pg.ReadOnlySqlTransaction("the server is a standby, which only reads") from error

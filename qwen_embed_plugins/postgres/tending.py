@@ -112,7 +112,9 @@ class Tending:
             await self._session.transact(lane.tell())
         except pg.InsufficientPrivilege:
             log.warning("this role may not write the reason into qwen_embed.vectorizer")
-        except RETRIED as error:
+        except psycopg.Error as error:
+            if not (isinstance(error, RETRIED) or is_connection_loss(error)):
+                raise
             log.info("the reason is not written", extra={"reason": connect.explain(error)})
 
     def is_there(self, lane: Lane) -> bool:
@@ -208,6 +210,7 @@ class Tending:
         except DatabaseError as error:
             reason = {"vectorizer": lane.vectorizer.name, "reason": str(error)}
             log.warning("no index", extra=reason)
+            lane.index_done = not is_connection_loss(error.__cause__)
 
     async def close(self) -> None:
         """End what runs here and close both sessions."""
