@@ -65,6 +65,13 @@ END;
 COMMENT ON FUNCTION qwen_embed.filter_type(oid) IS
     'The type that a filter''s value is read as, for a column of this type; domains resolved.';
 
+CREATE OR REPLACE FUNCTION qwen_embed.in_one_line(value text) RETURNS text
+LANGUAGE sql IMMUTABLE SET search_path = pg_catalog, pg_temp
+BEGIN ATOMIC
+    SELECT regexp_replace(left(value, 80), '[\u0001-\u001f\u007f-\u009f\u2028\u2029]+', ' ', 'g');
+END;
+COMMENT ON FUNCTION qwen_embed.in_one_line(text) IS 'The beginning of a text without line ends, for messages.';
+
 CREATE OR REPLACE FUNCTION qwen_embed.filter_literal(value jsonb, type text) RETURNS text
 LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
@@ -128,7 +135,7 @@ BEGIN
         WHERE a.attrelid = source AND a.attname = wanted.key AND a.attnum > 0 AND NOT a.attisdropped;
         IF type IS NULL THEN
             RAISE EXCEPTION USING ERRCODE = 'invalid_parameter_value',
-                MESSAGE = format('filter names %s, which is no column of %s', to_json(left(wanted.key, 80)), source),
+                MESSAGE = format('filter names %s, which is no column of %s', quote_ident(qwen_embed.in_one_line(wanted.key)), source),
                 HINT = coalesce(
                     'The nearest is ' || quote_ident(qwen_embed.nearest(wanted.key, known)) || '.',
                     format('It has: %s.', array_to_string(known, ', ')));
@@ -139,9 +146,10 @@ BEGIN
                 qwen_embed.filter_term(format('NULL::%s', type), equality, type, is_array, wanted.value));
         EXCEPTION WHEN OTHERS THEN
             RAISE EXCEPTION USING ERRCODE = 'invalid_parameter_value',
-                MESSAGE = format('filter cannot compare %I, which is %s, with %s', wanted.key, type, left(wanted.value::text, 80)),
+                MESSAGE = format('filter cannot compare %I, which is %s, with %s',
+                    wanted.key, type, qwen_embed.in_one_line(wanted.value::text)),
                 HINT = CASE WHEN SQLSTATE = '42883' THEN 'Its type has no equality; filter by another column.'
-                    ELSE format('Give a value of that type, a list of such values, or null (%s).', left(to_json(SQLERRM)::text, 120)) END;
+                    ELSE format('Give a value of that type, a list of such values, or null (%s).', qwen_embed.in_one_line(SQLERRM)) END;
         END;
         condition := format('%s AND (%s)', condition, qwen_embed.filter_term(
             format(CASE type WHEN 'text' THEN 's.%I::text' ELSE 's.%I' END, wanted.key),
@@ -192,7 +200,12 @@ CREATE OR REPLACE FUNCTION qwen_embed.reads_less(
     source regclass, target regclass, condition text, candidates bigint) RETURNS boolean
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
-    total float8 := (SELECT c.reltuples FROM pg_class c WHERE c.oid = target);
+    -- As the planner does: the last count, stretched to the pages there are now. About 60 rows fill a
+    -- page, whatever the vectors' length is: long ones are stored elsewhere.
+    total float8 := (
+        SELECT CASE WHEN c.relpages > 0 THEN c.reltuples / c.relpages ELSE 60 END
+            * pg_relation_size(c.oid) / current_setting('block_size')::int
+        FROM pg_class c WHERE c.oid = target);
     passing float8 := total;
     plan json;
 BEGIN

@@ -17,6 +17,7 @@ GRANT EXECUTE ON FUNCTION
     qwen_embed.index_expression(text, text, int, text),
     qwen_embed.index_operators(text, text),
     qwen_embed.filter_type(oid),
+    qwen_embed.in_one_line(text),
     qwen_embed.filter_literal(jsonb, text),
     qwen_embed.filter_term(text, text, text, boolean, jsonb),
     qwen_embed.filter_condition(regclass, jsonb),

@@ -169,6 +169,27 @@ def test_each_kind_on_both_storages(where: str, request: pytest.FixtureRequest) 
         assert kind == "binary" or [hit.key for hit in hits] == [hit.key for hit in exact]
 
 
+def test_a_table_that_has_grown_since_it_was_counted(db: Database) -> None:
+    """An index made on an empty table serves without waiting for autovacuum."""
+    fill(db, clustered(1, 64, seed=SEED), index_kind="binary")
+    db.rows("DELETE FROM docs_embedding; DELETE FROM docs")
+    db.rows("ALTER TABLE docs_embedding SET (autovacuum_enabled = off)")
+    assert postgres.build_index(db.dsn, "docs") is True
+    for known in ("never", "empty"):
+        db.rows("TRUNCATE docs_embedding, docs")
+        if known == "empty":
+            db.rows("VACUUM ANALYZE docs_embedding")
+        db.rows("INSERT INTO docs SELECT i, 'text ' || i FROM generate_series(1, 3000) i")
+        db.rows(
+            "INSERT INTO docs_embedding (id, text, embedding, content_hash, space) "
+            "SELECT i, '', ARRAY(SELECT random() - 0.5 + 0 * i "
+            "FROM generate_series(1, 64))::vector, '', 'any' FROM generate_series(1, 3000) i"
+        )
+        before = scans(db)
+        assert len(found(db, clustered(1, 64, seed=1)[0])) == 10
+        assert scans(db) == before + 1, known
+
+
 @pytest.mark.parametrize(
     ("options", "said"),
     [

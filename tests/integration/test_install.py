@@ -374,9 +374,9 @@ def test_what_everybody_may_call(db: Database) -> None:
     }
     assert open_to_all == {
         "base_type", "comparison", "definition", "equality", "extension_schema", "filter_condition",
-        "filter_literal", "filter_term", "filter_type", "index_expression", "index_operators",
-        "key_attributes", "key_columns", "nearest", "query_text", "reads_less", "search",
-        "search_in", "search_statement", "serving",
+        "filter_literal", "filter_term", "filter_type", "in_one_line", "index_expression",
+        "index_operators", "key_attributes", "key_columns", "nearest", "query_text", "reads_less",
+        "search", "search_in", "search_statement", "serving",
     }  # fmt: skip
     tables = db.rows(
         "SELECT relname::text FROM pg_class WHERE relnamespace = 'qwen_embed'::regnamespace "
