@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import pluggy
 
 if TYPE_CHECKING:
+    from qwen_embed_plugins.chunkers import Chunker
     from qwen_embed_plugins.events import Event
     from qwen_embed_plugins.models import Model
     from qwen_embed_plugins.routing import Policy
@@ -36,8 +37,9 @@ def register_policies(register: Callable[[str, Policy], None]) -> None:
 
 
 @hookspec
-def register_chunkers(register: Callable[[str, Any], None]) -> None:
-    """Call `register("name", chunker)` for each way of splitting a long text."""
+def register_chunkers(register: Callable[[str, Chunker], None]) -> None:
+    """Call `register("name", chunker)` for each way of splitting a long text: a function of `text`,
+    `tokens` and `overlap`, or some of these, that gives pairs of start and chunk, in order."""
 
 
 @hookspec

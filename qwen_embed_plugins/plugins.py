@@ -21,6 +21,7 @@ from qwen_embed_plugins import hookspecs
 from qwen_embed_plugins.errors import ConfigurationError, shown, without_secrets
 from qwen_embed_plugins.registration import (
     REGISTER_HOOKS,
+    check_chunker,
     check_hooks,
     check_is_plugin,
     check_offers,
@@ -30,6 +31,7 @@ from qwen_embed_plugins.registration import (
 )
 
 if TYPE_CHECKING:
+    from qwen_embed_plugins.chunkers import Chunker
     from qwen_embed_plugins.events import Event
     from qwen_embed_plugins.models import Model
     from qwen_embed_plugins.offers import Offer
@@ -89,7 +91,7 @@ class Declarations:
     models: dict[str, Model] = field(default_factory=dict)
     providers: dict[str, RegisteredProvider] = field(default_factory=dict)
     policies: dict[str, Policy] = field(default_factory=dict)
-    chunkers: dict[str, Any] = field(default_factory=dict)
+    chunkers: dict[str, Chunker] = field(default_factory=dict)
     commands: dict[str, Any] = field(default_factory=dict)
 
     def names(self) -> tuple[str, ...]:
@@ -124,6 +126,10 @@ class Registry:
     @property
     def policies(self) -> Mapping[str, Policy]:
         return self.declared.policies
+
+    @property
+    def chunkers(self) -> Mapping[str, Chunker]:
+        return self.declared.chunkers
 
     @property
     def commands(self) -> Mapping[str, Any]:
@@ -179,7 +185,9 @@ class Registry:
             "register_models": lambda model: claim(declared.models, model.name, model),
             "register_providers": _provider_registrar(declared.providers, name),
             "register_policies": lambda key, policy: claim(declared.policies, key, policy),
-            "register_chunkers": lambda key, chunker: claim(declared.chunkers, key, chunker),
+            "register_chunkers": lambda key, chunker: claim(
+                declared.chunkers, key, check_chunker(key, chunker)
+            ),
             "register_commands": lambda command: claim(declared.commands, command.name, command),
         }
         for hook in REGISTER_HOOKS:
@@ -245,7 +253,7 @@ def _add_entry_point(registry: Registry, point: EntryPoint) -> None:
     registry.add(plugin, point.name, source=source, version=version)
 
 
-Kind = Literal["models", "providers", "policies"]
+Kind = Literal["models", "providers", "policies", "chunkers"]
 
 
 def unknown_name(
@@ -257,7 +265,7 @@ def unknown_name(
 
     known = sorted({*getattr(registry, kind), *also_known})
     near = get_close_matches(name, known, n=1, cutoff=0.6)
-    singular = {"models": "model", "providers": "provider", "policies": "policy"}[kind]
+    singular = "policy" if kind == "policies" else kind.removesuffix("s")
     hint = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(known)}"
     broken = "".join(
         f" (plugin {plugin.name!r} failed to load: {plugin.error})" for plugin in registry.failed()

@@ -6,13 +6,15 @@ What a plugin's author sees of a mistake is this line, in `qwen-embed plugins`.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from decimal import Decimal
 from difflib import get_close_matches
 from importlib.metadata import EntryPoint
+from inspect import Parameter, signature
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
+from qwen_embed_plugins.chunkers import ARGUMENTS
 from qwen_embed_plugins.errors import ConfigurationError, shown
 from qwen_embed_plugins.hookspecs import PROJECT
 from qwen_embed_plugins.offers import Grant, Offer
@@ -41,6 +43,9 @@ LIMITS = (
     "requests_per_day",
     "tokens_per_minute",
 )
+
+_ANY_NUMBER = (Parameter.VAR_KEYWORD, Parameter.VAR_POSITIONAL)
+_POSITIONAL_ONLY = Parameter.POSITIONAL_ONLY
 
 _PROVIDER_NAME = re.compile(r"[a-z0-9]+(-[a-z0-9]+)*")
 
@@ -167,6 +172,32 @@ def _check_grant(offer: Offer, grant: Any) -> None:
             f"offer {shown(offer.model)}: grant.usd = {shown(usd)}: expected a Decimal above 0, "
             'for example Decimal("1.80")'
         )
+
+
+def check_chunker(name: object, chunker: Any) -> Any:
+    """The chunker; refuses what cannot be called with the arguments that one gets."""
+    try:
+        parameters = signature(chunker).parameters.values()
+    except (TypeError, ValueError):
+        raise ConfigurationError(
+            f"chunker {shown(name)} takes a function, got {shown(chunker)}"
+        ) from None
+    for parameter in parameters:
+        needed = parameter.default is Parameter.empty and parameter.kind not in _ANY_NUMBER
+        if needed and (parameter.name not in ARGUMENTS or parameter.kind is _POSITIONAL_ONLY):
+            raise ConfigurationError(
+                f"chunker {shown(name)} wants an argument {shown(parameter.name)}: by keyword it "
+                f"gets {', '.join(ARGUMENTS)}"
+            )
+    return chunker
+
+
+def wanted_arguments(chunker: Callable[..., Any]) -> tuple[str, ...]:
+    """Which of a chunker's arguments it names; all if it takes any."""
+    parameters = signature(chunker).parameters
+    if any(parameter.kind is Parameter.VAR_KEYWORD for parameter in parameters.values()):
+        return ARGUMENTS
+    return tuple(name for name in ARGUMENTS if name in parameters)
 
 
 def claim(names: dict[str, Any], name: object, value: object) -> None:

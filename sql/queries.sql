@@ -4,7 +4,8 @@
 
 -- define_vectorizers --
 -- Every vectorizer with what a worker must know, and whether its capture is whole.
-SELECT v.id, v.name, v.model, v.dimensions, v.storage, v.index_kind, v.paused, v.suspended IS NOT NULL AS suspended,
+SELECT v.id, v.name, v.model, v.dimensions, v.storage, v.index_kind, v.chunk_tokens,
+    coalesce(v.chunk_overlap, 0) AS chunk_overlap, v.chunker, v.paused, v.suspended IS NOT NULL AS suspended,
     v.trouble,
     n.nspname AS source_schema, s.relname AS source_table,
     tn.nspname AS target_schema, t.relname AS target_table,
@@ -103,6 +104,12 @@ WHERE work.token = $1 AND work.id = ANY ($2);
 SELECT id, attempts, again, content, octets, content_hash, space
 FROM qwen_embed.read_within({query}, %(token)s, %(ids)s::bigint[], %(room)s, %(longest)s);
 
+-- read_chunks --
+-- The chunks that stand of these keys, each with the hash of its own text: equal text is not paid again.
+SELECT work.id, target.chunk, sha256(convert_to(target.text, 'UTF8')) AS text_hash
+FROM {work} AS work JOIN {target} AS target ON {target_is_work}
+WHERE work.token = %(token)s AND work.id = ANY (%(ids)s::bigint[]) AND target.space = {space};
+
 -- return_unread --
 -- What a batch has no room for goes back as it was, and keeps its place in the line.
 UPDATE {work} SET token = NULL, dirty = false
@@ -131,6 +138,42 @@ JOIN {source} AS source ON {source_is_work} AND ({content}(source) IS NULL OR tr
 ON CONFLICT ({target_keys}, chunk) DO UPDATE SET
     text = excluded.text, embedding = excluded.embedding, content_hash = excluded.content_hash,
     offer = excluded.offer, embedded_at = excluded.embedded_at, space = excluded.space;
+
+-- write_chunks --
+-- The same for rows in chunks. One whose text stood already keeps its vector, maybe at another place:
+-- all are read as they stood before.
+INSERT INTO {target} AS target
+    ({target_keys}, chunk, start_char, text, embedding, content_hash, offer, embedded_at, space)
+SELECT {source_keys}, answer.chunk, answer.start_char, answer.text, coalesce(paid.embedding, stands.embedding),
+    answer.content_hash, CASE WHEN answer.place IS NULL THEN stands.offer ELSE paid.offer END,
+    coalesce(stands.embedded_at, clock_timestamp()), {space}
+FROM unnest(
+    %(ids)s::bigint[], %(chunks)s::int[], %(starts)s::int[], %(texts)s::text[], %(hashes)s::bytea[],
+    %(stands)s::int[], %(places)s::bigint[]
+) AS answer(id, chunk, start_char, text, content_hash, stands, place)
+LEFT JOIN ROWS FROM (unnest(%(vectors)s::{vector_type}[]), unnest(%(offers)s::text[]))
+    WITH ORDINALITY AS paid(embedding, offer, place) ON paid.place = answer.place
+JOIN {work} AS work ON work.id = answer.id AND work.token = %(token)s
+LEFT JOIN {target} AS stands ON {stands_is_work} AND stands.chunk = answer.stands
+JOIN {source} AS source ON {source_is_work} AND ({content}(source) IS NULL OR true)
+ON CONFLICT ({target_keys}, chunk) DO UPDATE SET
+    start_char = excluded.start_char, text = excluded.text, embedding = excluded.embedding,
+    content_hash = excluded.content_hash, offer = excluded.offer, embedded_at = excluded.embedded_at,
+    space = excluded.space;
+
+-- find_missing --
+-- Keys of which a chunk is not there any more whose vector was to be kept.
+SELECT DISTINCT work.id
+FROM unnest(%(ids)s::bigint[], %(stands)s::int[]) AS kept(id, chunk)
+JOIN {work} AS work ON work.id = kept.id AND work.token = %(token)s
+WHERE NOT EXISTS (
+    SELECT FROM {target} AS target WHERE {target_is_work} AND target.chunk = kept.chunk AND target.space = {space});
+
+-- remove_surplus --
+-- Chunks beyond the last one that a row has now.
+DELETE FROM {target} AS target
+USING {work} AS work JOIN unnest(%(ids)s::bigint[], %(counts)s::int[]) AS row_of(id, chunks) ON row_of.id = work.id
+WHERE work.token = %(token)s AND {target_is_work} AND target.chunk >= row_of.chunks;
 
 -- remove_vectors --
 -- Vectors of keys whose row is gone, whose text is empty, or whose text nobody takes.

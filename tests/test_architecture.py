@@ -72,7 +72,7 @@ THIRD_PARTY_OF_INTEGRATIONS = {
 # A state in Postgres is the core's: inside functions, for those who have the extra.
 LAZY = {("postgres_place", "psycopg"), ("postgres_books", "psycopg"), ("postgres_state", "psycopg")}
 # Extras of the core: imported when a setting asks for them, by one module.
-THIRD_PARTY_OF_SETTINGS = {"tokenizers": "tokenizer"}
+THIRD_PARTY_OF_SETTINGS = {"tokenizers": "tokenizer", "semantic_text_splitter": "chunkers"}
 
 
 class Import(NamedTuple):

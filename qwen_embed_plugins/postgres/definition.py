@@ -36,6 +36,9 @@ class Vectorizer:
     dimensions: int
     storage: Storage
     index_kind: str
+    chunk_tokens: int | None
+    chunk_overlap: int
+    chunker: str | None
     paused: bool
     suspended: bool
     trouble: str | None
@@ -106,6 +109,7 @@ class Vectorizer:
             "source_is_dead": self._equal("source", self.source_key, "dead", numbered),
             "source_is_portion": self._equal("source", self.source_key, "portion", numbered),
             "target_is_work": self._equal("target", self.target_key, "work", numbered),
+            "stands_is_work": self._equal("stands", self.target_key, "work", numbered),
             "target_is_portion": self._equal("target", self.target_key, "portion", numbered),
             "log_is_portion": self._equal("log", numbered, "portion", numbered),
             "work_is_portion": self._equal("work", numbered, "portion", numbered),

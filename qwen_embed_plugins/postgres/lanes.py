@@ -30,7 +30,7 @@ class Counts:
 
     def add(self, batch: Batch, outcome: Outcome) -> None:
         """Count a batch that was finished."""
-        self.embedded += len(outcome.written)
+        self.embedded += len(outcome.vectors)
         self.equal += len(batch.equal)
         self.removed += len(batch.gone)
         self.dead += len(outcome.buried) + len(batch.bad)

@@ -15,7 +15,7 @@ import socket
 import time
 import traceback
 from collections.abc import Awaitable, Callable, Collection, Coroutine, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Protocol
 
 import psycopg
@@ -29,9 +29,17 @@ from qwen_embed_plugins.errors import (
 )
 from qwen_embed_plugins.postgres import connect, queue
 from qwen_embed_plugins.postgres._flow import Flow
-from qwen_embed_plugins.postgres.answers import Answer, EmbedsTexts, held, sort_answer
+from qwen_embed_plugins.postgres.answers import (
+    Answer,
+    EmbedsTexts,
+    held,
+    sort_answer,
+    standing,
+)
+from qwen_embed_plugins.postgres.chunking import Chunking, ChunkingFactory, Split
+from qwen_embed_plugins.postgres.kept import Kept, known
 from qwen_embed_plugins.postgres.lanes import Counts, Lane
-from qwen_embed_plugins.postgres.queue import Batch, Outcome
+from qwen_embed_plugins.postgres.queue import Batch, Item, Outcome
 from qwen_embed_plugins.postgres.session import CHANGED, RETRIED, Session, is_connection_loss
 from qwen_embed_plugins.postgres.tending import Tending
 
@@ -85,6 +93,7 @@ class Pipeline:
     once: bool
     only: Collection[str] | None
     embedder_for: EmbedderFactory
+    chunking_for: ChunkingFactory
     batch_size: int
     in_flight: int
     lease_seconds: float
@@ -103,6 +112,8 @@ class Pipeline:
         self.taking, self.finishing = Session(self.address), Session(self.address)
         self.wake = asyncio.Event()
         self.embedders: dict[tuple[str, int], EmbedsTexts] = {}
+        self.chunkings: dict[tuple[str | None, int, int], Chunking] = {}
+        self.kept = Kept()
         self.batches: dict[int, tuple[Lane, Batch]] = {}
         self.processing: set[asyncio.Task[None]] = set()
         self.failure: Exception | None = None
@@ -239,7 +250,7 @@ class Pipeline:
         return ready
 
     async def _take(self, lane: Lane) -> None:
-        if await self._embedder(lane) is None:
+        if await self._embedder(lane) is None or not await self._may_split(lane):
             return
         now = time.monotonic()
         start = lane.floor.start(now)
@@ -318,6 +329,24 @@ class Pipeline:
         self.embedders[wanted] = embedder
         return embedder
 
+    async def _may_split(self, lane: Lane) -> bool:
+        """Whether a lane that splits its texts can."""
+        try:
+            self._chunking(lane)
+        except ConfigurationError as error:
+            await self.tending.block(lane, "blocked", _line(error))
+            return False
+        return True
+
+    def _chunking(self, lane: Lane) -> Chunking | None:
+        vectorizer = lane.vectorizer
+        if vectorizer.chunk_tokens is None:
+            return None
+        wanted = (vectorizer.chunker, vectorizer.chunk_tokens, vectorizer.chunk_overlap)
+        if wanted not in self.chunkings:
+            self.chunkings[wanted] = self.chunking_for(*wanted)
+        return self.chunkings[wanted]
+
     # Embedding and finishing
 
     async def _process(self, lane: Lane, batch: Batch) -> None:
@@ -340,10 +369,9 @@ class Pipeline:
     async def _embed(self, lane: Lane, batch: Batch) -> Outcome:
         if not batch.items:
             return Outcome()
-        embedder = self.embedders[lane.vectorizer.model, lane.vectorizer.dimensions]
         try:
-            result = await embedder.embed([item.text for item in batch.items], role="document")
-            answer = sort_answer(batch.items, result)
+            split = await self._split(lane, batch)
+            answer = await self._answer(lane, batch, split.items)
         except NoOfferLeft as error:
             lane.rest("held", _line(error), retry_at=error.retry_at)
         except BudgetExceeded as error:
@@ -356,8 +384,27 @@ class Pipeline:
             log.error("the embedder failed", extra={"reason": _line(error), "where": where})
             lane.rest("held", f"{type(error).__name__}: {_line(error)}")
         else:
-            return self._sorted(lane, answer)
+            outcome = self._sorted(lane, answer)
+            return replace(outcome, buried=(*outcome.buried, *split.bad))
         return held(batch.items)
+
+    async def _split(self, lane: Lane, batch: Batch) -> Split:
+        chunking = self._chunking(lane)
+        if chunking is None:
+            return Split(batch.items, ())
+        # Long texts take long; the heartbeat goes on meanwhile.
+        return await asyncio.to_thread(chunking.split, batch.items)
+
+    async def _answer(self, lane: Lane, batch: Batch, items: Sequence[Item]) -> Answer:
+        vectorizer = lane.vectorizer
+        ready, asked = known(items, batch.standing, self.kept, vectorizer.space)
+        if not asked:
+            return Answer(standing(ready), None)
+        embedder = self.embedders[vectorizer.model, vectorizer.dimensions]
+        result = await embedder.embed([item.text for item in asked], role="document")
+        answer = sort_answer(asked, result, ready)
+        self.kept.keep(vectorizer.space, answer.unused)
+        return answer
 
     def _say_why_work_waits(self, lane: Lane) -> None:
         """Each new reason once; a run with an end says it in its summary."""
@@ -440,6 +487,7 @@ class Pipeline:
     def _count(self, lane: Lane, batch: Batch, outcome: Outcome, became: Outcome | None) -> None:
         if became is not None:
             lane.counts.add(batch, became)
+            self.kept.forget(lane.vectorizer.space, became.written)
         else:
             lane.counts.lost += len(outcome.written)
             log.info("a lease was lost, its answers are dropped", extra={"batch": len(batch.ids)})

@@ -8,7 +8,8 @@ reading and finishing nothing is open.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+import itertools
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -16,9 +17,8 @@ import numpy as np
 import psycopg
 from psycopg import sql
 
-from qwen_embed_plugins.postgres import _sql, blame
+from qwen_embed_plugins.postgres import _sql, blame, writing
 from qwen_embed_plugins.postgres._flow import Flow, Row, Statement
-from qwen_embed_plugins.postgres.vectors import vector_array
 from qwen_embed_plugins.tokens import BYTES_PER_TOKEN, estimate_tokens
 
 if TYPE_CHECKING:
@@ -30,17 +30,29 @@ LEASE_TOKENS = 500_000
 """What one lease holds, by the estimate; and four bytes for each of them. 500 rows of a page or two
 fit in, or 16 of 32,768 tokens. The row that crosses the line goes along."""
 
+LEASE_CHUNKS = 1_000
+"""Chunks of a lease, roughly: their vectors weigh more than their text."""
+
 LONGEST_BYTES = 32 << 20
 """A longer text is read by no one: 32,768 tokens of a kilobyte each, where the longest token of a
 published vocabulary has some hundred bytes."""
 
 
 class Item(NamedTuple):
-    """A text to be embedded: `id` is its row of the work table, `attempts` its faults so far."""
+    """A text to be embedded, a row's or a chunk of it.
+
+    `id` is its row of the work table, `attempts` the row's faults so far, `row_hash` of the row's
+    whole text, in which it starts at `start`. `stands` is the chunk in the side table that has its
+    text, and so its vector.
+    """
 
     id: int
     text: str
     attempts: int
+    row_hash: bytes = b""
+    chunk: int = 0
+    start: int = 0
+    stands: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +61,8 @@ class Batch:
 
     `items` need a vector; `equal` have the right one already; `gone` have no row or no text;
     `bad` have a text that cannot be read. `tokens` is the estimate for all items, `octets` the
-    length of all texts that were read.
+    length of all texts that were read. `standing` has the chunks of items in the side table, by id
+    and hash of their text.
     """
 
     token: int
@@ -59,6 +72,7 @@ class Batch:
     bad: tuple[Burial, ...] = ()
     tokens: int = 0
     octets: int = 0
+    standing: Mapping[tuple[int, bytes], int] = field(default_factory=dict)
 
     @property
     def ids(self) -> list[int]:
@@ -102,7 +116,10 @@ class Delay(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What became of a batch. `vectors` (n, d) and `offers` belong to `written`, in order."""
+    """What became of a batch. `written` has all items of a row or none.
+
+    `vectors` (n, d) and `offers` belong, in order, to those of `written` that do not stand.
+    """
 
     written: tuple[Item, ...] = ()
     vectors: Matrix = field(default_factory=lambda: np.empty((0, 0), np.float32))
@@ -110,16 +127,27 @@ class Outcome:
     buried: tuple[Burial, ...] = ()
     delayed: tuple[Delay, ...] = field(default=())
 
-    def only(self, places: Sequence[int]) -> Outcome:
-        """The same with these of its written items alone."""
-        if len(places) == len(self.written):
+    def only(self, rows: Collection[int]) -> Outcome:
+        """The same with the written items of these rows alone."""
+        wanted = set(rows)
+        if all(item.id in wanted for item in self.written):
             return self
+        paid = [item.id in wanted for item in self.written if item.stands is None]
         return replace(
             self,
-            written=tuple(self.written[place] for place in places),
-            vectors=self.vectors[list(places)],
-            offers=tuple(self.offers[place] for place in places),
+            written=tuple(item for item in self.written if item.id in wanted),
+            vectors=self.vectors[np.array(paid, dtype=bool)],
+            offers=tuple(offer for offer, kept in zip(self.offers, paid, strict=True) if kept),
         )
+
+    def without(self, rows: Collection[int]) -> Outcome:
+        """The same without the written items of these rows."""
+        return self.only({item.id for item in self.written}.difference(rows)) if rows else self
+
+    def places(self) -> list[int | None]:
+        """For each written item the place of its vector among `vectors`, from 1."""
+        numbers = itertools.count(1)
+        return [next(numbers) if item.stands is None else None for item in self.written]
 
 
 def take(
@@ -150,7 +178,7 @@ def take(
         yield Statement(_sql.query("close_lease"), {"token": token})
         return Taken(None, scan, limit)
     batch = yield from _read(vectorizer, token, ids)
-    return Taken(batch, scan, rows_that_fit(batch))
+    return Taken(batch, scan, rows_that_fit(batch, lease_tokens(vectorizer)))
 
 
 def _take_due(vectorizer: Vectorizer, token: int, limit: int) -> Flow[list[int]]:
@@ -176,20 +204,28 @@ def _block(furthest: str | None) -> int | None:
     return int(furthest.strip("()").split(",")[0]) if furthest else None
 
 
-def rows_that_fit(batch: Batch) -> int:
-    """How many rows like those of a batch one lease would hold; at least 1. Pure."""
+def lease_tokens(vectorizer: Vectorizer) -> int:
+    """How many tokens one lease of it holds: fewer where they make many chunks. Pure."""
+    if vectorizer.chunk_tokens is None:
+        return LEASE_TOKENS
+    return min(LEASE_TOKENS, LEASE_CHUNKS * (vectorizer.chunk_tokens - vectorizer.chunk_overlap))
+
+
+def rows_that_fit(batch: Batch, capacity: int) -> int:
+    """How many rows like a batch's a lease of so many tokens would hold; at least 1. Pure."""
     load = max(1, batch.tokens, batch.octets // BYTES_PER_TOKEN)
-    return max(1, len(batch.ids) * LEASE_TOKENS // load)
+    return max(1, len(batch.ids) * capacity // load)
 
 
 def _read(vectorizer: Vectorizer, token: int, ids: list[int]) -> Flow[Batch]:
     """The rows of these keys, as far as one lease has room; the other keys are given back."""
     rows: list[Row] = []
+    capacity = lease_tokens(vectorizer)
     query = sql.Literal(vectorizer.query("read_rows").as_string())
 
     def read(part: Sequence[int]) -> Flow[psycopg.Error | None]:
         held = sum(row["octets"] for row in rows if row["content"] is not None)
-        room = LEASE_TOKENS * BYTES_PER_TOKEN - held
+        room = capacity * BYTES_PER_TOKEN - held
         values = {"token": token, "ids": list(part), "room": room, "longest": LONGEST_BYTES}
         found = yield from blame.tried(
             Statement(vectorizer.query("read_within", query=query), values)
@@ -204,14 +240,35 @@ def _read(vectorizer: Vectorizer, token: int, ids: list[int]) -> Flow[Batch]:
         Burial(place, "bad_content", f"the row's text cannot be read: {blame.reason(error)}")
         for place, error in errors.items()
     ]
-    batch = sort_rows(token, rows, space=vectorizer.space, bad=bad)
+    batch = sort_rows(token, rows, space=vectorizer.space, bad=bad, capacity=capacity)
     unread = sorted(set(ids) - set(batch.ids))
     if unread:
         yield Statement(vectorizer.query("return_unread"), {"token": token, "ids": unread})
+    if vectorizer.chunk_tokens is not None:
+        had = {row["id"] for row in rows if row["content_hash"] is not None and not row["again"]}
+        changed = [item.id for item in batch.items if item.id in had]
+        batch = replace(batch, standing=(yield from _read_chunks(vectorizer, token, changed)))
     return batch
 
 
-def sort_rows(token: int, rows: Sequence[Row], *, space: str, bad: Sequence[Burial] = ()) -> Batch:
+def _read_chunks(
+    vectorizer: Vectorizer, token: int, ids: list[int]
+) -> Flow[dict[tuple[int, bytes], int]]:
+    if not ids:
+        return {}
+    values = {"token": token, "ids": ids}
+    rows = yield Statement(vectorizer.query("read_chunks"), values)
+    return {(row["id"], row["text_hash"]): row["chunk"] for row in rows}
+
+
+def sort_rows(
+    token: int,
+    rows: Sequence[Row],
+    *,
+    space: str,
+    bad: Sequence[Burial] = (),
+    capacity: int = LEASE_TOKENS,
+) -> Batch:
     """Which rows need a vector, which have it, which must have none, up to what a lease holds.
 
     Pure. The batch leaves out what is beyond.
@@ -225,14 +282,14 @@ def sort_rows(token: int, rows: Sequence[Row], *, space: str, bad: Sequence[Buri
         elif content is None or not content.strip():
             gone.append(row["id"])
         elif (
-            row["content_hash"] == content_hash(content)
+            row["content_hash"] == (digest := content_hash(content))
             and row["space"] == space
             and not row["again"]
         ):
             equal.append(row["id"])
-        elif tokens < LEASE_TOKENS:
+        elif tokens < capacity:
             tokens += estimate_tokens(content)
-            items.append(Item(row["id"], content, row["attempts"]))
+            items.append(Item(row["id"], content, row["attempts"], digest))
     octets = sum(row["octets"] for row in rows if row["content"] is not None)
     return Batch(token, tuple(items), tuple(equal), tuple(gone), tuple(refused), tokens, octets)
 
@@ -278,7 +335,8 @@ def finish(
         yield Statement(
             vectorizer.query("delay_work"), {**token, **delay._asdict(), "ids": list(delay.ids)}
         )
-    done = [*(item.id for item in outcome.written), *batch.equal, *batch.gone]
+    written = {item.id for item in outcome.written}
+    done = [*written, *batch.equal, *batch.gone]
     yield Statement(vectorizer.query("finish_work"), {**token, "ids": done})
     yield Statement(vectorizer.query("release_dirty"), {**token, "ids": batch.ids})
     yield Statement(_sql.query("close_lease"), token)
@@ -289,51 +347,23 @@ def _write(
     vectorizer: Vectorizer, token: int, outcome: Outcome, types: VectorTypes, others_pass: bool
 ) -> Flow[Outcome]:
     """Write the vectors; in the outcome it gives, rows that cannot be written are to be buried."""
-
-    def write(places: Sequence[int]) -> Flow[psycopg.Error | None]:
-        statement = _write_some(vectorizer, token, outcome.only(places), types)
-        rows = yield from blame.tried(statement)
-        return rows if isinstance(rows, psycopg.Error) else None
-
-    places = range(len(outcome.written))
-    errors = yield from blame.apart(places, write)
-    if not errors:
+    missing = yield from writing.rows_without(vectorizer, token, outcome)
+    if missing:
+        again = Delay(tuple(missing), 0.0)
+        outcome = replace(outcome.without(missing), delayed=(*outcome.delayed, again))
+    if not outcome.written:
         return outcome
-    if len(errors) == len(places) and not others_pass:
+    errors = yield from writing.write(vectorizer, token, outcome, types)
+    kept = outcome.without(errors)
+    if errors and not kept.written and not others_pass:
         for error in errors.values():
             if not blame.is_surely_of_the_row(error):
                 raise error
     buried = [
-        Burial(
-            outcome.written[place].id,
-            "bad_content",
-            f"the row's vector cannot be written: {blame.reason(error)}",
-        )
-        for place, error in errors.items()
+        Burial(row, "bad_content", f"the row's vector cannot be written: {blame.reason(error)}")
+        for row, error in errors.items()
     ]
-    kept = outcome.only([place for place in places if place not in errors])
     return replace(kept, buried=(*outcome.buried, *buried))
-
-
-def _write_some(
-    vectorizer: Vectorizer, token: int, outcome: Outcome, types: VectorTypes
-) -> Statement:
-    texts = [item.text for item in outcome.written]
-    return Statement(
-        vectorizer.query("write_vectors", vector_type=vectorizer.vector_type(types)),
-        {
-            "token": token,
-            "ids": [item.id for item in outcome.written],
-            "texts": texts,
-            "vectors": vector_array(
-                outcome.vectors,
-                storage=vectorizer.storage,
-                type_oid=types.oids[vectorizer.storage],
-            ),
-            "hashes": [content_hash(text) for text in texts],
-            "offers": list(outcome.offers),
-        },
-    )
 
 
 def _reasons(buried: Sequence[Burial]) -> dict[str, list[Any]]:

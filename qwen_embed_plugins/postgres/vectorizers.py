@@ -76,13 +76,15 @@ def create_vectorizer(
     index_kind: str | None = None,
     chunk_tokens: int | None = None,
     chunk_overlap: int | None = None,
+    chunker: str | None = None,
     condition: str | None = None,
     backfill: bool = True,
 ) -> Flow[str]:
     """Make the rows of `source` embed themselves; gives the vectorizer's name. Blocks.
 
-    `source` is a table as SQL writes it (`docs`, `"Odd schema"."Table"`). Its vectors appear once a
-    worker runs. Raises `DatabaseError` for a table or column that does not exist, a table that
+    `source` is a table as SQL writes it (`docs`, `"Odd schema"."Table"`). With `chunk_tokens` long
+    texts are split, by the built-in chunker or one of a plugin. Its vectors appear once a worker
+    runs. Raises `DatabaseError` for a table or column that does not exist, a table that
     cannot be a source, a name that is taken, and for arguments that are not supported yet.
     """
     yield from _require_table(source)
@@ -110,7 +112,13 @@ def create_vectorizer(
         ),
         {"source": source, **arguments},
     )
-    return str(rows[0]["name"])
+    made = str(rows[0]["name"])
+    if chunker is not None:
+        yield Statement(
+            sql.SQL("SELECT qwen_embed.set_chunker(%(name)s, %(chunker)s)"),
+            {"name": made, "chunker": chunker},
+        )
+    return made
 
 
 def _require_table(source: str) -> Flow[None]:

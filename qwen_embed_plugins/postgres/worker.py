@@ -14,8 +14,10 @@ from psycopg.conninfo import make_conninfo
 
 from qwen_embed_plugins.embedder import AsyncEmbedder
 from qwen_embed_plugins.errors import ConfigurationError
+from qwen_embed_plugins.plugins import Registry
 from qwen_embed_plugins.postgres import connect
 from qwen_embed_plugins.postgres.answers import EmbedsTexts
+from qwen_embed_plugins.postgres.chunking import chunkings_from
 from qwen_embed_plugins.postgres.pipeline import (
     EmbedderFactory,
     Pipeline,
@@ -25,11 +27,11 @@ from qwen_embed_plugins.postgres.pipeline import (
 from qwen_embed_plugins.setup import SettingsLike
 
 
-def embedders_from(settings: SettingsLike) -> EmbedderFactory:
+def embedders_from(settings: SettingsLike, registry: Registry | None = None) -> EmbedderFactory:
     """Makes the embedder of whatever space a vectorizer has, from one set of settings."""
 
     def make(model: str, dimensions: int) -> EmbedsTexts:
-        return AsyncEmbedder(settings, model=model, dimensions=dimensions)
+        return AsyncEmbedder(settings, model=model, dimensions=dimensions, registry=registry)
 
     return make
 
@@ -41,6 +43,7 @@ async def arun_worker(
     only: Collection[str] | None = None,
     settings: SettingsLike = None,
     embedder_for: EmbedderFactory | None = None,
+    registry: Registry | None = None,
     batch_size: int = 500,
     in_flight: int = 4,
     lease_seconds: float = 30.0,
@@ -53,16 +56,17 @@ async def arun_worker(
     With `once` it returns when nothing is left that can be done now; otherwise it runs until
     cancelled or until `stopping` is set, and survives restarts of the server. `only` names
     vectorizers. Texts go to the offers of `settings`, by default the discovered ones, or to what
-    `embedder_for` makes. `in_flight` batches of up to `batch_size` rows are under way for each
-    vectorizer; a batch of a worker that dies is free again after `lease_seconds`. Raises
-    `DatabaseError` if the server cannot be reached at the start or qwen_embed is not installed;
-    with `once` also if the connection is lost.
+    `embedder_for` makes; `registry` holds the plugins, by default the installed ones. `in_flight`
+    batches of up to `batch_size` rows are under way for each vectorizer; a batch of a worker that
+    dies is free again after `lease_seconds`. Raises `DatabaseError` if the server cannot be reached
+    at the start or qwen_embed is not installed; with `once` also if the connection is lost.
     """
     worker = Pipeline(
         address=_address_of(target),
         once=once,
         only=only,
-        embedder_for=embedder_for or embedders_from(settings),
+        embedder_for=embedder_for or embedders_from(settings, registry),
+        chunking_for=chunkings_from(settings, registry),
         batch_size=batch_size,
         in_flight=in_flight,
         lease_seconds=lease_seconds,

@@ -215,12 +215,11 @@ DECLARE
 BEGIN
     IF target IS DISTINCT FROM 'table' THEN
         PERFORM qwen_embed.refuse(format('target => %L is not supported', target), 'Only target => ''table'' is, for now.');
-    ELSIF chunk_tokens IS NOT NULL OR chunk_overlap IS NOT NULL THEN
-        PERFORM qwen_embed.refuse('chunk_tokens and chunk_overlap are not supported yet', 'Leave them out: each row gets one vector.');
     END IF;
     PERFORM qwen_embed.check_either(columns, template);
     PERFORM qwen_embed.check_source(source);
     PERFORM qwen_embed.check_text(source, columns, template);
+    PERFORM qwen_embed.check_chunks(chunk_tokens, chunk_overlap);
 
     SELECT c.relname, n.nspname INTO table_name, schema_name
     FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace WHERE c.oid = source;
@@ -229,6 +228,8 @@ BEGIN
     v.columns := CASE WHEN template IS NULL THEN columns END;
     v.template := template;
     v.condition := condition;
+    v.chunk_tokens := chunk_tokens;
+    v.chunk_overlap := chunk_overlap;
     IF condition IS NOT NULL THEN
         PERFORM qwen_embed.condition_columns(source, condition);
     END IF;

@@ -13,8 +13,9 @@ import pytest
 from qwen_embed_plugins import ConfigurationError, Model, Offer, Provider, hookimpl
 from qwen_embed_plugins.catalogue import build_catalogue
 from qwen_embed_plugins.events import AttemptFinished
-from qwen_embed_plugins.plugins import load_plugins
+from qwen_embed_plugins.plugins import load_plugins, unknown_name
 from qwen_embed_plugins.providers.openai_compatible import OpenAICompatible
+from qwen_embed_plugins.registration import wanted_arguments
 from qwen_embed_plugins.settings import Settings
 
 
@@ -46,6 +47,47 @@ def test_built_ins_come_in_through_the_same_door() -> None:
     assert {"ollama", "openai-compatible", "lexical"} <= set(registry.providers)
     assert "qwen3-embedding-8b" in registry.models
     assert {"free-first", "cheapest", "fastest", "ordered"} == set(registry.policies)
+    assert {"semantic"} == set(registry.chunkers)
+
+
+def test_a_chunker_may_name_what_it_needs_of_its_arguments() -> None:
+    def register_chunkers(register: Callable[..., None]) -> None:
+        register("one", lambda text: [(0, text)])
+        register("two", lambda text, tokens, overlap: [(0, text)])
+        register("all", lambda **offered: [(0, offered["text"])])
+        register("own", lambda text, count, deep=3: [(0, text)])
+
+    registry = load_plugins(extra={"ours": plugin(register_chunkers=register_chunkers)}, found=())
+    assert not registry.failed()
+    assert {"semantic", "one", "two", "all", "own"} == set(registry.chunkers)
+    wanted = {name: wanted_arguments(chunker) for name, chunker in registry.chunkers.items()}
+    assert wanted["one"] == ("text",)
+    assert wanted["two"] == ("text", "tokens", "overlap")
+    assert wanted["all"] == wanted["semantic"] == ("text", "tokens", "overlap", "count")
+    assert wanted["own"] == ("text", "count")
+
+
+@pytest.mark.parametrize(
+    ("chunker", "said"),
+    [
+        ("lines", "chunker 'lines' takes a function, got 'lines'"),
+        (lambda text, words: [], "wants an argument 'words': by keyword it gets text, tokens"),
+        (lambda text, /: [], "wants an argument 'text'"),
+    ],
+)
+def test_a_chunker_that_cannot_be_called_is_refused(chunker: Any, said: str) -> None:
+    def register_chunkers(register: Callable[..., None]) -> None:
+        register("lines", chunker)
+
+    registry = load_plugins(extra={"ours": plugin(register_chunkers=register_chunkers)}, found=())
+    [failed] = registry.failed()
+    assert said in str(failed.error)
+    assert {"semantic"} == set(registry.chunkers)
+
+
+def test_an_unknown_chunker_is_told_the_nearest() -> None:
+    error = unknown_name(load_plugins(found=()), "chunkers", "semantics")
+    assert str(error) == "unknown chunker 'semantics': did you mean 'semantic'?"
 
 
 def test_a_plugins_provider_serves_once_its_key_is_there() -> None:

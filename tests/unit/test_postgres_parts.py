@@ -14,6 +14,7 @@ from qwen_embed_plugins import sql_files
 from qwen_embed_plugins.postgres import _sql
 from qwen_embed_plugins.postgres.answers import BAD_VECTOR_ATTEMPTS, held, sort_answer
 from qwen_embed_plugins.postgres.floor import LogFloor
+from qwen_embed_plugins.postgres.kept import Ready
 from qwen_embed_plugins.postgres.queue import Item, content_hash, sort_rows
 from qwen_embed_plugins.postgres.vectors import Storage, vector_array, vector_text
 from qwen_embed_plugins.spaces import EmbeddingSpace
@@ -63,11 +64,9 @@ def test_rows_are_sorted_by_what_they_need() -> None:
         row["again"] = row["id"] == 7
         row["octets"] = len(str(row["content"] or ""))
     batch = sort_rows(9, rows, space="m/2")
-    assert batch.items == (
-        Item(1, "new", 0),
-        Item(2, "changed", 3),
-        Item(6, "other", 0),
-        Item(7, "doubted", 0),
+    wanted = ((1, "new", 0), (2, "changed", 3), (6, "other", 0), (7, "doubted", 0))
+    assert batch.items == tuple(
+        Item(place, text, attempts, content_hash(text)) for place, text, attempts in wanted
     )
     assert (batch.equal, batch.gone) == ((3,), (4, 5))
     assert sorted(batch.ids) == [1, 2, 3, 4, 5, 6, 7]
@@ -98,6 +97,42 @@ def test_answers_are_sorted_by_what_follows() -> None:
     assert [(burial.id, burial.kind) for burial in outcome.buried] == [(11, "bad_input")]
     assert {(delay.ids, delay.faults) for delay in outcome.delayed} == {((12,), 0), ((14,), 1)}
     assert answer.no_offer == "all out"
+
+
+def test_a_row_in_chunks_fares_as_its_worst_chunk_does() -> None:
+    items = [Item(row, f"{row} {chunk}", 0, chunk=chunk) for row in (1, 2, 3) for chunk in (0, 1)]
+    ready = [Ready(Item(3, "3 2", 0, chunk=2, stands=0), None, None)]
+    answer = sort_answer(
+        items,
+        result(
+            6,
+            (0, "no_offer", "all out"),
+            (1, "bad_input", "no"),
+            (2, "bad_vector", "short"),
+            (3, "no_offer", "all out"),
+        ),
+        ready,
+    )
+    outcome = answer.outcome
+    assert [(burial.id, burial.kind) for burial in outcome.buried] == [(1, "bad_input")]
+    assert [(delay.ids, delay.faults) for delay in outcome.delayed] == [((2,), 1)]
+    assert [(item.id, item.chunk, item.stands) for item in outcome.written] == [
+        (3, 0, None),
+        (3, 1, None),
+        (3, 2, 0),
+    ]
+    assert outcome.vectors.tolist() == [[8.0, 9.0], [10.0, 11.0]]
+    assert outcome.offers == ("offer 4", "offer 5")
+    assert outcome.places() == [1, 2, None]
+    assert outcome.only({1}).written == ()
+    assert outcome.without({3}).vectors.shape == (0, 2)
+
+
+def test_what_a_waiting_row_has_is_not_lost() -> None:
+    items = [Item(1, "a", 0), Item(1, "b", 0, chunk=1), Item(2, "c", 0), Item(2, "d", 0, chunk=1)]
+    answer = sort_answer(items, result(4, (1, "no_offer", "all out"), (3, "bad_input", "no")))
+    assert [(one.item.text, one.offer) for one in answer.unused] == [("a", "offer 0")]
+    assert answer.outcome.written == ()
 
 
 def test_pauses_grow_until_a_bad_vector_kills() -> None:
