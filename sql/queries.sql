@@ -388,6 +388,25 @@ FROM pg_catalog.pg_class c
 WHERE c.oid IN (SELECT v.source FROM qwen_embed.vectorizer v WHERE v.id = {id}
     UNION SELECT l FROM qwen_embed.vectorizer v CROSS JOIN LATERAL qwen_embed.leaves(v.source) AS l WHERE v.id = {id});
 
+-- count_rows --
+-- How many rows a table has, if they are not too many to count.
+SELECT count(*) AS rows FROM (SELECT FROM {source} LIMIT %(limit)s) AS counted;
+
+-- rows_by_size --
+-- How many rows of the size of the first ones its pages would hold.
+SELECT (sum(pg_catalog.pg_relation_size(c.oid)) / greatest(1, (
+    SELECT avg(pg_catalog.pg_column_size(s.*)) FROM (SELECT * FROM {source} LIMIT 1000) AS s)))::bigint AS rows
+FROM pg_catalog.pg_class c
+WHERE c.oid IN (SELECT v.source FROM qwen_embed.vectorizer v WHERE v.id = {id}
+    UNION SELECT l FROM qwen_embed.vectorizer v CROSS JOIN LATERAL qwen_embed.leaves(v.source) AS l WHERE v.id = {id});
+
+-- sample_rows --
+-- Some rows, at random, with what stands beside their vectors.
+SELECT {content}(source) AS content, target.content_hash, target.space
+FROM {source} AS source TABLESAMPLE {method} ({percent})
+LEFT JOIN {target} AS target ON {target_is_source} AND target.chunk = 0
+LIMIT %(limit)s;
+
 -- unfinished_walks --
 -- Walks that have yet to append what they find.
 SELECT count(*) AS walks FROM qwen_embed.task WHERE vectorizer = {id};

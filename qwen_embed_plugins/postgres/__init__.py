@@ -23,6 +23,8 @@ from qwen_embed_plugins.postgres import vectorizers as _vectorizers
 from qwen_embed_plugins.postgres._flow import awaiting as _awaiting
 from qwen_embed_plugins.postgres._flow import blocking as _blocking
 from qwen_embed_plugins.postgres.audit import AuditReport, Finding, aaudit, audit
+from qwen_embed_plugins.postgres.estimate import BackfillEstimate
+from qwen_embed_plugins.postgres.estimate import estimate_backfill as _estimate_backfill
 from qwen_embed_plugins.postgres.indexes import IndexProgress, abuild_index, build_index
 from qwen_embed_plugins.postgres.indexes import index_statement as _index_statement
 from qwen_embed_plugins.postgres.pipeline import WorkerProgress, WorkerSummary
@@ -37,6 +39,7 @@ from qwen_embed_plugins.postgres.worker import arun_worker, run_worker
 
 __all__ = [
     "AuditReport",
+    "BackfillEstimate",
     "DeadLetter",
     "Finding",
     "Hit",
@@ -54,6 +57,7 @@ __all__ = [
     "adrop_old",
     "adrop_vectorizer",
     "aenqueue",
+    "aestimate_backfill",
     "afinish_move",
     "aindex_statement",
     "ainstall",
@@ -72,6 +76,7 @@ __all__ = [
     "asuspend",
     "audit",
     "auninstall",
+    "avector_count",
     "build_index",
     "cancel_move",
     "create_vectorizer",
@@ -79,6 +84,7 @@ __all__ = [
     "drop_old",
     "drop_vectorizer",
     "enqueue",
+    "estimate_backfill",
     "finish_move",
     "index_statement",
     "install",
@@ -96,6 +102,7 @@ __all__ = [
     "status",
     "suspend",
     "uninstall",
+    "vector_count",
 ]
 
 install, ainstall = _blocking(_schema.install), _awaiting(_schema.install)
@@ -133,3 +140,11 @@ cancel_move, acancel_move = (
 )
 drop_old, adrop_old = _blocking(_vectorizers.drop_old), _awaiting(_vectorizers.drop_old)
 index_statement, aindex_statement = _blocking(_index_statement), _awaiting(_index_statement)
+estimate_backfill, aestimate_backfill = (
+    _blocking(_estimate_backfill),
+    _awaiting(_estimate_backfill),
+)
+vector_count, avector_count = (
+    _blocking(_vectorizers.vector_count),
+    _awaiting(_vectorizers.vector_count),
+)

@@ -210,7 +210,8 @@ class _Audit:
         reached: Sequence[str] | None = None
         while True:
             rows = yield partial(ask, reached)
-            found = [(kind, row["key"]) for row in rows if (kind := judge(row)) is not None]
+            in_order = reversed(rows)  # they come last key first
+            found = [(kind, row["key"]) for row in in_order if (kind := judge(row)) is not None]
             self._count(vectorizer, found)
             if self.repair and found:
                 yield partial(_append, vectorizer, [key for _, key in found])
@@ -219,7 +220,7 @@ class _Audit:
                 self.on_progress(self.rows, self.about)
             if not rows or rows[0]["walked"] < self.portion:
                 return
-            reached = rows[0]["key"]  # rows come last key first
+            reached = rows[0]["key"]
 
     def _judge_row(self, row: Row) -> FindingKind | None:
         self.rows += 1

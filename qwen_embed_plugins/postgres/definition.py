@@ -108,6 +108,7 @@ class Vectorizer:
             "source_is_done": self._equal("source", self.source_key, "done", numbered),
             "source_is_dead": self._equal("source", self.source_key, "dead", numbered),
             "source_is_portion": self._equal("source", self.source_key, "portion", numbered),
+            "target_is_source": self._equal("target", self.target_key, "source", self.source_key),
             "target_is_work": self._equal("target", self.target_key, "work", numbered),
             "stands_is_work": self._equal("stands", self.target_key, "work", numbered),
             "target_is_portion": self._equal("target", self.target_key, "portion", numbered),

@@ -274,6 +274,12 @@ def drop_old(name: str) -> Flow[bool]:
     return bool(rows[0]["drop_old"])
 
 
+def vector_count(name: str) -> Flow[int]:
+    """About how many vectors a vectorizer has, without counting them. Blocks."""
+    rows = yield _call("vector_count", name)
+    return int(rows[0]["vector_count"])
+
+
 def status(name: str | None = None) -> Flow[list[VectorizerStatus]]:
     """The state of each vectorizer, or of the named one. Blocks."""
     rows = yield Statement(

@@ -201,3 +201,19 @@ BEGIN
 END $$;
 COMMENT ON FUNCTION qwen_embed.drop_old(text) IS
     'Drops the vectors that a finished move left behind; says whether there were any.';
+
+CREATE OR REPLACE FUNCTION qwen_embed.vector_count(name text) RETURNS bigint
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    v qwen_embed.vectorizer := qwen_embed.named(name);
+    counted bigint;
+BEGIN
+    EXECUTE format('SELECT count(*) FROM (SELECT FROM %s LIMIT 10000) AS first', v.target_table) INTO counted;
+    IF counted < 10000 THEN
+        RETURN counted;
+    END IF;
+    -- What was inserted and deleted since the server looked at the table last, or by its pages.
+    RETURN greatest(counted, pg_stat_get_live_tuples(v.target_table));
+END $$;
+COMMENT ON FUNCTION qwen_embed.vector_count(text) IS
+    'About how many vectors a vectorizer has; exact below ten thousand.';

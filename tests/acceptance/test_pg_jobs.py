@@ -1,0 +1,133 @@
+"""Long jobs from the command line: estimating, backfilling, moving, auditing."""
+
+from __future__ import annotations
+
+import re
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from qwen_embed_plugins import postgres
+
+if TYPE_CHECKING:
+    from tests.acceptance.conftest import Database, Run
+
+PAID = {
+    "mine": {
+        "kind": "openai-compatible",
+        "base_url": "http://127.0.0.1:9/v1",
+        "price_per_million": "50000",
+    }
+}
+
+
+@pytest.fixture
+def docs(database: Database, run: Run) -> Database:
+    """A vectorizer by the offline stand-in, in step with its 30 rows."""
+    postgres.install(database.address)
+    database.execute(
+        "CREATE TABLE docs (id int PRIMARY KEY, body text)",
+        "INSERT INTO docs SELECT i, 'the text of row ' || i FROM generate_series(1, 30) i",
+    )
+    run("pg", "create", "docs", "--column", "body", "--model", "lexical", "--dimensions", 1024)
+    run("pg", "worker", "--once")
+    return database
+
+
+def test_a_backfill_is_estimated_and_recorded(run: Run, docs: Database) -> None:
+    done = run("pg", "backfill", "docs", "--estimate", "--json").json
+    assert (done["rows"], done["texts"], done["recorded"]) == (30, 0, False)
+    docs.execute("DELETE FROM docs_embedding WHERE id <= 10")
+    done = run("pg", "backfill", "docs", "--json").json
+    assert (done["rows"], done["texts"], done["is_exact"], done["recorded"]) == (30, 10, True, True)
+    assert 10 * 4 <= done["tokens"] <= 10 * 12
+    assert "sample" not in done
+    assert run("pg", "worker", "--once").out.startswith("10 embedded")
+    said = run("pg", "backfill", "docs").out
+    assert said.startswith("docs: 30 rows, 0 texts to embed")
+    assert run.fits(said) or len(said.splitlines()[0]) < 110
+
+
+def test_what_costs_much_is_asked_for(run: Run, docs: Database) -> None:
+    run.settings(PAID)
+    with Path("qwen-embed.toml").open("a", encoding="utf-8") as settings:
+        settings.write("\n[budget]\nusd_per_day = 100\n")
+    before = docs.execute("SELECT count(*) FROM qwen_embed.vectorizer")
+    move = ["pg", "move", "docs", "--model", "qwen3-embedding-0.6b", "--dimensions", 512]
+    done = run(*move)
+    assert done.code == 2
+    assert re.search(r"cost about \d+\.\d{4} USD, more than 1.0 USD: .* --yes", done.complaint)
+    assert docs.execute("SELECT count(*) FROM qwen_embed.vectorizer") == before
+    assert run(*move, "--ask-above", 1000, "--no-wait").code == 0
+    assert docs.execute("SELECT count(*) FROM qwen_embed.vectorizer") != before
+
+
+def test_a_job_whose_cost_nobody_knows_is_begun_all_the_same(run: Run, docs: Database) -> None:
+    """Whoever starts it may hold no key; the workers that do it have budgets of their own."""
+    run.settings({"deepinfra": {}})  # whose key is nowhere
+    done = run("pg", "move", "docs", "--model", "qwen3-embedding-8b", "--no-wait")
+    assert done.code == 0, done.err
+    assert "not known here" in done.out
+    assert run("pg", "cancel", "docs").out == "cancelled; docs goes on as before\n"
+
+
+def test_a_move_waits_for_its_worker_and_swaps(run: Run, docs: Database) -> None:
+    worker = run.start("pg", "worker", "--quiet")
+    try:
+        done = run("pg", "move", "docs", "--dimensions", 256)
+        assert done.code == 0, done.err
+        assert "docs is served by lexical/256 now." in done.out
+        assert "--drop-old" in done.out
+        [first, *_] = run("pg", "search", "docs", "row 7", "--json").json
+        assert first["text"] == "the text of row 7"
+        assert run("pg", "move", "docs", "--drop-old").out == "dropped the old vectors\n"
+        assert run("pg", "move", "docs", "--drop-old").out == "there are no old vectors\n"
+    finally:
+        worker.terminate()
+        worker.wait(30)
+    assert [item["name"] for item in run("pg", "list", "--json").json] == ["docs"]
+
+
+def test_a_move_goes_on_without_whoever_waits_for_it(run: Run, docs: Database) -> None:
+    waiting = run.start("pg", "move", "docs", "--dimensions", 256, "--yes", "--quiet")
+    deadline = time.monotonic() + 30
+    while not docs.execute("SELECT FROM qwen_embed.vectorizer WHERE dimensions = 256"):
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+    waiting.terminate()
+    assert waiting.wait(30) != 0
+    run("pg", "worker", "--once")
+    assert run("pg", "move", "docs", "--json").json == {
+        "name": "docs", "moved": True, "dropped_old": False, "waits_for": None,
+    }  # fmt: skip
+
+
+def test_where_to_must_be_said(run: Run, docs: Database) -> None:
+    assert "not being moved" in run("pg", "move", "docs").complaint
+    assert "already" in run("pg", "move", "docs", "--dimensions", 1024).complaint
+    assert "not being moved" in run("pg", "cancel", "docs").complaint
+
+
+def test_an_audit_says_what_it_found(run: Run, docs: Database) -> None:
+    assert run("pg", "audit", "docs").out == "clean; 30 rows compared\n"
+    docs.execute(
+        "DELETE FROM docs_embedding WHERE id <= 6",
+        "UPDATE docs_embedding SET content_hash = '' WHERE id = 9",
+    )
+    done = run("pg", "audit", "docs")
+    assert done.code == 1
+    assert done.out.splitlines() == [
+        "6 have no vector: 1, 2, 3, 4, 5, …",
+        "1 have the vector of another text: 9",
+        "30 rows compared",
+    ]
+    assert done.complaint == "7 findings. Mend with: qwen-embed pg audit docs --repair"
+    done = run("pg", "audit", "docs", "--repair", "--json")
+    assert (done.code, done.json["repaired"], done.json["clean"]) == (0, 7, False)
+    assert run("pg", "worker", "--once").out.startswith("7 embedded")
+    assert run("pg", "audit", "docs", "--json").json["clean"]
+    assert "--offer" in run("pg", "audit", "docs", "--since", "2026-01-01").complaint
+    done = run("pg", "audit", "docs", "--offer", "lexical/lexical", "--since", "2026-01-01")
+    assert "30 have a vector of that offer" in done.out
