@@ -18,7 +18,8 @@ def main() -> None:
     parser.add_argument("--plant", choices=sorted(BUGS))
     parser.add_argument("--faults", type=float, default=0.15)
     given = parser.parse_args()
-    outages = {given.kills // 3: "restart", 2 * given.kills // 3: "crash"}
+    kinds = ("restart", "crash", "fail_over", "lose_a_session")
+    outages = {given.kills * (place + 1) // 5: kind for place, kind in enumerate(kinds)}
     folder = Path(tempfile.mkdtemp(prefix="chaos-"))
     plan = Plan(given.kills, outages, given.faults, drain_seconds=60, plant=given.plant)
     began = time.monotonic()
@@ -27,7 +28,9 @@ def main() -> None:
     print(report.figures())
     for law, facts in report.broken().items():
         print(f"BROKEN: {law}: {str(facts)[:1500]}")
-    print(f"{time.monotonic() - began:.0f} s, journals in {folder}")
+    print(
+        f"{time.monotonic() - began:.0f} s, lapse after {report.found_after}, journals in {folder}"
+    )
 
 
 if __name__ == "__main__":

@@ -60,6 +60,23 @@ WHERE NOT EXISTS (SELECT FROM wanted WHERE wanted.id = vectors.id)
 """
 
 
+# A change is in the log or held as work until its vector is written, in every snapshot. So a key
+# that is in neither is in step at any time, but for what a walk has yet to find.
+LAPSES = """
+WITH faults AS ({faults}), busy AS (
+    SELECT k1 AS id FROM qwen_embed.log_{id} UNION ALL SELECT k1 FROM qwen_embed.work_{id}
+), walks AS (
+    SELECT kind FROM qwen_embed.task
+    UNION ALL SELECT 'orphans' FROM qwen_embed.log_{id} WHERE op = 't'
+)
+SELECT faults.* FROM faults
+WHERE NOT EXISTS (SELECT FROM busy WHERE busy.id = faults.id) AND NOT EXISTS (
+    SELECT FROM walks WHERE walks.kind =
+        CASE faults.fault WHEN 'missing' THEN 'backfill' WHEN 'orphan' THEN 'orphans' END
+)
+"""
+
+
 def waiting(connection: psycopg.Connection[Any], vectorizer: int) -> dict[str, int]:
     """What is left to do; empty when nothing is."""
     cursor = connection.execute(WAITING.format(id=vectorizer))
@@ -72,6 +89,14 @@ def waiting(connection: psycopg.Connection[Any], vectorizer: int) -> dict[str, i
 def faults(connection: psycopg.Connection[Any], target: Target) -> list[tuple[Any, ...]]:
     """Rows without the vector of their text, and vectors without their row. In SQL."""
     return connection.execute(FAULTS.format(vectors=target.vectors, refused=REFUSED)).fetchall()
+
+
+def lapses(
+    connection: psycopg.Connection[Any], target: Target, vectorizer: int
+) -> list[tuple[Any, ...]]:
+    """Faults that nothing is going to mend, at any moment."""
+    faults_ = FAULTS.format(vectors=target.vectors, refused=REFUSED)
+    return connection.execute(LAPSES.format(faults=faults_, id=vectorizer)).fetchall()
 
 
 def spoiled(connection: psycopg.Connection[Any], target: Target) -> list[int]:

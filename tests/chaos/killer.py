@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 import random
 import signal
 import time
@@ -10,12 +12,15 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import psycopg
+
 from tests.chaos import journal, workers
 from tests.chaos.process import Process
 from tests.chaos.workers import ABORTED, LEASE_SECONDS, NO_SERVER
 from tests.postgres_servers import EmbeddedServer
 
 WORKERS = 4
+LONGEST_WAIT_SECONDS = 5.0
 ENDS_WITHIN_SECONDS = 30
 """What a worker may take to end after a signal on a machine that has others to run, too; by itself
 it gives its batches five."""
@@ -30,7 +35,9 @@ class Worker:
     path: Path
     once: bool
     began: float
+    stopped_at: float = 0.0
     wakes_at: float | None = None
+    wakes_when_robbed: float | None = None
     stood_still_until: float = 0.0
     signals: int = 0
     told_at: float = 0.0
@@ -58,6 +65,29 @@ class Outages:
         self.server.promote()
         self.spans.append((began, time.time()))
 
+    def lose_a_session(self, seconds: float) -> None:
+        """A session of a worker is killed, and takes all others along while the server recovers."""
+        began = time.time()
+        with self.server.admin() as admin:
+            found = admin.execute(
+                "SELECT pid FROM pg_stat_activity WHERE application_name LIKE 'chaos-w%' "
+                "ORDER BY application_name DESC LIMIT 1"
+            ).fetchone()
+            assert found is not None
+            os.kill(found[0], signal.SIGKILL)
+            with contextlib.suppress(psycopg.Error):
+                admin.execute("SELECT pg_sleep(10)")
+        end = time.monotonic() + 60
+        while not self._answers():
+            assert time.monotonic() < end, "the server did not recover from the loss of a session"
+            time.sleep(0.1)
+        self.spans.append((began, time.time()))
+
+    def _answers(self) -> bool:
+        with contextlib.suppress(psycopg.Error), self.server.admin():
+            return True
+        return False
+
     def _while_away(self, leave: Callable[[], None], seconds: float) -> None:
         began = time.time()
         leave()
@@ -80,10 +110,11 @@ class Killer:
         outages: Outages,
         *,
         environment: Mapping[str, str],
+        progress: Callable[[], int],
         plant: str | None = None,
     ) -> None:
         self.dsn, self.chance, self.folder, self.outages = dsn, chance, folder, outages
-        self.environment, self.plant = environment, plant
+        self.environment, self.progress, self.plant = environment, progress, plant
         self.workers: list[Worker] = []
         self.leaving: list[Worker] = []
         self.journals: list[Path] = []
@@ -92,12 +123,19 @@ class Killer:
         while len(self.workers) < WORKERS:
             self._start()
 
-    def run(self, kills: int, outages: Mapping[int, Callable[[], None]]) -> None:
-        """Until so many were killed or told to end; `outages` says after how many of them what
-        happens to the server."""
+    def run(
+        self,
+        kills: int,
+        outages: Mapping[int, Callable[[], None]],
+        *,
+        enough: Callable[[], bool] = lambda: False,
+    ) -> None:
+        """Until so many were killed or told to end, or it is enough; `outages` says after how many
+        of them what happens to the server."""
         waiting = dict(outages)
-        while self.kills < kills:
+        while self.kills < kills and not enough():
             self._wait(self.chance.uniform(0.4, 1.4))
+            self._wait_for_progress()
             self._strike()
             for after in [number for number in waiting if self.kills >= number]:
                 waiting.pop(after)()
@@ -111,10 +149,7 @@ class Killer:
         worker = self.workers[self.chance.randrange(WORKERS)]
         kind = self.chance.choices(("kill", "tell", "stall"), (5, 2, 2))[0]
         if kind == "stall" and worker.wakes_at is None:
-            seconds = self.chance.uniform(LEASE_SECONDS + 1, LEASE_SECONDS + 4)
-            worker.process.send(signal.SIGSTOP)
-            worker.wakes_at = time.monotonic() + seconds
-            self.counts["stalled"] += 1
+            self._stall(worker)
         elif kind == "tell" and worker.wakes_at is None:
             self.tell(worker)
             self._start()
@@ -124,6 +159,28 @@ class Killer:
             self.counts["killed"] += 1
             self.workers.remove(worker)
             self._start()
+
+    def _stall(self, worker: Worker) -> None:
+        """Stop it past its leases. Most are woken at the worst moment: when what they held has just
+        been taken by others."""
+        seconds = self.chance.uniform(LEASE_SECONDS + 1, LEASE_SECONDS + 4)
+        robbed_for = self.chance.uniform(0.0, 0.5) if self.chance.random() < 0.8 else None
+        worker.process.send(signal.SIGSTOP)
+        worker.stopped_at = time.monotonic()
+        worker.wakes_at = worker.stopped_at + seconds
+        worker.wakes_when_robbed = robbed_for
+        self.counts["stalled"] += 1
+
+    def _has_been_robbed(self, worker: Worker) -> bool:
+        """Whether its leases have run out and been reaped."""
+        if time.monotonic() - worker.stopped_at < LEASE_SECONDS:
+            return False
+        try:
+            with psycopg.connect(self.dsn, autocommit=True) as reader:
+                held = "SELECT FROM qwen_embed.lease WHERE worker LIKE %s"
+                return not reader.execute(held, [f"%:{worker.process.pid}"]).fetchall()
+        except psycopg.Error:
+            return False
 
     def _note_own_end(self, worker: Worker) -> None:
         code = worker.process.code()
@@ -165,12 +222,23 @@ class Killer:
             self.look()
             time.sleep(0.05)
 
+    def _wait_for_progress(self) -> None:
+        """On a machine that is busy with others, a kill is worth something only after some work."""
+        since, end = self.progress(), time.monotonic() + LONGEST_WAIT_SECONDS
+        while self.progress() < since + 2 and time.monotonic() < end:
+            self.look()
+            time.sleep(0.05)
+
     def look(self) -> None:
         """Wake who slept long enough, replace who ended by itself, wait for who was told to."""
         now = time.monotonic()
         for worker in list(self.workers):
-            if worker.wakes_at is not None and worker.wakes_at <= now:
-                self._wake(worker)
+            if worker.wakes_at is not None:
+                robbed_for = worker.wakes_when_robbed
+                if robbed_for is not None and self._has_been_robbed(worker):
+                    worker.wakes_at, worker.wakes_when_robbed = now + robbed_for, None
+                if worker.wakes_at <= now:
+                    self._wake(worker)
             code = worker.process.code()
             if code is not None:
                 self._judge(worker, code)

@@ -39,9 +39,13 @@ def no_dirty_flag() -> None:
 
 
 def sweep_by_delete() -> None:
-    """The walk over vectors deletes orphans itself."""
+    """The walk over vectors deletes orphans itself, and takes a moment, as over a large table."""
     in_query(
         "walk_target",
+        (
+            "FROM {target} AS target WHERE {after}",
+            "FROM {target} AS target, (SELECT pg_catalog.pg_sleep(0.2)) AS moment WHERE {after}",
+        ),
         (
             "    INSERT INTO {log} (op, {keys})\n    SELECT 'c', {portion_keys} FROM portion\n"
             "    WHERE NOT EXISTS (",

@@ -17,8 +17,8 @@ from qwen_embed_plugins.testing.dialects import answer
 from tests.chaos.writers import REFUSED
 
 NATIVE = 1024
-CLIENT_TIMEOUT_SECONDS = 5.0
-STALL_SECONDS = 7.0
+CLIENT_TIMEOUT_SECONDS = 6.0
+STALL_SECONDS = 8.0
 
 
 class Provider:

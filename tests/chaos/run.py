@@ -18,12 +18,20 @@ from tests.chaos import books
 from tests.chaos.books import Payments, Target, WriterBooks
 from tests.chaos.killer import Killer, Outages
 from tests.chaos.provider import Provider
+from tests.chaos.workers import LEASE_SECONDS
 from tests.chaos.writers import TABLES, Writers
 from tests.postgres_servers import EmbeddedServer, embedded_server
 
 MODEL = "qwen3-embedding-0.6b"
 LONGEST_IDLE_SECONDS = 2.5
 """In a transaction, between two statements. A provider that stalls does so for longer."""
+
+
+SETTINGS = {
+    "synchronous_commit": "on",
+    "full_page_writes": "on",  # without, one that crashed soon after a promotion does not recover
+    "deadlock_timeout": "200ms",
+}
 
 
 @dataclass(frozen=True)
@@ -35,6 +43,7 @@ class Plan:
     faults: float = 0.15
     drain_seconds: float = 90.0
     plant: str | None = None
+    """A bug to give the workers; the first lapse that is seen of it is then enough."""
 
 
 @dataclass
@@ -49,6 +58,9 @@ class Report:
     spoiled: list[int]
     wrongly_dead: list[tuple[Any, ...]]
     idle: list[str]
+    lapses: list[tuple[Any, ...]]
+    looks: int
+    found_after: float | None
     complaints: list[str]
     counts: dict[str, int]
     requests: int
@@ -57,11 +69,12 @@ class Report:
     def figures(self) -> str:
         paid = self.payments
         return (
-            f"{self.counts}; commits {self.writers.commits}, changes {paid.changes.total()}, "
-            f"requests {self.requests} {self.provider_faults}, texts paid {paid.paid.total()} "
-            f"(distinct {len(paid.paid)}), bound {paid.allowed.total()} = changes + in flight "
-            f"{paid.in_flight.total()} + dropped {paid.dropped.total()} + given up "
-            f"{paid.given_up.total()} + undelivered {paid.undelivered.total()}; "
+            f"{self.counts}; looks {self.looks}; commits {self.writers.commits}, "
+            f"changes {paid.changes.total()}, requests {self.requests} {self.provider_faults}, "
+            f"texts paid {paid.paid.total()} (distinct {len(paid.paid)}), "
+            f"bound {paid.allowed.total()} = changes + in flight {paid.in_flight.total()} "
+            f"+ dropped {paid.dropped.total()} + given up {paid.given_up.total()} "
+            f"+ undelivered {paid.undelivered.total()}; "
             f"leases lost {paid.leases_lost}; writers' errors {dict(self.writers.by_kind)}"
         )
 
@@ -72,6 +85,7 @@ class Report:
             "a transaction open during a request": self.idle,
             "work left": self.waiting,
             "rows and vectors": self.faults,
+            "rows and vectors, on the way": self.lapses,
             "vectors of other texts": self.spoiled,
             "dead letters": self.wrongly_dead,
             "writers' errors that name us": self.strange,
@@ -82,11 +96,16 @@ class Report:
 
 
 class Watch:
-    """Looks for workers that are idle in a transaction."""
+    """Looks all the time for workers that are idle in a transaction, and for keys that nobody is
+    going to bring in step. Knows when the machine was too busy to tell anything from time."""
 
-    def __init__(self, dsn: str, killer: Killer) -> None:
-        self._dsn, self._killer = dsn, killer
-        self.found: list[str] = []
+    def __init__(self, dsn: str, target: Target, vectorizer: int, killer: Killer) -> None:
+        self._dsn, self._target, self._vectorizer, self._killer = dsn, target, vectorizer, killer
+        self.idle: list[str] = []
+        self.slow: list[tuple[float, float]] = []
+        self.lapses: list[tuple[Any, ...]] = []
+        self.first_lapse: float | None = None
+        self.looks = 0
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._watch, daemon=True)
         self._thread.start()
@@ -97,21 +116,41 @@ class Watch:
 
     def _watch(self) -> None:
         while not self._stop.is_set():
+            last = time.time()
             try:
                 with psycopg.connect(self._dsn, autocommit=True) as watcher:
                     while not self._stop.wait(0.2):
-                        self._look(watcher)
+                        self._look_for_lapses(watcher)
+                        self._look_for_idle(watcher)
+                        self.looks += 1
+                        last = self._note_slowness(last)
             except psycopg.Error:
                 self._stop.wait(0.2)
 
-    def _look(self, watcher: psycopg.Connection[Any]) -> None:
+    def _note_slowness(self, since: float) -> float:
+        """Two questions a fifth of a second apart: if they take long, nobody else was served."""
+        now = time.time()
+        if now - since > LEASE_SECONDS / 4 + 0.2:
+            self.slow.append((since, now))
+        return now
+
+    def _look_for_lapses(self, watcher: psycopg.Connection[Any]) -> None:
+        found = books.lapses(watcher, self._target, self._vectorizer)
+        if found and self.first_lapse is None:
+            self.lapses, self.first_lapse = found, time.time()
+
+    def _look_for_idle(self, watcher: psycopg.Connection[Any]) -> None:
         rows = watcher.execute(
             "SELECT application_name, query FROM pg_stat_activity "
             "WHERE application_name LIKE 'chaos-worker-%%' AND state = 'idle in transaction' "
-            "AND clock_timestamp() - xact_start > make_interval(secs => %s)",
+            "AND clock_timestamp() - state_change > make_interval(secs => %s)",
             [LONGEST_IDLE_SECONDS],
         ).fetchall()
-        self.found += [f"{name}: {q}" for name, q in rows if not self._killer.may_stand_still(name)]
+        now = time.time()
+        if not any(now - LONGEST_IDLE_SECONDS < ended for _, ended in self.slow):
+            self.idle += [
+                f"{name}: {query}" for name, query in rows if not self._killer.may_stand_still(name)
+            ]
 
 
 @contextmanager
@@ -120,7 +159,7 @@ def own_server() -> Iterator[EmbeddedServer]:
     what a crash took back would have been paid for."""
     with embedded_server(18) as own:
         with psycopg.connect(own.address, autocommit=True) as admin:
-            for setting, value in (("synchronous_commit", "on"), ("deadlock_timeout", "200ms")):
+            for setting, value in SETTINGS.items():
                 admin.execute(f"ALTER SYSTEM SET {setting} = '{value}'")
             admin.execute("SELECT pg_reload_conf()")
         yield own
@@ -140,10 +179,23 @@ def play(
         writers = Writers(dsn, seed, folder)
         stack.callback(writers.kill)
         settings = {"QWEN_EMBED_SETTINGS": str(provider.settings(folder))}
-        killer = Killer(dsn, chance, folder, outages, environment=settings, plant=plan.plant)
+        killer = Killer(
+            dsn,
+            chance,
+            folder,
+            outages,
+            environment=settings,
+            progress=lambda: provider.answered,
+            plant=plan.plant,
+        )
         stack.callback(killer.kill)
-        watch = Watch(dsn, killer)
-        killer.run(plan.kills, chosen(plan, outages, chance))
+        watch = Watch(dsn, target, vectorizer, killer)
+        began = time.time()
+        killer.run(
+            plan.kills,
+            chosen(plan, outages, chance),
+            enough=lambda: bool(plan.plant and watch.lapses),
+        )
         writers.stop()
         provider.calm()
         killer.wake_all()
@@ -154,13 +206,18 @@ def play(
             told = WriterBooks.read(writers.paths)
             return Report(
                 writers=told,
-                payments=books.payments(reader, provider, killer.journals, outages.spans),
+                payments=books.payments(
+                    reader, provider, killer.journals, [*outages.spans, *watch.slow]
+                ),
                 strange=told.strange(books.our_relations(reader)),
                 waiting=left or books.waiting(reader, vectorizer),
                 faults=books.faults(reader, target),
                 spoiled=books.spoiled(reader, target),
                 wrongly_dead=books.wrongly_dead(reader),
-                idle=watch.found,
+                idle=watch.idle,
+                lapses=watch.lapses,
+                looks=watch.looks,
+                found_after=None if watch.first_lapse is None else watch.first_lapse - began,
                 complaints=killer.complaints,
                 counts=dict(killer.counts),
                 requests=provider.request_count,

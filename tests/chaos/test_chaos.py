@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.chaos import books
+from tests.chaos.planted import BUGS
 from tests.chaos.run import Plan, Report, control, own_server, play
 from tests.conftest import SEED
 from tests.postgres_servers import EmbeddedServer
@@ -21,8 +22,40 @@ def server() -> Iterator[EmbeddedServer]:
         yield own
 
 
+LONG = Plan(
+    kills=200,
+    outages={
+        25: "restart",
+        50: "crash",
+        75: "fail_over",
+        100: "lose_a_session",
+        125: "restart",
+        150: "crash",
+        175: "fail_over",
+    },
+)
+
+
 def test_a_few_kills(server: EmbeddedServer, tmp_path: Path) -> None:
     attack(server, tmp_path, SHORT)
+
+
+@pytest.mark.chaos
+def test_two_hundred_kills(
+    server: EmbeddedServer, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    report = attack(server, tmp_path, LONG)
+    with capsys.disabled():
+        print("\n", report.figures())
+
+
+@pytest.mark.chaos
+@pytest.mark.parametrize("bug", BUGS)
+def test_a_planted_bug_is_found(server: EmbeddedServer, tmp_path: Path, bug: str) -> None:
+    plan = Plan(kills=100, outages={10: "restart", 20: "crash"}, drain_seconds=30, plant=bug)
+    report = play(server, str(SEED), tmp_path, plan)
+    print(report.figures())
+    assert report.broken() != {}
 
 
 def attack(server: EmbeddedServer, folder: Path, plan: Plan) -> Report:

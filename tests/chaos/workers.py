@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from qwen_embed_plugins.spaces import EmbeddingSpace
     from qwen_embed_plugins.types import EmbedResult, Role
 
-LEASE_SECONDS = 3.0
+LEASE_SECONDS = 2.0
 BATCH_SIZE = 20
 IN_FLIGHT = 3
 NO_SERVER = 3
