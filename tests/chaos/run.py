@@ -17,14 +17,14 @@ from qwen_embed_plugins import postgres
 from tests.chaos import books
 from tests.chaos.books import Payments, Target, WriterBooks
 from tests.chaos.killer import Killer, Outages
-from tests.chaos.provider import Provider
+from tests.chaos.provider import CLIENT_TIMEOUT_SECONDS, Provider
 from tests.chaos.workers import LEASE_SECONDS
 from tests.chaos.writers import TABLES, Writers
 from tests.postgres_servers import EmbeddedServer, embedded_server
 
 MODEL = "qwen3-embedding-0.6b"
-LONGEST_IDLE_SECONDS = 2.5
-"""In a transaction, between two statements. A provider that stalls does so for longer."""
+LONGEST_IDLE_SECONDS = CLIENT_TIMEOUT_SECONDS - 0.5
+"""In a transaction, between two statements. A provider that stalls is waited for longer."""
 
 
 SETTINGS = {
