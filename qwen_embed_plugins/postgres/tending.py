@@ -178,6 +178,9 @@ class Tending:
         for lane in list(self.lanes.values()):
             if lane.stopped is None:
                 await self._build_index(lane)
+        if self._building is not None:
+            # Begun while it was quiet: to end now would cancel it.
+            await asyncio.wait({self._building})
         return True
 
     async def _has_work(self, lane: Lane) -> bool:

@@ -14,7 +14,7 @@ from psycopg import errors as pg
 
 from qwen_embed_plugins import postgres
 from qwen_embed_plugins.errors import ConfigurationError, DatabaseError
-from qwen_embed_plugins.postgres import indexes
+from qwen_embed_plugins.postgres import indexes, tending
 from qwen_embed_plugins.postgres._flow import run
 from qwen_embed_plugins.postgres.vectors import vector_text
 from tests.clustered import clustered, fill, near, nearest
@@ -488,3 +488,28 @@ def test_the_statement(db: Database) -> None:
     assert postgres.build_index(db.dsn, "docs") is False
     db.create(name="bare", target_name="bare", index_kind="none")
     assert postgres.index_statement(db.dsn, "bare") is None
+
+
+def test_a_worker_that_ends_lets_its_build_end(
+    unindexed: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A build that began while it was quiet is waited for, not cancelled with the worker."""
+    monkeypatch.setattr(tending, "_REFRESH_SECONDS", 0.01)
+    begun = asyncio.Event()
+    build = indexes.abuild_index
+
+    async def building(*arguments: Any) -> bool:
+        begun.set()
+        return await build(*arguments)
+
+    nothing_left = tending.Tending.nothing_left
+
+    async def after_it_has_begun(self: tending.Tending) -> bool:
+        await asyncio.wait_for(begun.wait(), 30)
+        return await nothing_left(self)
+
+    monkeypatch.setattr(indexes, "abuild_index", building)
+    monkeypatch.setattr(tending.Tending, "nothing_left", after_it_has_begun)
+    unindexed.stub = type(unindexed.stub)("qwen3-embedding-8b", 1024)
+    unindexed.work()
+    assert index_rows(unindexed) == [("docs_embedding_hnsw", True)]
