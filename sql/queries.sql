@@ -6,7 +6,7 @@
 -- Every vectorizer with what a worker must know, and whether its capture is whole.
 SELECT v.id, v.name, v.model, v.dimensions, v.storage, v.index_kind, v.chunk_tokens,
     coalesce(v.chunk_overlap, 0) AS chunk_overlap, v.chunker, v.paused, v.suspended IS NOT NULL AS suspended,
-    v.trouble,
+    v.notify, v.trouble,
     n.nspname AS source_schema, s.relname AS source_table,
     tn.nspname AS target_schema, t.relname AS target_table,
     ARRAY(SELECT k.source_column FROM qwen_embed.key_columns(v.id) k ORDER BY k.place) AS source_key,

@@ -41,6 +41,7 @@ class Vectorizer:
     chunker: str | None
     paused: bool
     suspended: bool
+    notify: bool
     trouble: str | None
     source_schema: str | None
     source_table: str | None

@@ -27,7 +27,7 @@ from qwen_embed_plugins.errors import (
     NoOfferLeft,
     without_secrets,
 )
-from qwen_embed_plugins.postgres import connect, queue
+from qwen_embed_plugins.postgres import connect, listening, queue
 from qwen_embed_plugins.postgres._flow import Flow
 from qwen_embed_plugins.postgres.answers import (
     Answer,
@@ -134,6 +134,7 @@ class Pipeline:
                 self._begin(self._produce),
                 self._begin(lambda: self.tending.tend(self.batches, self.stopping)),
                 self._begin(lambda: self.tending.walk(self.stopping, self.wake)),
+                self._begin(self._listen),
             ]
             awake = asyncio.create_task(self._wake_all_on_stop())
             done, _ = await asyncio.wait(loops, return_when=asyncio.FIRST_COMPLETED)
@@ -183,6 +184,12 @@ class Pipeline:
         await self.stopping.wait()
         self.wake.set()
         self.tending.walk_wanted.set()
+
+    async def _listen(self) -> None:
+        def wanted() -> bool:
+            return not self.once and any(lane.vectorizer.notify for lane in self.lanes)
+
+        await listening.listen(self.address, wanted=wanted, wake=self.wake, stopping=self.stopping)
 
     # Taking
 

@@ -460,3 +460,33 @@ def test_a_transaction_that_commits_late_is_found(db: Database) -> None:
 
     serve(db, until=until, batch_size=200)
     db.in_step()
+
+
+def test_a_notified_worker_wakes_at_once(filled: Database) -> None:
+    """With NOTIFY on, a worker that looks once an hour embeds a change within moments."""
+    db = filled
+    db.work()
+    db.rows("SELECT qwen_embed.notify_workers('docs', true)")
+
+    async def play() -> None:
+        stopping = asyncio.Event()
+        worker = asyncio.create_task(db.awork(once=False, stopping=stopping, poll_seconds=3600.0))
+        await asyncio.sleep(1.0)  # it has looked for the first time
+        for number in range(3):
+            await asyncio.to_thread(db.rows, f"UPDATE docs SET body = 'now {number}' WHERE id = 1")
+            for _ in range(500):
+                if f"now {number}" in db.stub.asked:
+                    break
+                await asyncio.sleep(0.02)
+            assert f"now {number}" in db.stub.asked
+        # A lost ear is no loss of work, and no end of the worker.
+        db.rows(
+            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity "
+            "WHERE datname = current_database() AND query = 'LISTEN qwen_embed'"
+        )
+        await asyncio.sleep(0.2)
+        assert not worker.done()
+        stopping.set()
+        await worker
+
+    asyncio.run(play())

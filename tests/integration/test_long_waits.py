@@ -1,0 +1,147 @@
+"""Hours and days without an offer, under a clock that only has to be told to pass."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from qwen_embed_plugins import postgres
+from qwen_embed_plugins.testing import SimulatedServer
+
+if TYPE_CHECKING:
+    from tests.integration.conftest import Database
+
+HOUR = 3600.0
+
+
+class Clock:
+    """This process's clocks, which may be told to jump ahead. The database's go on as ever."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self._ahead = 0.0
+        for name in ("time", "monotonic"):
+            monkeypatch.setattr(time, name, self._shifted(getattr(time, name)))
+
+    def _shifted(self, real: Callable[[], float]) -> Callable[[], float]:
+        return lambda: real() + self._ahead
+
+    def pass_(self, seconds: float) -> None:
+        self._ahead += seconds
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    return Clock(monkeypatch)
+
+
+@pytest.fixture
+def provider(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[SimulatedServer]:
+    """A server whose texts cost a cent or so each, and half a dollar a day to spend."""
+    with SimulatedServer(native=1024) as running:
+        settings = tmp_path / "qwen-embed.toml"
+        settings.write_text(
+            f'use = ["mine"]\nstate = "{(tmp_path / "state.db").as_posix()}"\n'
+            f'[budget]\nusd_per_day = 0.5\n[providers.mine]\nkind = "openai-compatible"\n'
+            f'base_url = "{running.url}/v1"\nprice_per_million = "2000"\n',
+            encoding="utf-8",
+        )
+        monkeypatch.setenv("QWEN_EMBED_SETTINGS", str(settings))
+        yield running
+
+
+@pytest.fixture
+def filled(db: Database, provider: SimulatedServer) -> Database:
+    db.rows("INSERT INTO docs SELECT i, 'text ' || i FROM generate_series(1, 120) i")
+    db.create()
+    return db
+
+
+def embedded(db: Database) -> int:
+    return int(db.value("SELECT count(*) FROM docs_embedding"))
+
+
+async def eventually(holds: Callable[[], bool], clock: Clock, *, step: float = 0.0) -> None:
+    """Wait for something, for at most some ten seconds of real time."""
+    for _ in range(500):
+        if await asyncio.to_thread(holds):
+            return
+        clock.pass_(step)
+        await asyncio.sleep(0.02)
+    raise AssertionError("it never came to that")
+
+
+def while_a_service_runs(db: Database, play: Callable[[], Awaitable[None]]) -> None:
+    async def run() -> None:
+        stopping = asyncio.Event()
+        worker = asyncio.create_task(
+            postgres.arun_worker(db.dsn, poll_seconds=0.02, batch_size=50, stopping=stopping)
+        )
+        try:
+            await play()
+        finally:
+            stopping.set()
+            await worker
+
+    asyncio.run(run())
+
+
+def test_an_outage_of_two_hours_kills_no_row(
+    filled: Database, provider: SimulatedServer, clock: Clock
+) -> None:
+    db = filled
+    db.rows("UPDATE qwen_embed.vectorizer SET paused = true")
+    provider.close()
+
+    async def play() -> None:
+        db.rows("UPDATE qwen_embed.vectorizer SET paused = false")
+        await eventually(lambda: db.state().state == "held", clock)
+        for _ in range(120):
+            clock.pass_(60.0)
+            await asyncio.sleep(0.02)
+        state = db.state()
+        assert (state.state, state.dead, embedded(db)) == ("held", 0, 0)
+        assert state.pending + state.leased == 120
+        assert "mine" in (state.last_error or "")
+        provider.start()
+        clock.pass_(60.0)
+        # A cent a text: the budget of one day does not hold them all, see the next test.
+        await eventually(lambda: embedded(db) > 0, clock, step=5.0)
+
+    while_a_service_runs(db, play)
+    assert db.state().dead == 0
+    assert db.value("SELECT coalesce(max(attempts), 0) FROM qwen_embed.work_1") == 0
+
+
+def test_an_empty_purse_holds_the_work_until_the_next_day(
+    filled: Database, provider: SimulatedServer, clock: Clock
+) -> None:
+    db = filled
+    days: list[int] = []
+
+    async def play() -> None:
+        for _ in range(10):
+            await eventually(lambda: db.state().state == "held" or embedded(db) == 120, clock)
+            days.append(embedded(db))
+            if days[-1] == 120:
+                return
+            assert "budget" in (db.state().last_error or "")
+            before = provider.request_count
+            for _ in range(30):
+                clock.pass_(10.0)
+                await asyncio.sleep(0.02)
+            assert embedded(db) == days[-1], "the day's budget is spent"
+            assert provider.request_count == before
+            clock.pass_(24 * HOUR)
+            await eventually(lambda: embedded(db) > days[-1], clock, step=5.0)
+
+    while_a_service_runs(db, play)
+    assert days[-1] == 120
+    assert days[0] < 120, "one day was enough"
+    assert len(provider.texts_seen) == len(set(provider.texts_seen)), "nothing was paid twice"
+    assert db.state().dead == 0
+    db.drained()
