@@ -1,0 +1,496 @@
+"""The work protocol as it is: a batch's life, step by step, in Postgres' READ COMMITTED.
+
+Each step is one statement, or several that nobody else can tell apart. What Postgres does is
+modelled where it matters:
+
+- A statement sees what was committed when it began, and its own transaction's doings. Taking from
+  the log has two parts: it deletes by the snapshot, and then merges key by key, where it may wait,
+  and meets each row of work as that is by then.
+- A row that another transaction has changed or locked is waited for: the step is not possible. Then
+  the row's latest version counts (EvalPlanQual), so a wait needs no state of its own, except within
+  a merge. `SKIP LOCKED` passes such rows over. Whoever waits may give up at its `lock_timeout`.
+- TRUNCATE waits for whoever has read or written the source in an open transaction, and they for it.
+- A crash is a rollback and, for a batch that is out, a lease that nobody will close.
+
+Not modelled: waiting lines for locks (who is first is anyone's guess, so all orders are tried),
+heartbeats (a lease may expire at any time, whatever was promised), the count of attempts, pauses by
+length (what waits may become due at any time), and the log's floor as a number: a scan may start
+behind any row.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import TypeVar
+
+from tests.model.explorer import Broken, Next
+from tests.model.states import (
+    ABSENT,
+    FINISHING,
+    NOT_BEGUN,
+    TAKING,
+    TRUNCATED,
+    Cell,
+    Instance,
+    Logged,
+    Outcome,
+    Read,
+    State,
+    Step,
+    Task,
+    Work,
+    Worker,
+    name_of_text,
+)
+
+T = TypeVar("T")
+Moves = Iterator[Next[Step, State]]
+
+# Nobody else can tell these moments from the next: what was done is invisible or already locked,
+# and what follows looks at nothing that others could change meanwhile.
+_JOINED = frozenset({"opened", "empty", "read", "fenced", "held", "lost"})
+
+
+def put(row: tuple[T, ...], place: int, value: T) -> tuple[T, ...]:
+    """The tuple with one value changed."""
+    return (*row[:place], value, *row[place + 1 :])
+
+
+def keys_named(keys: Sequence[int]) -> str:
+    return ", ".join(f"k{key + 1}" for key in keys) or "nothing"
+
+
+def truncating(state: State) -> bool:
+    """Whether a TRUNCATE holds the source against everyone."""
+    return any(writer.truncated for writer in state.writers)
+
+
+class Workers:
+    """The steps of workers with their batches."""
+
+    def __init__(self, instance: Instance) -> None:
+        self.instance = instance
+        self.bug = instance.bug
+
+    def steps(self, state: State, place: int) -> Moves:
+        """What worker `place` can do next."""
+        for step, after, broken in self._statements(state, place):
+            joined = after.workers[place].at in _JOINED and not self.instance.fine
+            if broken is not None or not joined:
+                yield Next(step, after, broken)
+                continue
+            for more in self.steps(after, place):
+                detail = "; ".join(filter(None, [step.detail, more.step.detail]))
+                what = f"{step.what}, {more.step.what}"
+                yield Next(step._replace(what=what, detail=detail), more.state, more.broken)
+
+    def _statements(self, state: State, place: int) -> Moves:
+        worker = state.workers[place]
+        at = worker.at
+        if at == "idle":
+            return self._open_lease(state, place)
+        if at == "opened":
+            return self._take_log(state, place)
+        if at == "merging":
+            return self._merge(state, place)
+        if at == "orphans":
+            return self._add_orphans_task(state, place)
+        if at == "merged":
+            return self._take_due(state, place)
+        if at == "taken":
+            return self._read_rows(state, place)
+        if at in ("read", "empty"):
+            return self._commit_taking(state, place)
+        if at == "out":
+            return self._hold_lease(state, place)
+        if at == "fenced":
+            return self._after_fence(state, place)
+        if at == "held":
+            return self._write(state, place)
+        if at == "wrote":
+            return self._commit_finish(state, place)
+        return self._end_lost(state, place)
+
+    def _step(self, place: int, what: str, detail: str = "", number: int = 0) -> Step:
+        return Step(f"worker {place + 1}", what, detail, number)
+
+    def _with(self, state: State, place: int, worker: Worker) -> State:
+        return state._replace(workers=put(state.workers, place, worker))
+
+    # Locks
+
+    def _locked(self, state: State, place: int, key: int) -> bool:
+        """Whether another transaction holds the work row of a key."""
+        for other, worker in enumerate(state.workers):
+            if other == place:
+                continue
+            if worker.at in TAKING:
+                if any(key == changed for changed, _ in worker.pending):
+                    return True
+            elif worker.at in ("held", "wrote") and self._holds(state, worker, key):
+                return True
+        row = state.work[key]
+        return bool(state.reaping and row is not None and row.token == state.reaping)
+
+    def _holds(self, state: State, worker: Worker, key: int) -> bool:
+        return any(read.key == key for read in worker.batch) and self._own(state, worker, key)
+
+    def _own(self, state: State, worker: Worker, key: int) -> bool:
+        """`WHERE token = …`: whether a row of work is still this worker's."""
+        row = state.work[key]
+        if row is None:
+            return False
+        return row.token == worker.token or self.bug == "no fence at all"
+
+    def read_the_source(self, state: State) -> bool:
+        """Whether a worker has the source open, which a TRUNCATE waits for."""
+        return any(
+            w.at == "read" or (w.at == "wrote" and not self._looks_away(w)) for w in state.workers
+        )
+
+    def row_is_locked(self, state: State, key: int) -> bool:
+        return self._locked(state, -1, key)
+
+    def lease_is_held(self, state: State, token: int) -> bool:
+        """Whether a lease's row is locked."""
+        return state.reaping == token or any(
+            worker.token == token and worker.at in ("fenced", "held", "wrote")
+            for worker in state.workers
+        )
+
+    # Taking
+
+    def _token(self, state: State) -> int:
+        """One that nobody has or remembers. The real ones come from a sequence; to use a number
+        again that nothing refers to makes no difference, and keeps the states few."""
+        used = {*state.leases, state.reaping, *(worker.token for worker in state.workers)}
+        return next(number for number in range(1, 100) if number not in used)
+
+    def _open_lease(self, state: State, place: int) -> Moves:
+        log = any(not (row.made or row.gone) for row in state.log)
+        if log or self._due(state, place):
+            token = 0 if self.bug == "a version of the row as fence" else self._token(state)
+            yield Next(
+                self._step(place, "open_lease"),
+                self._with(state, place, Worker("opened", token)),
+            )
+
+    def _due(self, state: State, place: int) -> list[int]:
+        if self.bug == "work that is due is not taken":
+            return []
+        return [
+            key
+            for key, row in enumerate(state.work)
+            if row is not None and not row.token and row.due and not self._locked(state, place, key)
+        ]
+
+    def _take_log(self, state: State, place: int) -> Moves:
+        """Rows from any row on: the floor is a hint, and may stand anywhere."""
+        free = [at for at, row in enumerate(state.log) if not (row.made or row.gone)]
+        starts = range(len(free) + bool(self._due(state, place) or not free))
+        for start in starts:
+            taken = free[start:]
+            log = list(state.log)
+            for at in taken:
+                log[at] = log[at]._replace(gone=place + 1)
+            whats = {state.log[at].what for at in taken}
+            keys = tuple(sorted(whats - {TRUNCATED}))
+            worker = state.workers[place]._replace(
+                at="merging" if keys else "orphans" if TRUNCATED in whats else "merged",
+                left=keys,
+                truncated=TRUNCATED in whats,
+            )
+            if self.bug == "claim and read in one statement":
+                worker = worker._replace(batch=tuple(self._see(state, key) for key in keys))
+            said = f"row {start + 1} and on: {len(taken)}" if free else "nothing"
+            yield Next(
+                self._step(place, "take_log deletes", said, start),
+                self._with(state._replace(log=tuple(log)), place, worker),
+            )
+
+    def _merge(self, state: State, place: int) -> Moves:
+        """`ON CONFLICT DO UPDATE`, in key order, as far as nobody is in the way."""
+        worker = state.workers[place]
+        left, mine, pending = list(worker.left), list(worker.mine), list(worker.pending)
+        while left and not self._locked(state, place, left[0]):
+            key = left.pop(0)
+            row = state.work[key]
+            if row is not None and row.token:
+                # "No dirty flag": the merge leaves no trace.
+                pending.append((key, row._replace(dirty=self.bug != "no dirty flag")))
+            else:
+                worker = self._claimed(worker, key, row, mine, pending)
+        if len(left) == len(worker.left):
+            return
+        at = worker.at if left else "orphans" if worker.truncated else "merged"
+        worker = worker._replace(at=at, left=tuple(left), mine=tuple(mine), pending=tuple(pending))
+        done = [key for key, _ in pending]
+        said = f"merges {keys_named(done)}, claims {keys_named(mine)}"
+        yield Next(self._step(place, "take_log", said), self._with(state, place, worker))
+
+    def _claimed(
+        self,
+        worker: Worker,
+        key: int,
+        row: Work | None,
+        mine: list[int],
+        pending: list[tuple[int, Work]],
+    ) -> Worker:
+        version = 0
+        if self.bug == "a version of the row as fence":
+            version = 1 if row is None else row.version + 1
+            worker = worker._replace(token=version)
+        mine.append(key)
+        # `due_at` stays what it was; it counts for nothing while the row has a token.
+        pending.append((key, Work(worker.token, False, True, version)))
+        return worker
+
+    def _add_orphans_task(self, state: State, place: int) -> Moves:
+        tasks = state.tasks
+        waits = any(t.kind == "orphans" and t.reached == NOT_BEGUN and not t.made for t in tasks)
+        if not waits:
+            tasks = (*tasks, Task("orphans", NOT_BEGUN, place + 1, 0))
+        worker = state.workers[place]._replace(at="merged", truncated=False)
+        yield Next(
+            self._step(place, "add_orphans_task", "there is one" if waits else ""),
+            self._with(state._replace(tasks=tasks), place, worker),
+        )
+
+    def _take_due(self, state: State, place: int) -> Moves:
+        worker = state.workers[place]
+        mine, pending = list(worker.mine), list(worker.pending)
+        due = [key for key in self._due(state, place) if key not in dict(pending)]
+        for key in due:
+            worker = self._claimed(worker, key, state.work[key], mine, pending)
+        worker = worker._replace(
+            at="taken" if mine else "empty", mine=tuple(mine), pending=tuple(pending)
+        )
+        if self.bug == "claim and read in one statement":
+            worker = worker._replace(batch=(*worker.batch, *(self._see(state, key) for key in due)))
+        said = f"claims {keys_named(due)}" if due else ""
+        yield Next(self._step(place, "take_due", said), self._with(state, place, worker))
+
+    def _see(self, state: State, key: int) -> Read:
+        """A row and its vector, as committed now."""
+        text, version = state.source[key]
+        if text <= ABSENT:
+            return Read(key, "gone", ABSENT, version)
+        equal = state.target[key].text == text
+        return Read(key, "equal" if equal else "text", text, version)
+
+    def _read_rows(self, state: State, place: int) -> Moves:
+        if truncating(state):
+            return
+        worker = state.workers[place]
+        if self.bug == "claim and read in one statement":
+            batch = tuple(read for read in worker.batch if read.key in worker.mine)
+        else:
+            batch = tuple(self._see(state, key) for key in worker.mine)
+        said = ", ".join(f"k{r.key + 1}: {name_of_text(r.text)}, {r.kind}" for r in batch)
+        yield Next(
+            self._step(place, "read_rows", said),
+            self._with(state, place, worker._replace(at="read", batch=batch)),
+        )
+
+    def _commit_taking(self, state: State, place: int) -> Moves:
+        worker = state.workers[place]
+        work = list(state.work)
+        for key, row in worker.pending:
+            work[key] = row
+        after = state._replace(
+            log=tuple(row for row in state.log if row.gone != place + 1),
+            work=tuple(work),
+            tasks=tuple(t._replace(made=0) if t.made == place + 1 else t for t in state.tasks),
+        )
+        if worker.at == "empty":
+            step = self._step(place, "close_lease, commit")
+            yield Next(step, self._with(after, place, Worker()))
+            return
+        leases = tuple(sorted((*state.leases, worker.token)))
+        out = Worker("out", worker.token, batch=worker.batch)
+        yield Next(
+            self._step(place, "commit"), self._with(after._replace(leases=leases), place, out)
+        )
+
+    # Finishing
+
+    def _hold_lease(self, state: State, place: int) -> Moves:
+        worker = state.workers[place]
+        if self.lease_is_held(state, worker.token):
+            return
+        asks = any(read.kind == "text" for read in worker.batch)
+        outcomes: tuple[Outcome, ...] = self.instance.outcomes if asks else ("written",)
+        there = self._fence_holds(state, worker)
+        for outcome in (*outcomes, "handed back") if there else outcomes[:1]:
+            said = ("the answer: " + outcome if asks else "nothing to ask for") if there else ""
+            said = outcome if outcome == "handed back" else said
+            held = worker._replace(at="fenced" if there else "lost", outcome=outcome)
+            yield Next(self._step(place, "hold_lease", said), self._with(state, place, held))
+
+    def _fence_holds(self, state: State, worker: Worker) -> bool:
+        if self.bug == "no fence at all":
+            return True
+        if self.bug == "a version of the row as fence":
+            return any(self._own(state, worker, read.key) for read in worker.batch)
+        return worker.token in state.leases
+
+    def _end_lost(self, state: State, place: int) -> Moves:
+        step = self._step(place, "drops its answer", "the lease is gone")
+        yield Next(step, self._with(state, place, Worker()))
+
+    def _after_fence(self, state: State, place: int) -> Moves:
+        worker = state.workers[place]
+        keys = [read.key for read in worker.batch]
+        if any(self._own(state, worker, k) and self._locked(state, place, k) for k in keys):
+            return
+        if worker.outcome == "handed back":
+            yield from self._hand_back(state, place, keys)
+            return
+        held = worker._replace(at="held")
+        yield Next(self._step(place, "hold_work"), self._with(state, place, held))
+
+    def _hand_back(self, state: State, place: int, keys: Sequence[int]) -> Moves:
+        worker = state.workers[place]
+        work = list(state.work)
+        for key in keys:
+            row = work[key]
+            if row is not None and self._own(state, worker, key):
+                work[key] = row._replace(token=0, dirty=False, due=True)
+        after = state._replace(work=tuple(work), leases=self._without(state, worker.token))
+        yield Next(
+            self._step(place, "delay_work, close_lease, commit"),
+            self._with(after, place, Worker()),
+        )
+
+    def _without(self, state: State, token: int) -> tuple[int, ...]:
+        return tuple(lease for lease in state.leases if lease != token)
+
+    def _write(self, state: State, place: int) -> Moves:
+        """`write_vectors` or, for refused texts, `bury_work`: both join the source."""
+        worker = state.workers[place]
+        texts = [read.key for read in worker.batch if read.kind == "text"]
+        if not texts or worker.outcome not in ("written", "refused"):
+            yield from self._commit_finish(state, place)
+            return
+        joins = not self._looks_away(worker)
+        if joins and truncating(state):
+            return
+        there = [key for key in texts if state.source[key].text != ABSENT or not joins]
+        written = tuple(key for key in there if self._writes(state, worker, key))
+        dropped = worker.outcome == "written" and len(written) < len(there)
+        broken = (
+            Broken("answers are kept", "an answer was dropped although the lease was held")
+            if dropped
+            else None
+        )
+        query = "write_vectors" if worker.outcome == "written" else "remove_vectors, bury_work"
+        yield Next(
+            self._step(place, query, keys_named(written)),
+            self._with(state, place, worker._replace(at="wrote", written=written)),
+            broken,
+        )
+
+    def _looks_away(self, worker: Worker) -> bool:
+        if worker.outcome == "written":
+            return self.bug == "a finish without the source"
+        return self.bug == "a burial without the source"
+
+    def _writes(self, state: State, worker: Worker, key: int) -> bool:
+        row = state.work[key]
+        if row is None or not self._own(state, worker, key):
+            return False
+        return not (row.dirty and self.bug == "an answer for a changed key is dropped")
+
+    def _commit_finish(self, state: State, place: int) -> Moves:
+        """The rest: it touches only rows that this transaction has locked."""
+        worker = state.workers[place]
+        target, dead = list(state.target), list(state.dead)
+        work, removed = list(state.work), set[int]()
+        broken: Broken | None = None
+        for read in worker.batch:
+            row = work[read.key]
+            if row is None or not self._own(state, worker, read.key):
+                continue
+            stands = target[read.key]
+            written = self._vector(worker, read, stands)
+            if written is not None:
+                if written.version < stands.version:
+                    said = f"k{read.key + 1}: a vector of a later change is overwritten"
+                    broken = Broken("no old answer over a newer one", said)
+                if not written.text:
+                    removed.add(read.key)
+                target[read.key] = written
+            work[read.key] = self._left_of(worker, read, row)
+            if work[read.key] is None:
+                buried = read.kind == "text" and worker.outcome == "refused"
+                if not buried:
+                    dead[read.key] = 0
+                elif read.key in worker.written:
+                    dead[read.key] = read.version
+        after = state._replace(
+            target=tuple(target),
+            dead=tuple(dead),
+            work=tuple(work),
+            leases=self._without(state, worker.token),
+            walkers=tuple(
+                w._replace(doomed=tuple(k for k in w.doomed if k not in removed)) if w.doomed else w
+                for w in state.walkers
+            ),
+        )
+        yield Next(
+            self._step(place, "finish_work, release_dirty, close_lease, commit"),
+            self._with(after, place, Worker()),
+            broken,
+        )
+
+    def _vector(self, worker: Worker, read: Read, stands: Cell) -> Cell | None:
+        """What a key's vector becomes; None if it stays as it is."""
+        if read.kind == "gone" or (read.kind == "text" and worker.outcome == "refused"):
+            return Cell(ABSENT, read.version)
+        if read.kind == "equal":
+            # Nothing is written; that it is the vector of this version, too, is known now.
+            return Cell(stands.text, max(read.version, stands.version))
+        if read.key in worker.written:
+            return Cell(read.text, read.version)
+        return None
+
+    def _left_of(self, worker: Worker, read: Read, row: Work) -> Work | None:
+        """What is left of a row of work."""
+        if read.kind == "text" and worker.outcome in ("later", "held"):
+            due = row.dirty or worker.outcome == "held"
+            return row._replace(token=0, dirty=False, due=due)
+        careless = self.bug == "an unchecked hash skip" and read.kind == "equal"
+        if row.dirty and not careless:
+            return row._replace(token=0, dirty=False, due=True)
+        return None
+
+    # What can always happen
+
+    def crash(self, state: State, place: int) -> Moves:
+        """The process ends: its transaction is rolled back, its lease stays."""
+        worker = state.workers[place]
+        if worker.at != "idle":
+            step = self._step(place, "crashes")
+            yield Next(step, self._with(self._rolled_back(state, place), place, Worker()))
+
+    def give_way(self, state: State, place: int) -> Moves:
+        """`lock_timeout`: a transaction that waits for another is rolled back and tried again."""
+        worker = state.workers[place]
+        if worker.at in TAKING:
+            again = Worker()
+        elif worker.at in FINISHING:
+            again = Worker("out", worker.token, batch=worker.batch)
+        else:
+            return
+        if next(self.steps(state, place), None) is None:
+            step = self._step(place, "gives way", "lock_timeout")
+            yield Next(step, self._with(self._rolled_back(state, place), place, again))
+
+    def _rolled_back(self, state: State, place: int) -> State:
+        mine = place + 1
+        if state.workers[place].at not in TAKING:
+            return state
+        return state._replace(
+            log=tuple(Logged(r.what, r.made, 0) if r.gone == mine else r for r in state.log),
+            tasks=tuple(task for task in state.tasks if task.made != mine),
+        )
