@@ -8,9 +8,9 @@ SELECT v.id, v.name, v.model, v.dimensions, v.storage, v.index_kind, v.chunk_tok
     coalesce(v.chunk_overlap, 0) AS chunk_overlap, v.chunker, v.paused, v.suspended IS NOT NULL AS suspended,
     v.notify, v.trouble,
     n.nspname AS source_schema, s.relname AS source_table,
-    tn.nspname AS target_schema, t.relname AS target_table,
+    tn.nspname AS target_schema, t.relname AS target_table, qwen_embed.vector_column(v.id, v.source) AS vector_column,
     ARRAY(SELECT k.source_column FROM qwen_embed.key_columns(v.id) k ORDER BY k.place) AS source_key,
-    ARRAY(SELECT k.target_column FROM qwen_embed.key_columns(v.id) k ORDER BY k.place) AS target_key,
+    ARRAY(SELECT CASE v.target WHEN 'column' THEN 'k' || k.place ELSE k.target_column END FROM qwen_embed.key_columns(v.id) k ORDER BY k.place) AS target_key,
     ARRAY(SELECT k.type FROM qwen_embed.key_columns(v.id) k ORDER BY k.place) AS key_types,
     ARRAY(SELECT k.equality FROM qwen_embed.key_columns(v.id) k ORDER BY k.place) AS equality,
     ARRAY(SELECT k.greater FROM qwen_embed.key_columns(v.id) k ORDER BY k.place) AS greater,
@@ -23,7 +23,8 @@ SELECT v.id, v.name, v.model, v.dimensions, v.storage, v.index_kind, v.chunk_tok
 FROM qwen_embed.vectorizer v
 LEFT JOIN pg_catalog.pg_class s ON s.oid = v.source
 LEFT JOIN pg_catalog.pg_namespace n ON n.oid = s.relnamespace
-LEFT JOIN pg_catalog.pg_class t ON t.oid = v.target_table
+LEFT JOIN pg_catalog.pg_class t ON t.oid = CASE v.target
+    WHEN 'column' THEN to_regclass('qwen_embed.vectors_' || v.id) ELSE v.target_table END
 LEFT JOIN pg_catalog.pg_namespace tn ON tn.oid = t.relnamespace
 WHERE v.retired_at IS NULL
 ORDER BY v.id;
@@ -179,6 +180,66 @@ WHERE work.token = %(token)s AND {target_is_work} AND target.chunk >= row_of.chu
 -- Vectors of keys whose row is gone, whose text is empty, or whose text nobody takes.
 DELETE FROM {target} AS target USING {work} AS work
 WHERE work.token = %(token)s AND work.id = ANY (%(ids)s::bigint[]) AND {target_is_work};
+
+-- lock_rows --
+-- Rows of a user's table that are about to be written, locked in key order; those that someone else has
+-- locked are left out, since waiting for one while holding another is how deadlocks begin.
+SELECT work.id FROM {work} AS work JOIN {source} AS source ON {source_is_work}
+WHERE work.token = %(token)s AND work.id = ANY (%(ids)s::bigint[])
+ORDER BY {source_keys} FOR NO KEY UPDATE OF source SKIP LOCKED;
+
+-- find_rows --
+-- Those of them that are there, locked or not.
+SELECT work.id FROM {work} AS work JOIN {source} AS source ON {source_is_work}
+WHERE work.token = %(token)s AND work.id = ANY (%(ids)s::bigint[]);
+
+-- read_locked --
+-- Their text as it is now that nobody can change it. A later statement than the locking, or it would be
+-- the text from before.
+SELECT work.id, sha256(convert_to({content}(source), 'UTF8')) AS content_hash
+FROM {work} AS work JOIN {source} AS source ON {source_is_work}
+WHERE work.token = %(token)s AND work.id = ANY (%(ids)s::bigint[]);
+
+-- find_users_names --
+-- Triggers of the user find what they name, as in a session of the worker's role; what we name comes
+-- from pg_catalog still.
+SELECT set_config('search_path', 'pg_catalog, ' || reset_val, true)
+FROM pg_catalog.pg_settings WHERE name = 'search_path' AND reset_val <> '';
+
+-- write_column --
+-- Vectors into locked rows of a user's table, and beside each what is known of it.
+WITH answer AS (
+    SELECT answer.*, {work_keys}
+    FROM unnest(
+        %(ids)s::bigint[], %(vectors)s::{vector_type}[], %(hashes)s::bytea[], %(offers)s::text[]
+    ) AS answer(id, embedding, content_hash, offer)
+    JOIN {work} AS work ON work.id = answer.id AND work.token = %(token)s
+), written AS (
+    UPDATE {source} AS source SET {vector_column} = work.embedding
+    FROM answer AS work WHERE {source_is_work}
+)
+INSERT INTO {marks} AS mark ({keys}, content_hash, space, offer, embedded_at)
+SELECT {work_keys}, work.content_hash, {space}, work.offer, clock_timestamp() FROM answer AS work
+ON CONFLICT ({keys}) DO UPDATE SET
+    content_hash = excluded.content_hash, space = excluded.space, offer = excluded.offer,
+    embedded_at = excluded.embedded_at;
+
+-- clear_column --
+-- No vector in locked rows any more, and nothing known of one; also of rows that are gone.
+WITH cleared AS (
+    UPDATE {source} AS source SET {vector_column} = NULL
+    FROM {work} AS work
+    WHERE work.token = %(token)s AND work.id = ANY (%(ids)s::bigint[]) AND {source_is_work}
+        AND source.{vector_column} IS NOT NULL
+)
+DELETE FROM {marks} AS mark USING {work} AS work
+WHERE work.token = %(token)s AND work.id = ANY (%(ids)s::bigint[]) AND {mark_is_work};
+
+-- pause_for --
+-- Nothing is paid any more until someone has read why.
+UPDATE qwen_embed.vectorizer
+SET paused = true, trouble = 'blocked', last_error = %(message)s, last_error_at = clock_timestamp()
+WHERE id = %(vectorizer)s;
 
 -- finish_work --
 -- Done, unless the key changed meanwhile. A key that is done is no dead letter any more.

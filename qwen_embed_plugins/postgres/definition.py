@@ -14,6 +14,9 @@ from qwen_embed_plugins.postgres import _sql
 from qwen_embed_plugins.postgres._flow import Flow, Query, Row, Statement
 from qwen_embed_plugins.postgres.vectors import Storage
 
+# Where vectors are in a column their view shows none without a row. Its marks do.
+_OF_ALL_KEYS = {"walk_target", "audit_vectors"}
+
 
 @dataclass(frozen=True, slots=True)
 class VectorTypes:
@@ -47,6 +50,7 @@ class Vectorizer:
     source_table: str | None
     target_schema: str | None
     target_table: str | None
+    vector_column: str | None
     source_key: list[str]
     target_key: list[str]
     key_types: list[str]
@@ -69,6 +73,11 @@ class Vectorizer:
         )
 
     @property
+    def in_column(self) -> bool:
+        """Whether its vectors are in a column of the source; `target_table` is a view of them."""
+        return self.vector_column is not None
+
+    @property
     def space(self) -> str:
         """What stands beside each vector to tell what it may be compared with."""
         return f"{self.model}/{self.dimensions}"
@@ -80,7 +89,7 @@ class Vectorizer:
             (self.source_schema, self.source_table),
             (self.target_schema, self.target_table),
         )
-        return (*source, *target, *self.source_key, *self.target_key)
+        return (*source, *target, self.vector_column, *self.source_key, *self.target_key)
 
     @cached_property
     def _fragments(self) -> dict[str, Query | sql.Identifier | sql.Literal]:
@@ -91,6 +100,10 @@ class Vectorizer:
             "log": sql.Identifier("qwen_embed", f"log_{self.id}"),
             "work": sql.Identifier("qwen_embed", f"work_{self.id}"),
             "dead": sql.Identifier("qwen_embed", f"dead_{self.id}"),
+            "marks": sql.Identifier("qwen_embed", f"mark_{self.id}"),
+            "vector_column": sql.Identifier(self.vector_column or ""),
+            "work_keys": _columns(numbered, "work"),
+            "mark_is_work": self._equal("mark", numbered, "work", numbered),
             "content": sql.Identifier("qwen_embed", f"content_{self.id}"),
             "source": sql.Identifier(self.source_schema or "", self.source_table or ""),
             "target": sql.Identifier(self.target_schema or "", self.target_table or ""),
@@ -167,7 +180,10 @@ class Vectorizer:
 
     def query(self, name: str, **more: Query | sql.Identifier | sql.Literal) -> sql.Composed:
         """The named query with this vectorizer's tables and columns in it, or others for them."""
-        return _sql.query(name).format(**{**self._fragments, **more})
+        fragments = {**self._fragments, **more}
+        if self.in_column and name in _OF_ALL_KEYS:
+            fragments["target"] = fragments["marks"]
+        return _sql.query(name).format(**fragments)
 
     def vector_type(self, types: VectorTypes) -> sql.Identifier:
         """The column type of its vectors."""

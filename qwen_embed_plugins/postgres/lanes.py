@@ -93,7 +93,7 @@ class Lane:
         if not self.vectorizer.workable:
             return self.vectorizer.problem or "its tables are missing"
         if self.vectorizer.paused:
-            return "paused"
+            return (self.trouble == "blocked" and self.reason) or "paused"
         if self.vectorizer.suspended:
             return "suspended"
         return self.reason if self.at_rest else None

@@ -27,7 +27,7 @@ from qwen_embed_plugins.errors import (
     NoOfferLeft,
     without_secrets,
 )
-from qwen_embed_plugins.postgres import connect, listening, queue
+from qwen_embed_plugins.postgres import column, connect, listening, queue
 from qwen_embed_plugins.postgres._flow import Flow
 from qwen_embed_plugins.postgres.answers import (
     Answer,
@@ -37,7 +37,7 @@ from qwen_embed_plugins.postgres.answers import (
     standing,
 )
 from qwen_embed_plugins.postgres.chunking import Chunking, ChunkingFactory, Split
-from qwen_embed_plugins.postgres.kept import Kept, known
+from qwen_embed_plugins.postgres.kept import Kept, Ready, known
 from qwen_embed_plugins.postgres.lanes import Counts, Lane
 from qwen_embed_plugins.postgres.queue import Batch, Item, Outcome
 from qwen_embed_plugins.postgres.session import CHANGED, RETRIED, Session, is_connection_loss
@@ -440,16 +440,25 @@ class Pipeline:
         rows of this one are to blame.
         """
         pause, refused, written_before = 0.05, False, lane.counts.embedded
+        parts = column.Parts(batch, outcome) if lane.vectorizer.in_column else None
         try:
             while True:
                 others_pass = refused and lane.counts.embedded > written_before
+                if parts is not None:
+                    batch, outcome = parts.batch, parts.outcome
                 flow = self._finish_flow(
                     lane, batch, outcome, over=refused, others_pass=others_pass
                 )
                 try:
+                    if parts is not None and parts.waiting:
+                        await self._write_part(lane, parts, others_pass=others_pass)
+                        continue
                     became = await self.finishing.transact(flow)
                 except RETRIED:
                     pass
+                except column.OwnWriteChangesText:
+                    await self._pause(lane, outcome)
+                    return False
                 except psycopg.Error as error:
                     lost = is_connection_loss(error)
                     if lost and self.once:
@@ -477,6 +486,34 @@ class Pipeline:
                 pause = min(_LONGEST_REFUSED_SECONDS if refused else 2.0, pause * 2)
         finally:
             lane.stuck -= int(refused)
+
+    async def _write_part(self, lane: Lane, parts: column.Parts, *, others_pass: bool) -> None:
+        """One transaction on a user's own table. Rows that stay locked are left for later."""
+        rows = parts.next
+        flow = column.write_part(
+            lane.vectorizer, parts, types=self.tending.types, others_pass=others_pass
+        )
+        written = await self.finishing.transact(flow)
+        if written is None:
+            parts.waiting.clear()  # the lease is lost, as the finish will find
+        elif not parts.note(rows, written):
+            parts.rounds += 1
+            if parts.rounds >= column.ROUNDS or self.stopping.is_set():
+                parts.batch, parts.outcome, unused = parts.give_up()
+                self.kept.keep(lane.vectorizer.space, unused)
+                parts.waiting.clear()
+            else:
+                await asyncio.sleep(random.uniform(0.02, 0.1) * parts.rounds)
+
+    async def _pause(self, lane: Lane, outcome: Outcome) -> None:
+        """Stop a lane whose own writes change its texts; keep what was paid."""
+        paid = zip(outcome.written, outcome.vectors, outcome.offers, strict=True)
+        self.kept.keep(lane.vectorizer.space, (Ready(*one) for one in paid))
+        reason = column.why_paused(lane.vectorizer)
+        log.warning("paused", extra={"vectorizer": lane.vectorizer.name, "reason": reason})
+        lane.rest("blocked", reason)
+        await self.finishing.transact(column.pause(lane.vectorizer, reason))
+        await self.tending.refresh()
 
     def _finish_flow(
         self, lane: Lane, batch: Batch, outcome: Outcome, *, over: bool, others_pass: bool

@@ -324,10 +324,12 @@ def finish(
     if not (yield Statement(_sql.query("hold_lease"), token)):
         return None
     yield Statement(vectorizer.query("hold_work"), {**token, "ids": batch.ids})
-    outcome = yield from _write(vectorizer, batch.token, outcome, types, others_pass)
+    # In a column both were done before, a part at a time.
+    if not vectorizer.in_column:
+        outcome = yield from write_vectors(vectorizer, batch.token, outcome, types, others_pass)
     buried = [*batch.bad, *outcome.buried]
     removed = [*batch.gone, *(burial.id for burial in buried)]
-    if removed:
+    if removed and not vectorizer.in_column:
         yield Statement(vectorizer.query("remove_vectors"), {**token, "ids": removed})
     if buried:
         yield Statement(vectorizer.query("bury_work"), {**token, **_reasons(buried)})
@@ -343,7 +345,7 @@ def finish(
     return outcome
 
 
-def _write(
+def write_vectors(
     vectorizer: Vectorizer, token: int, outcome: Outcome, types: VectorTypes, others_pass: bool
 ) -> Flow[Outcome]:
     """Write the vectors; in the outcome it gives, rows that cannot be written are to be buried."""

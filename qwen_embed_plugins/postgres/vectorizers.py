@@ -310,8 +310,9 @@ def list_vectorizers() -> Flow[list[VectorizerDefinition]]:
     """What each vectorizer was created with. Blocks."""
     rows = yield Statement(
         sql.SQL(
-            "SELECT name, source::text, target_table::text AS target, columns, template, model, "
-            "dimensions, storage, index_kind, paused FROM qwen_embed.vectorizer ORDER BY name"
+            "SELECT name, source::text, coalesce(target_table, source)::text AS target, columns, "
+            "template, model, dimensions, storage, index_kind, paused "
+            "FROM qwen_embed.vectorizer ORDER BY name"
         )
     )
     return [

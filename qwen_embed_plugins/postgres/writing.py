@@ -22,6 +22,8 @@ def write(
 ) -> Flow[dict[int, psycopg.Error]]:
     """Write the vectors, all of a row or none; gives the rows that cannot be written."""
     name = "write_vectors" if vectorizer.chunk_tokens is None else "write_chunks"
+    if vectorizer.in_column:
+        name = "write_column"
     query = vectorizer.query(name, vector_type=vectorizer.vector_type(types))
 
     def attempt(rows: Sequence[int]) -> Flow[psycopg.Error | None]:

@@ -104,6 +104,7 @@ BEGIN
         EXECUTE format('REVOKE ALL ON FUNCTION %s FROM PUBLIC', made);
         EXECUTE format('GRANT ALL ON FUNCTION %s TO %I', made, qwen_embed.keeper());
     END LOOP;
+    PERFORM qwen_embed.show_texts();
 END $$;
 COMMENT ON FUNCTION qwen_embed.make_row_functions(qwen_embed.vectorizer) IS
     'key_N_1, key_N_2, … and content_N: what a row is called and what its text is.';
@@ -375,6 +376,10 @@ BEGIN ATOMIC
         UNION ALL
         SELECT 3, 'its target table was dropped'
         WHERE v.target = 'table' AND NOT EXISTS (SELECT FROM pg_class WHERE oid = v.target_table)
+        UNION ALL
+        SELECT 3, 'the column with its vectors, or what belongs to it, was dropped'
+        WHERE v.target = 'column' AND (qwen_embed.vector_column(v.id, v.source) IS NULL
+            OR to_regclass('qwen_embed.mark_' || v.id) IS NULL OR to_regclass('qwen_embed.vectors_' || v.id) IS NULL)
         UNION ALL
         SELECT 4, 'function qwen_embed.content_' || v.id || ' is missing'
         WHERE to_regproc('qwen_embed.content_' || v.id) IS NULL AND v.suspended IS NULL

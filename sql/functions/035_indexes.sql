@@ -73,7 +73,14 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp
 BEGIN ATOMIC
     SELECT coalesce(v.target_table, v.source);
 END;
-COMMENT ON FUNCTION qwen_embed.indexed_table(qwen_embed.vectorizer) IS 'The table whose column embedding is indexed.';
+COMMENT ON FUNCTION qwen_embed.indexed_table(qwen_embed.vectorizer) IS 'The table that holds the vectors.';
+
+CREATE OR REPLACE FUNCTION qwen_embed.indexed_column(v qwen_embed.vectorizer) RETURNS text
+LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp
+BEGIN ATOMIC
+    SELECT CASE v.target WHEN 'table' THEN 'embedding' ELSE quote_ident(qwen_embed.vector_column(v.id, v.source)) END;
+END;
+COMMENT ON FUNCTION qwen_embed.indexed_column(qwen_embed.vectorizer) IS 'The column that holds them, quoted.';
 
 CREATE OR REPLACE FUNCTION qwen_embed.index_name(v qwen_embed.vectorizer) RETURNS text
 LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp
@@ -89,7 +96,7 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp
 BEGIN ATOMIC
     SELECT format('CREATE INDEX CONCURRENTLY %I ON %I.%I USING hnsw (%s %s.%I)',
         qwen_embed.index_name(v), n.nspname, c.relname,
-        qwen_embed.index_expression(v.storage, v.index_kind, v.dimensions, 'embedding'),
+        qwen_embed.index_expression(v.storage, v.index_kind, v.dimensions, qwen_embed.indexed_column(v)),
         qwen_embed.extension_schema(), o.operator_class)
     FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace,
         LATERAL qwen_embed.index_operators(v.storage, v.index_kind) AS o
@@ -109,7 +116,7 @@ BEGIN ATOMIC
     WHERE i.indrelid = qwen_embed.indexed_table(v) AND i.indisvalid AND i.indpred IS NULL
         AND o.opcname = (qwen_embed.index_operators(v.storage, v.index_kind)).operator_class
         AND pg_get_indexdef(i.indexrelid, 1, false)
-            = qwen_embed.index_expression(v.storage, v.index_kind, v.dimensions, 'embedding')
+            = qwen_embed.index_expression(v.storage, v.index_kind, v.dimensions, qwen_embed.indexed_column(v))
     ORDER BY i.indexrelid LIMIT 1;
 END;
 COMMENT ON FUNCTION qwen_embed.standing_index(qwen_embed.vectorizer) IS

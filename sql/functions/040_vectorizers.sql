@@ -166,13 +166,19 @@ BEGIN
     FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace WHERE c.oid = v.source;
     PERFORM qwen_embed.lock_tables(ARRAY[v.source], 'SHARE ROW EXCLUSIVE');
     v.id := nextval(pg_get_serial_sequence('qwen_embed.vectorizer', 'id'));
-    v.target_table := qwen_embed.make_target(v, place.schema_name, target_name);
+    IF v.target = 'column' THEN
+        PERFORM qwen_embed.make_column(v, target_name);
+    ELSE
+        v.target_table := qwen_embed.make_target(v, place.schema_name, target_name);
+    END IF;
     INSERT INTO qwen_embed.vectorizer OVERRIDING SYSTEM VALUE SELECT (v).*;
     PERFORM qwen_embed.make_queue(v);
     PERFORM qwen_embed.make_row_functions(v);
     PERFORM qwen_embed.make_capture(v);
     -- One that is to replace another serves nobody yet: the view is the other's.
-    IF v.replaces IS NULL THEN
+    IF v.target = 'column' THEN
+        PERFORM qwen_embed.make_mark(v, target_name);
+    ELSIF v.replaces IS NULL THEN
         v.target_view := qwen_embed.make_view(v, place.schema_name,
             qwen_embed.view_name(place.schema_name, place.table_name, target_name));
     END IF;
@@ -213,9 +219,13 @@ DECLARE
     schema_name text;
     v qwen_embed.vectorizer := qwen_embed.blank_vectorizer();
 BEGIN
-    IF target IS DISTINCT FROM 'table' THEN
-        PERFORM qwen_embed.refuse(format('target => %L is not supported', target), 'Only target => ''table'' is, for now.');
+    IF target IS NULL OR target NOT IN ('table', 'column') THEN
+        PERFORM qwen_embed.refuse(format('target => %L is not supported', target), 'Use table or column.');
+    ELSIF target = 'column' AND chunk_tokens IS NOT NULL THEN
+        PERFORM qwen_embed.refuse('a column holds one vector a row, and chunk_tokens makes several',
+            'Leave target out: the vectors then stand in a side table.');
     END IF;
+    v.target := target;
     PERFORM qwen_embed.check_either(columns, template);
     PERFORM qwen_embed.check_source(source);
     PERFORM qwen_embed.check_text(source, columns, template);
@@ -238,23 +248,35 @@ BEGIN
     PERFORM qwen_embed.check_space(v.model, v.dimensions);
     v.storage := qwen_embed.choose_storage(storage, v.dimensions);
     v.index_kind := qwen_embed.choose_index(v.storage, index_kind, v.dimensions);
+    IF target = 'column' AND (SELECT c.relkind = 'p' FROM pg_class c WHERE c.oid = source) THEN
+        IF coalesce(index_kind, 'none') <> 'none' THEN
+            PERFORM qwen_embed.refuse(format('%s is partitioned: no index of it is built without stopping writers', source),
+                'Leave index_kind out and index its partitions yourself, or leave target out.');
+        END IF;
+        v.index_kind := 'none';
+    END IF;
     IF EXISTS (SELECT FROM qwen_embed.vectorizer e WHERE e.name = v.name) THEN
         RAISE EXCEPTION USING ERRCODE = 'duplicate_object',
             MESSAGE = format('there is already a vectorizer %L', v.name),
             HINT = format('Give another name => …, or SELECT qwen_embed.drop_vectorizer(%L);', v.name);
     END IF;
 
-    target_name := coalesce(target_name, qwen_embed.derived_name(table_name, '_embedding'));
+    target_name := coalesce(target_name,
+        CASE target WHEN 'column' THEN 'embedding' ELSE qwen_embed.derived_name(table_name, '_embedding') END);
     IF octet_length(target_name) > 63 THEN
         RAISE EXCEPTION USING ERRCODE = 'name_too_long', MESSAGE = 'target_name is longer than 63 bytes',
             HINT = 'Give a shorter one.';
-    ELSIF to_regclass(format('%I.%I', schema_name, target_name)) IS NOT NULL THEN
+    ELSIF target = 'table' AND to_regclass(format('%I.%I', schema_name, target_name)) IS NOT NULL THEN
         RAISE EXCEPTION USING ERRCODE = 'duplicate_table',
             MESSAGE = format('table %I.%I exists already', schema_name, target_name),
             HINT = 'Give another target_name => …, or drop that table if it is left from an earlier vectorizer.';
     END IF;
 
     v := qwen_embed.make_vectorizer(v, target_name, backfill);
+    IF target = 'column' THEN
+        RAISE NOTICE USING MESSAGE = format('workers will update %s itself, 50 rows at a time: its UPDATE triggers fire, its '
+            'indexes grow, and transactions at REPEATABLE READ or above may have to be tried again', source);
+    END IF;
     RETURN v.name;
 END $$;
 COMMENT ON FUNCTION qwen_embed.create_vectorizer(
@@ -337,6 +359,7 @@ LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     v qwen_embed.vectorizer := qwen_embed.named(name);
     table_name text;
+    column_name text := coalesce(qwen_embed.vector_column(v.id, v.source), 'embedding');
     schema_name text;
 BEGIN
     IF v.suspended IS NOT NULL THEN
@@ -347,14 +370,18 @@ BEGIN
     PERFORM qwen_embed.require_key(v);
     SELECT c.relname, n.nspname INTO table_name, schema_name
     FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace WHERE c.oid = v.source;
-    IF v.target = 'table' AND NOT EXISTS (SELECT FROM pg_class WHERE oid = v.target_table) THEN
+    IF v.target = 'column' THEN
+        PERFORM qwen_embed.make_column(v, column_name);
+    ELSIF NOT EXISTS (SELECT FROM pg_class WHERE oid = v.target_table) THEN
         v.target_table := qwen_embed.make_target(v, schema_name, qwen_embed.derived_name(table_name, '_embedding'));
         UPDATE qwen_embed.vectorizer AS kept SET target_table = v.target_table WHERE kept.id = v.id;
     END IF;
     PERFORM qwen_embed.make_queue(v);
     PERFORM qwen_embed.make_row_functions(v);
     PERFORM qwen_embed.make_capture(v);
-    IF v.target = 'table' AND NOT EXISTS (SELECT FROM pg_class WHERE oid = v.target_view) THEN
+    IF v.target = 'column' THEN
+        PERFORM qwen_embed.make_mark(v, column_name);
+    ELSIF NOT EXISTS (SELECT FROM pg_class WHERE oid = v.target_view) THEN
         v.target_view := qwen_embed.make_view(v, schema_name, qwen_embed.view_name(
             schema_name, table_name, (SELECT relname FROM pg_class WHERE oid = v.target_table)));
     END IF;
@@ -423,6 +450,7 @@ BEGIN
             to_regclass('qwen_embed.dead_' || v.id), CASE WHEN drop_target THEN v.target_table END, v.target_view],
         'ACCESS EXCLUSIVE');
     PERFORM qwen_embed.drop_capture(v);
+    PERFORM qwen_embed.drop_mark(v, drop_target);
     FOR dropped IN
         SELECT p.oid FROM pg_proc p
         WHERE p.pronamespace = 'qwen_embed'::regnamespace AND p.proname ~ format('^key_%s_\d+$', v.id)

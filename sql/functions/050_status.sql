@@ -26,7 +26,7 @@ COMMENT ON FUNCTION qwen_embed.counts(qwen_embed.vectorizer) IS
     'Changes that wait (counted to a million), keys that workers hold, dead letters, age of the oldest wait.';
 
 CREATE OR REPLACE VIEW qwen_embed.status AS
-SELECT v.name, v.source, v.target_table AS target, v.model, v.dimensions,
+SELECT v.name, v.source, coalesce(v.target_table, v.source) AS target, v.model, v.dimensions,
     CASE
         WHEN v.retired_at IS NOT NULL THEN 'retired'
         WHEN problem.problem IS NOT NULL THEN 'broken'

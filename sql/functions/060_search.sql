@@ -167,26 +167,38 @@ DECLARE
     pgvector text := qwen_embed.extension_schema();
     key_object text;
     same_row text;
-    ordered_by text;
+    vectors text := 'e.embedding';
+    chunk_and_text text := 'e.chunk, e.text';
+    found_in text;
 BEGIN
     SELECT string_agg(format('%L, s.%I', source_column, source_column), ', ' ORDER BY place),
-        string_agg(format('s.%I %s e.%I', source_column, equality, target_column), ' AND ' ORDER BY place)
+        string_agg(CASE WHEN target_column IS NOT NULL THEN format('s.%I %s e.%I', source_column, equality, target_column) END,
+            ' AND ' ORDER BY place)
     INTO key_object, same_row
     FROM qwen_embed.key_columns(search_statement.vectorizer);
+    SELECT format('%s AS e JOIN %s AS s ON %s', v.target_table, v.source, same_row) INTO found_in
+    FROM qwen_embed.vectorizer v WHERE v.id = search_statement.vectorizer;
+    IF same_row IS NULL THEN  -- the vectors are in the source itself
+        SELECT format('s.%I', qwen_embed.vector_column(v.id, v.source)), format('0, qwen_embed.content_%s(s)', v.id),
+            format('%s AS s', v.source)
+        INTO vectors, chunk_and_text, found_in
+        FROM qwen_embed.vectorizer v WHERE v.id = search_statement.vectorizer;
+        search_statement.condition := format(' AND %s IS NOT NULL%s', vectors, search_statement.condition);
+    END IF;
     -- Join, filter, order and limit on one level: ordering in a sub-select that is joined afterwards
     -- was planned as a full sort (190 ms against 2). What the index finds is put in order by the whole
     -- vectors outside, where the candidates are few. Adding 0 keeps the index out of an exact search.
     RETURN (
         SELECT format(
             'SELECT found.key, found.chunk, found.text, found.distance FROM ('
-            'SELECT jsonb_build_object(%s) AS key, e.chunk, e.text, '
-            '(e.embedding::%s.vector OPERATOR(%s.<=>) $1)::float8 AS distance '
-            'FROM %s AS e JOIN %s AS s ON %s WHERE true%s ORDER BY %s LIMIT $3) AS found '
+            'SELECT jsonb_build_object(%s) AS key, %s, '
+            '(%s::%s.vector OPERATOR(%s.<=>) $1)::float8 AS distance '
+            'FROM %s WHERE true%s ORDER BY %s LIMIT $3) AS found(key, chunk, text, distance) '
             'ORDER BY found.distance, found.key, found.chunk LIMIT $2',
-            key_object, pgvector, pgvector, v.target_table, v.source, same_row, search_statement.condition,
-            CASE WHEN exact THEN format('(e.embedding OPERATOR(%s.<=>) %s) + 0', pgvector, probe.probe)
+            key_object, chunk_and_text, vectors, pgvector, pgvector, found_in, search_statement.condition,
+            CASE WHEN exact THEN format('(%s OPERATOR(%s.<=>) %s) + 0', vectors, pgvector, probe.probe)
                 ELSE format('%s %s %s',
-                    qwen_embed.index_expression(v.storage, v.index_kind, v.dimensions, 'e.embedding'), o.operator,
+                    qwen_embed.index_expression(v.storage, v.index_kind, v.dimensions, vectors), o.operator,
                     qwen_embed.index_expression(v.storage, v.index_kind, v.dimensions, probe.probe)) END)
         FROM qwen_embed.vectorizer v,
             LATERAL (SELECT format('($1::%s.%I(%s))', pgvector, v.storage, v.dimensions) AS probe) AS probe,
@@ -241,7 +253,9 @@ DECLARE
     texts text[];
     distances float8[];
 BEGIN
-    SELECT d.id, d.name, d.source, d.model, d.dimensions, d.target_table, d.index_kind INTO v
+    SELECT d.id, d.name, d.source, d.model, d.dimensions, coalesce(d.target_table, d.source) AS target_table,
+        d.index_kind
+    INTO v
     FROM qwen_embed.vectorizer d WHERE d.id = search_in.vectorizer;
     IF v.id IS NULL THEN
         RAISE EXCEPTION USING ERRCODE = 'undefined_object',

@@ -21,6 +21,7 @@ GRANT EXECUTE ON FUNCTION
     qwen_embed.filter_literal(jsonb, text),
     qwen_embed.filter_term(text, text, text, boolean, jsonb),
     qwen_embed.filter_condition(regclass, jsonb),
+    qwen_embed.vector_column(int, regclass),
     qwen_embed.search_statement(int, text, boolean),
     qwen_embed.reads_less(regclass, regclass, text, bigint),
     qwen_embed.search_in(int, @vector_schema@.vector, int, jsonb, boolean),

@@ -62,6 +62,10 @@ def test_the_worker_goes_on_after_a_restore(db: Database, copy: Database) -> Non
     db.create("docs", condition="id <> 7")
     db.create("early", template="[{body}]")
     db.create("papers")
+    db.rows("CREATE TABLE shelf (gone int, id int PRIMARY KEY, body text)")
+    db.rows("ALTER TABLE shelf DROP gone")
+    db.rows("INSERT INTO shelf SELECT i, 'shelf ' || i FROM generate_series(1, 20) i")
+    db.create("shelf", target="column")
     db.work()
     db.rows("UPDATE docs SET body = 'waits' WHERE id = 1")
     db.rows("DELETE FROM early WHERE id = 2")
@@ -69,7 +73,7 @@ def test_the_worker_goes_on_after_a_restore(db: Database, copy: Database) -> Non
     restore(db, copy)
     copy.stub = db.stub
     assert {(s.name, s.pending) for s in postgres.status(copy.dsn)} == {
-        ("docs", 1), ("early", 1), ("papers", 0),
+        ("docs", 1), ("early", 1), ("papers", 0), ("shelf", 0),
     }  # fmt: skip
     asked = len(db.stub.asked)
     copy.work()
@@ -88,8 +92,14 @@ def test_the_worker_goes_on_after_a_restore(db: Database, copy: Database) -> Non
         assert copy.state(name).state == "active"
     (hit,) = postgres.search(copy.dsn, "early", "[new]", k=1, embedder=db.stub)
     assert hit.key == {"id": 30}
+    assert copy.value("SELECT count(*) FROM shelf WHERE embedding IS NOT NULL") == 20
+    copy.rows("ALTER TABLE shelf RENAME embedding TO vec")
+    copy.rows("UPDATE shelf SET body = 'moved' WHERE id = 5")
+    copy.work()
+    (hit,) = postgres.search(copy.dsn, "shelf", "moved", k=1, embedder=db.stub)
+    assert hit.key == {"id": 5}
     postgres.suspend(copy.dsn, "early")
     postgres.resume(copy.dsn, "early")
-    for name in ("docs", "early", "papers"):
+    for name in ("docs", "early", "papers", "shelf"):
         postgres.drop_vectorizer(copy.dsn, name, drop_target=True)
     postgres.uninstall(copy.dsn)

@@ -1,0 +1,3 @@
+-- What 070_rights has just taken from everybody.
+
+SELECT qwen_embed.show_texts();
