@@ -50,11 +50,8 @@ def sort_answer(items: Sequence[Item], result: EmbedResult, ready: Sequence[Read
     """Vectors are written, refused texts buried, the rest tried again; a row as a whole.
 
     `result` is of `items`; `ready` need not be asked for. A vector that failed its checks may be
-    the provider's fault: its text dies at the fifth try. Raises `ValueError` if the result is of
-    more or fewer texts.
+    the provider's fault: its text dies at the fifth try.
     """
-    if not len(items) == len(result.vectors) == len(result.offers):
-        raise ValueError(f"the embedder gave {len(result.vectors)} vectors for {len(items)} texts")
     if not result.errors and not ready:
         return Answer(Outcome(tuple(items), result.vectors, result.offers), None)
     worst: dict[int, TextError] = {}

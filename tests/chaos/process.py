@@ -12,25 +12,13 @@ from collections.abc import Callable, Mapping, Sequence
 from multiprocessing.context import ForkServerContext
 from multiprocessing.process import BaseProcess
 from pathlib import Path
-from pkgutil import iter_modules
-
-from qwen_embed_plugins import providers
-
-ACTORS = ("tests.chaos.workers", "tests.chaos.writers")
-LATE = (
-    "httpx",
-    "qwen_embed_plugins.defaults",
-    "qwen_embed_plugins.sockets",
-    *(f"{providers.__name__}.{found.name}" for found in iter_modules(providers.__path__)),
-)
-"""What the product imports when it first needs it."""
 
 Main = Callable[[Sequence[str]], int]
 
 
 def _nursery() -> ForkServerContext:
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload([*ACTORS, *LATE])
+    context.set_forkserver_preload(["tests.chaos.workers", "tests.chaos.writers"])
     return context
 
 

@@ -11,6 +11,7 @@ import asyncio
 import contextvars
 import itertools
 import sys
+import threading
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -73,16 +74,19 @@ class Recorder:
             self._journal.note("finished", call=call, lost=lost)
 
 
-async def watch_for_standstills(journal: Journal) -> None:
-    """Note when the worker's loop stood still: stopped, or on a machine that is busy with others.
-    Runs beside it until the loop ends."""
-    last = time.monotonic()
-    while True:
-        await asyncio.sleep(0.1)
-        now = time.monotonic()
-        if now - last > LEASE_SECONDS / 3:
-            journal.note("stood_still", seconds=now - last)
-        last = now
+def watch_for_standstills(journal: Journal) -> None:
+    """Note when this process stood still: stopped, or without a processor on a busy machine."""
+
+    def watch() -> None:
+        last = time.monotonic()
+        while True:
+            time.sleep(0.1)
+            now = time.monotonic()
+            if now - last > LEASE_SECONDS / 3:
+                journal.note("stood_still", seconds=now - last)
+            last = now
+
+    threading.Thread(target=watch, daemon=True).start()
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -96,12 +100,11 @@ def main(arguments: Sequence[str]) -> int:
     if given.plant:
         planted.BUGS[given.plant]()
     journal = Journal(given.path)
+    watch_for_standstills(journal)
     numbers = itertools.count()
-    watching: list[asyncio.Task[None]] = []
 
     def embedder_for(model: str, dimensions: int) -> Any:
         journal.note("started")  # it has read its vectorizers, so it was connected
-        watching.append(asyncio.create_task(watch_for_standstills(journal)))
         embedder = AsyncEmbedder(model=model, dimensions=dimensions)
         return Recording(embedder, journal, numbers)
 
