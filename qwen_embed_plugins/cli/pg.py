@@ -23,6 +23,7 @@ COMMANDS = {
     "retry": Lazy("pg_work:retry", "Have the dead rows tried again."),
     "pause": Lazy("pg_work:pause", "Stop the spending of a vectorizer."),
     "resume": Lazy("pg_work:resume", "Let a paused or blocked vectorizer go on."),
+    "grant": Lazy("pg_roles:grant", "Let another role search, work, or make vectorizers."),
     "drop": Lazy("pg_schema:drop", "End a vectorizer."),
     "uninstall": Lazy("pg_schema:uninstall", "Remove the schema qwen_embed."),
 }

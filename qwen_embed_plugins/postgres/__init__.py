@@ -18,6 +18,7 @@ except ImportError as _missing:
         "pip install 'qwen-embed-plugins[postgres]'"
     ) from _missing
 
+from qwen_embed_plugins.postgres import grants as _grants
 from qwen_embed_plugins.postgres import schema as _schema
 from qwen_embed_plugins.postgres import vectorizers as _vectorizers
 from qwen_embed_plugins.postgres._flow import awaiting as _awaiting
@@ -25,6 +26,7 @@ from qwen_embed_plugins.postgres._flow import blocking as _blocking
 from qwen_embed_plugins.postgres.audit import AuditReport, Finding, aaudit, audit
 from qwen_embed_plugins.postgres.estimate import BackfillEstimate
 from qwen_embed_plugins.postgres.estimate import estimate_backfill as _estimate_backfill
+from qwen_embed_plugins.postgres.grants import RoleKind
 from qwen_embed_plugins.postgres.indexes import IndexProgress, abuild_index, build_index
 from qwen_embed_plugins.postgres.indexes import index_statement as _index_statement
 from qwen_embed_plugins.postgres.pipeline import WorkerProgress, WorkerSummary
@@ -45,6 +47,7 @@ __all__ = [
     "Hit",
     "IndexFigures",
     "IndexProgress",
+    "RoleKind",
     "VectorizerDefinition",
     "VectorizerStatus",
     "WorkerProgress",
@@ -59,6 +62,7 @@ __all__ = [
     "aenqueue",
     "aestimate_backfill",
     "afinish_move",
+    "agrant",
     "aindex_statement",
     "ainstall",
     "alist_vectorizers",
@@ -70,6 +74,7 @@ __all__ = [
     "arepair",
     "aresume",
     "aretry",
+    "arevoke",
     "arun_worker",
     "asearch",
     "astatus",
@@ -86,6 +91,7 @@ __all__ = [
     "enqueue",
     "estimate_backfill",
     "finish_move",
+    "grant",
     "index_statement",
     "install",
     "list_vectorizers",
@@ -97,6 +103,7 @@ __all__ = [
     "repair",
     "resume",
     "retry",
+    "revoke",
     "run_worker",
     "search",
     "status",
@@ -148,3 +155,5 @@ vector_count, avector_count = (
     _blocking(_vectorizers.vector_count),
     _awaiting(_vectorizers.vector_count),
 )
+grant, agrant = _blocking(_grants.grant), _awaiting(_grants.grant)
+revoke, arevoke = _blocking(_grants.revoke), _awaiting(_grants.revoke)

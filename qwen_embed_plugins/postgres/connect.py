@@ -174,5 +174,8 @@ def _remedy(error: psycopg.Error, message: str) -> str:
     if isinstance(error, (pg.InvalidPassword, pg.InvalidAuthorizationSpecification)):
         return "Check the user and password of --dsn, QWEN_EMBED_DSN or DATABASE_URL."
     if isinstance(error, pg.InsufficientPrivilege):
-        return "Run it as the role that installed qwen_embed or owns the table."
+        return (
+            "Run it as the role that installed qwen_embed or owns the table; other roles need "
+            "`qwen-embed pg grant`."
+        )
     return ""

@@ -286,7 +286,8 @@ def status(name: str | None = None) -> Flow[list[VectorizerStatus]]:
         sql.SQL(
             "SELECT name, source::text, target::text, model, dimensions, state, pending, leased, "
             "dead, lag, last_error FROM qwen_embed.status "
-            "WHERE %(name)s::text IS NULL OR name = (qwen_embed.named(%(name)s)).name ORDER BY name"
+            "WHERE %(name)s::text IS NULL OR name = (qwen_embed.definition(%(name)s)).name "
+            "ORDER BY name"
         ),
         {"name": name},
     )
@@ -298,7 +299,7 @@ def dead_letters(name: str | None = None) -> Flow[list[DeadLetter]]:
     rows = yield Statement(
         sql.SQL(
             "SELECT name, key, kind, message, attempts, died_at FROM qwen_embed.dead_letters "
-            "WHERE %(name)s::text IS NULL OR name = (qwen_embed.named(%(name)s)).name "
+            "WHERE %(name)s::text IS NULL OR name = (qwen_embed.definition(%(name)s)).name "
             "ORDER BY died_at DESC"
         ),
         {"name": name},

@@ -56,6 +56,10 @@ LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp SET client_min_messages =
 DECLARE
     made text;
 BEGIN
+    IF NOT pg_has_role(qwen_embed.keeper()::name, 'USAGE') THEN
+        PERFORM qwen_embed.refuse('target => ''column'' is for the role that installed qwen_embed',
+            format('Leave it out for a side table, or ask %I to create the vectorizer.', qwen_embed.keeper()));
+    END IF;
     IF to_regproc(format('qwen_embed.vector_%s', v.id)) IS NULL THEN
         EXECUTE format(
             'CREATE FUNCTION qwen_embed.vector_%s(%s) RETURNS %s.%s LANGUAGE sql IMMUTABLE BEGIN ATOMIC SELECT ($1).%I; END',

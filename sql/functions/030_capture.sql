@@ -26,13 +26,29 @@ BEGIN ATOMIC
     SELECT pg_get_userbyid(nspowner)::text FROM pg_namespace WHERE nspname = 'qwen_embed';
 END;
 COMMENT ON FUNCTION qwen_embed.keeper() IS
-    'The role that installed qwen_embed. Whoever makes a vectorizer gives it the rights to watch it.';
+    'The role that installed qwen_embed. What belongs to a vectorizer in this schema is its.';
+
+-- Whoever makes a vectorizer, its tables and functions in this schema are made by the keeper. That is
+-- safe because these functions do only what the vectorizer's row says: see guard_vectorizer().
+CREATE OR REPLACE FUNCTION qwen_embed.as_recorded(v qwen_embed.vectorizer) RETURNS qwen_embed.vectorizer
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    recorded qwen_embed.vectorizer;
+BEGIN
+    SELECT k.* INTO STRICT recorded FROM qwen_embed.vectorizer k WHERE k.id = v.id;
+    RETURN recorded;
+END $$;
+COMMENT ON FUNCTION qwen_embed.as_recorded(qwen_embed.vectorizer) IS
+    'The row itself, instead of what a caller says of it.';
 
 CREATE OR REPLACE FUNCTION qwen_embed.make_queue(v qwen_embed.vectorizer) RETURNS void
-LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp SET client_min_messages = warning AS $$
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET client_min_messages = warning AS $$
 DECLARE
     made text;
+    owner text;
 BEGIN
+    v := qwen_embed.as_recorded(v);
+    SELECT pg_get_userbyid(c.relowner) INTO owner FROM pg_class c WHERE c.oid = v.source;
     -- No index and no key: appends of concurrent writers can then neither conflict nor wait.
     -- FULL: in a database that publishes all its tables a delete needs to identify its row.
     -- No truncation by vacuum: it would lock writers out for a moment.
@@ -67,18 +83,19 @@ BEGIN
         'Keys whose text no provider takes, until the text changes or retry() is called.');
     FOREACH made IN ARRAY ARRAY['log', 'work', 'dead'] LOOP
         EXECUTE format('REVOKE ALL ON qwen_embed.%s_%s FROM PUBLIC', made, v.id);
-        EXECUTE format('GRANT ALL ON qwen_embed.%s_%s TO %I', made, v.id, qwen_embed.keeper());
+        EXECUTE format('GRANT SELECT, INSERT, DELETE ON qwen_embed.%s_%s TO %I', made, v.id, owner);
     END LOOP;
+    PERFORM qwen_embed.grant_to_known(v);
 END $$;
 COMMENT ON FUNCTION qwen_embed.make_queue(qwen_embed.vectorizer) IS
     'The log, work and dead-letter tables of one vectorizer.';
 
-CREATE OR REPLACE FUNCTION qwen_embed.make_row_functions(v qwen_embed.vectorizer) RETURNS void
-LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+CREATE OR REPLACE FUNCTION qwen_embed.make_key_functions(v qwen_embed.vectorizer) RETURNS void
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     key record;
-    made regprocedure;
 BEGIN
+    v := qwen_embed.as_recorded(v);
     -- Parsed bodies (BEGIN ATOMIC) follow a rename of the column or the table; names in a text do not.
     FOR key IN SELECT * FROM qwen_embed.key_of(v) LOOP
         CONTINUE WHEN to_regproc(format('qwen_embed.key_%s_%s', v.id, key.place)) IS NOT NULL;
@@ -86,24 +103,33 @@ BEGIN
             'CREATE FUNCTION qwen_embed.key_%s_%s(%s) RETURNS %s LANGUAGE sql IMMUTABLE '
             'BEGIN ATOMIC SELECT ($1).%I; END',
             v.id, key.place, v.source, key.type, key.name);
+        EXECUTE format('REVOKE ALL ON FUNCTION qwen_embed.key_%s_%s(%s) FROM PUBLIC', v.id, key.place, v.source);
     END LOOP;
-    IF to_regproc(format('qwen_embed.content_%s', v.id)) IS NULL THEN
+END $$;
+COMMENT ON FUNCTION qwen_embed.make_key_functions(qwen_embed.vectorizer) IS
+    'key_N_1, key_N_2, …: what a row is called.';
+
+CREATE OR REPLACE FUNCTION qwen_embed.make_row_functions(v qwen_embed.vectorizer) RETURNS void
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp SET standard_conforming_strings = on AS $$
+DECLARE
+    content text := format('qwen_embed.content_%s', v.id);
+BEGIN
+    PERFORM qwen_embed.make_key_functions(v);
+    -- Not by the keeper: it may hold an expression of the caller's.
+    IF to_regproc(content) IS NULL THEN
         EXECUTE format(
-            'CREATE FUNCTION qwen_embed.content_%s(%s) RETURNS text LANGUAGE sql STABLE '
-            '%s', v.id, v.source, coalesce(
+            'CREATE FUNCTION %s(%s) RETURNS text LANGUAGE sql STABLE '
+            '%s', content, v.source, coalesce(
                 -- The names at creation may be old ones; its own body is not.
                 pg_get_function_sqlbody(to_regproc(format('qwen_embed.content_%s', v.replaces))),
                 format('BEGIN ATOMIC %s; END',
                     qwen_embed.content_body(v.source, v.columns, v.template, v.condition))));
     END IF;
-    FOR made IN
-        SELECT p.oid FROM pg_proc p
-        WHERE p.pronamespace = 'qwen_embed'::regnamespace
-            AND p.proname ~ format('^(key_%s_\d+|content_%s)$', v.id, v.id)
-    LOOP
-        EXECUTE format('REVOKE ALL ON FUNCTION %s FROM PUBLIC', made);
-        EXECUTE format('GRANT ALL ON FUNCTION %s TO %I', made, qwen_embed.keeper());
-    END LOOP;
+    IF pg_has_role((SELECT p.proowner FROM pg_proc p WHERE p.oid = to_regproc(content)), 'USAGE') THEN
+        EXECUTE format('REVOKE ALL ON FUNCTION %s(%s) FROM PUBLIC', content, v.source);
+        EXECUTE format('GRANT ALL ON FUNCTION %s(%s) TO %I', content, v.source, qwen_embed.keeper());
+    END IF;
+    PERFORM qwen_embed.grant_to_known(v);
     PERFORM qwen_embed.show_texts();
 END $$;
 COMMENT ON FUNCTION qwen_embed.make_row_functions(qwen_embed.vectorizer) IS
@@ -181,6 +207,7 @@ DECLARE
         'the vectorizer %L could not record this change of %s: SELECT qwen_embed.repair(%L);',
         v.name, v.source, v.name);
     called text := format('qwen_embed.capture_%s_%s', v.id, event);
+    owner text := (SELECT pg_get_userbyid(c.relowner) FROM pg_class c WHERE c.oid = v.source);
 BEGIN
     EXECUTE format(
         'CREATE OR REPLACE FUNCTION %s() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER '
@@ -189,6 +216,7 @@ BEGIN
         format(E'BEGIN\n    IF (%s) IS NOT TRUE THEN\n        RAISE WARNING USING MESSAGE = %L;\n'
                '        RETURN NULL;\n    END IF;\n%s\n    RETURN NULL;\nEND', guard, complaint, body));
     EXECUTE format('REVOKE ALL ON FUNCTION %s() FROM PUBLIC', called);
+    EXECUTE format('GRANT EXECUTE ON FUNCTION %s() TO %I', called, owner);
     EXECUTE format('COMMENT ON FUNCTION %s() IS %L', called,
         format('Appends to log_%s, as its owner: the writer needs no right here.', v.id));
 END $$;
@@ -205,28 +233,30 @@ COMMENT ON FUNCTION qwen_embed.by_row(qwen_embed.vectorizer) IS
     'Whether inserts and deletes are recorded row by row.';
 
 CREATE OR REPLACE FUNCTION qwen_embed.make_capture_functions(v qwen_embed.vectorizer) RETURNS void
-LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
-    keys text := qwen_embed.numbered(v, 'k#');
-    appended text := format('    INSERT INTO qwen_embed.log_%s (op, %s) ', v.id, keys);
-    key_of text := format('qwen_embed.key_%s_#(%%s)', v.id);
-    old_key text := qwen_embed.numbered(v, format(key_of, 'old'));
-    new_key text := qwen_embed.numbered(v, format(key_of, 'new'));
-    every_key text := qwen_embed.numbered(v, format(key_of, 'changed'));
+    -- Of the row, as everything below.
+    recorded qwen_embed.vectorizer := qwen_embed.as_recorded(v);
+    keys text := qwen_embed.numbered(recorded, 'k#');
+    appended text := format('    INSERT INTO qwen_embed.log_%s (op, %s) ', recorded.id, keys);
+    key_of text := format('qwen_embed.key_%s_#(%%s)', recorded.id);
+    old_key text := qwen_embed.numbered(recorded, format(key_of, 'old'));
+    new_key text := qwen_embed.numbered(recorded, format(key_of, 'new'));
+    every_key text := qwen_embed.numbered(recorded, format(key_of, 'changed'));
     -- It ends group commit: off unless the owner asked for it.
-    notified text := CASE WHEN v.notify THEN format(E'\n    PERFORM pg_notify(''qwen_embed'', ''%s'');', v.id) ELSE '' END;
+    notified text := CASE WHEN recorded.notify THEN format(E'\n    PERFORM pg_notify(''qwen_embed'', ''%s'');', recorded.id) ELSE '' END;
     whole_statement text := format('SELECT ''c'', %s FROM changed;', every_key);
 BEGIN
-    PERFORM qwen_embed.make_capture_function(v, 'insert', appended || CASE WHEN qwen_embed.by_row(v)
+    PERFORM qwen_embed.make_capture_function(recorded, 'insert', appended || CASE WHEN qwen_embed.by_row(recorded)
         THEN format('VALUES (''c'', %s);', new_key) ELSE whole_statement END || notified);
-    PERFORM qwen_embed.make_capture_function(v, 'delete', appended || CASE WHEN qwen_embed.by_row(v)
+    PERFORM qwen_embed.make_capture_function(recorded, 'delete', appended || CASE WHEN qwen_embed.by_row(recorded)
         THEN format('VALUES (''c'', %s);', old_key) ELSE whole_statement END || notified);
-    PERFORM qwen_embed.make_capture_function(v, 'update',
+    PERFORM qwen_embed.make_capture_function(recorded, 'update',
         appended || format(E'VALUES (''c'', %s);\n', new_key)
         || format(E'    IF record_image_ne(ROW(%s), ROW(%s)) THEN\n', old_key, new_key)
         || '    ' || appended || format(E'VALUES (''c'', %s);\n    END IF;', old_key) || notified);
-    PERFORM qwen_embed.make_capture_function(v, 'truncate',
-        format('    INSERT INTO qwen_embed.log_%s (op) VALUES (''t'');', v.id) || notified);
+    PERFORM qwen_embed.make_capture_function(recorded, 'truncate',
+        format('    INSERT INTO qwen_embed.log_%s (op) VALUES (''t'');', recorded.id) || notified);
 END $$;
 COMMENT ON FUNCTION qwen_embed.make_capture_functions(qwen_embed.vectorizer) IS
     'The four trigger functions, made anew.';

@@ -26,7 +26,7 @@ END $$;
 COMMENT ON FUNCTION qwen_embed.refuse(text, text) IS 'Raises: what was asked is not supported.';
 
 CREATE OR REPLACE FUNCTION qwen_embed.check_source(source regclass) RETURNS void
-LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     c pg_class := (SELECT t FROM pg_class t WHERE t.oid = check_source.source);
 BEGIN
@@ -61,11 +61,18 @@ BEGIN
         RAISE EXCEPTION USING ERRCODE = 'insufficient_privilege',
             MESSAGE = format('you may not create tables in schema %s', c.relnamespace::regnamespace),
             HINT = format('GRANT CREATE ON SCHEMA %s TO %I;', c.relnamespace::regnamespace, current_user);
-    ELSIF NOT has_schema_privilege('qwen_embed', 'CREATE')
-        OR NOT has_table_privilege('qwen_embed.vectorizer', 'INSERT') THEN
+    ELSIF NOT has_table_privilege('qwen_embed.vectorizer', 'INSERT') THEN
         RAISE EXCEPTION USING ERRCODE = 'insufficient_privilege',
             MESSAGE = 'you may not create vectorizers',
-            HINT = 'Run it as the role that installed qwen_embed, which then must own the source too.';
+            HINT = format('As %I: SELECT qwen_embed.grant_to(%L, ''owner'');', qwen_embed.keeper(), current_user);
+    ELSIF NOT has_schema_privilege(qwen_embed.keeper()::name, c.relnamespace, 'USAGE') THEN
+        RAISE EXCEPTION USING ERRCODE = 'insufficient_privilege',
+            MESSAGE = format('%I, which installed qwen_embed, may not look into schema %s',
+                qwen_embed.keeper(), c.relnamespace::regnamespace),
+            HINT = format('GRANT USAGE ON SCHEMA %s TO %I;', c.relnamespace::regnamespace, qwen_embed.keeper());
+    END IF;
+    IF NOT has_schema_privilege('qwen_embed', 'CREATE') THEN
+        PERFORM qwen_embed.open_schema(current_user::text);
     END IF;
 END $$;
 COMMENT ON FUNCTION qwen_embed.check_source(regclass) IS
@@ -399,7 +406,6 @@ LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp SET client_min_messages =
 DECLARE
     part text;
     held regclass;
-    dropped regprocedure;
 BEGIN
     IF EXISTS (SELECT FROM pg_class WHERE oid = v.source) THEN
         FOREACH part IN ARRAY ARRAY['insert', 'delete', 'update', 'truncate'] LOOP
@@ -413,21 +419,9 @@ BEGIN
     LOOP
         EXECUTE format('DROP TRIGGER qwen_embed_%s_truncate ON %s', v.id, held);
     END LOOP;
-    FOREACH part IN ARRAY ARRAY['log', 'work', 'dead'] LOOP
-        EXECUTE format('DROP TABLE IF EXISTS qwen_embed.%s_%s', part, v.id);
-    END LOOP;
-    FOR dropped IN
-        SELECT p.oid FROM pg_proc p
-        WHERE p.pronamespace = 'qwen_embed'::regnamespace
-            AND p.proname ~ format('^(capture_%s_[a-z]+|content_%s)$', v.id, v.id)
-    LOOP
-        EXECUTE format('DROP FUNCTION %s', dropped);
-    END LOOP;
-    DELETE FROM qwen_embed.lease l WHERE l.vectorizer = v.id;
-    DELETE FROM qwen_embed.task t WHERE t.vectorizer = v.id;
 END $$;
 COMMENT ON FUNCTION qwen_embed.drop_capture(qwen_embed.vectorizer) IS
-    'Drops the triggers of a vectorizer and all that waits; its vectors and what tells their keys stay.';
+    'Drops the triggers of a vectorizer. What they append to goes when its row is deleted or retired: end_parts().';
 
 CREATE OR REPLACE FUNCTION qwen_embed.drop_vectorizer(name text, drop_target boolean DEFAULT false)
 RETURNS void
@@ -437,7 +431,6 @@ DECLARE
     moved qwen_embed.vectorizer := (SELECT s FROM qwen_embed.vectorizer s WHERE s.replaces = v.id);
     before qwen_embed.vectorizer := (
         SELECT o FROM qwen_embed.vectorizer o WHERE o.id = v.replaces AND o.retired_at IS NOT NULL);
-    dropped regprocedure;
 BEGIN
     IF moved.id IS NOT NULL AND v.retired_at IS NULL THEN
         PERFORM qwen_embed.refuse(format('%L is being moved to %s', v.name, moved.name),
@@ -451,12 +444,6 @@ BEGIN
         'ACCESS EXCLUSIVE');
     PERFORM qwen_embed.drop_capture(v);
     PERFORM qwen_embed.drop_mark(v, drop_target);
-    FOR dropped IN
-        SELECT p.oid FROM pg_proc p
-        WHERE p.pronamespace = 'qwen_embed'::regnamespace AND p.proname ~ format('^key_%s_\d+$', v.id)
-    LOOP
-        EXECUTE format('DROP FUNCTION %s', dropped);
-    END LOOP;
     DELETE FROM qwen_embed.vectorizer kept WHERE kept.id = v.id;
     IF EXISTS (SELECT FROM pg_class WHERE oid = v.target_view AND relkind = 'v') THEN
         EXECUTE format('DROP VIEW %s', v.target_view);

@@ -52,12 +52,13 @@ COMMENT ON COLUMN qwen_embed.status.lag IS 'Age of the oldest recorded change th
 
 CREATE OR REPLACE FUNCTION qwen_embed.dead_rows(v qwen_embed.vectorizer)
 RETURNS TABLE (key jsonb, kind text, message text, attempts int, died_at timestamptz)
-LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     named text := (SELECT string_agg(format('%L, k%s', source_column, place), ', ' ORDER BY place)
         FROM qwen_embed.key_columns(v.id));
 BEGIN
-    IF to_regclass(format('qwen_embed.dead_%s', v.id)) IS NOT NULL THEN
+    -- Keys are for those who may read the source: everybody else sees none.
+    IF has_table_privilege(to_regclass(format('qwen_embed.dead_%s', v.id)), 'SELECT') THEN
         RETURN QUERY EXECUTE format(
             'SELECT jsonb_build_object(%s), kind, message, attempts, died_at FROM qwen_embed.dead_%s', named, v.id);
     END IF;

@@ -1,6 +1,17 @@
 -- Private unless said: the functions of this schema belong to owners of vectorizers.
 
-REVOKE ALL ON ALL FUNCTIONS IN SCHEMA qwen_embed FROM PUBLIC;
+DO $$
+DECLARE
+    made pg_catalog.regprocedure;
+BEGIN
+    -- Not content_N of other owners: they keep it private themselves.
+    FOR made IN
+        SELECT p.oid FROM pg_catalog.pg_proc p
+        WHERE p.pronamespace = 'qwen_embed'::pg_catalog.regnamespace AND pg_catalog.pg_has_role(p.proowner, 'USAGE')
+    LOOP
+        EXECUTE pg_catalog.format('REVOKE ALL ON FUNCTION %s FROM PUBLIC', made);
+    END LOOP;
+END $$;
 GRANT USAGE ON SCHEMA qwen_embed TO PUBLIC;
 -- What a search by an ordinary role runs through. It decides nothing about what that role may read.
 GRANT EXECUTE ON FUNCTION
