@@ -260,6 +260,15 @@ def drain(dsn: str, vectorizer: int, killer: Killer, seconds: float) -> dict[str
         return left
 
 
+def wait_for_first_turns(dsn: str) -> None:
+    """Until the conflict that every run begins with is over."""
+    begun = "SELECT count(DISTINCT writer) FROM books.change WHERE turn > 1"
+    end = time.monotonic() + 60
+    with psycopg.connect(dsn, autocommit=True) as reader:
+        while reader.execute(begun).fetchone() != (4,) and time.monotonic() < end:
+            time.sleep(0.1)
+
+
 def control(
     server: EmbeddedServer, seed: str, folder: Path, plan: Plan, turns: list[int]
 ) -> WriterBooks:
@@ -273,6 +282,7 @@ def control(
         try:
             outages = Outages(server)
             chance = random.Random(f"{seed}:control")
+            wait_for_first_turns(dsn)
             for take in chosen(plan, outages, chance).values():
                 time.sleep(1.0)
                 take()

@@ -37,6 +37,11 @@ INSERT INTO docs (id, body) SELECT key, 'change 0.0.0 of ' || key FROM generate_
 INSERT INTO books.change SELECT 0, 0, jsonb_object_agg(id, body) FROM docs;
 """
 
+BOTH_MET = """
+SELECT count(DISTINCT objid) FROM pg_locks JOIN pg_database d ON d.oid = pg_locks.database
+WHERE locktype = 'advisory' AND classid = 7 AND datname = current_database()
+"""
+
 LEVELS = (
     psycopg.IsolationLevel.READ_COMMITTED,
     psycopg.IsolationLevel.REPEATABLE_READ,
@@ -95,16 +100,16 @@ class Turn:
         self.texts = before
 
     def meet(self, writer: int) -> None:
-        """The first turn: writers that lock two rows crosswise, so that every run has a deadlock of
-        their own. They begin when all are there."""
-        others = "SELECT count(*) >= 4 FROM pg_stat_activity WHERE application_name LIKE %s"
-        while self.connection.execute(others, ["chaos-writer-%"]).fetchone() != (True,):
+        """The first turn: writers lock two rows crosswise, so that every run has a deadlock of
+        their own. Each goes on to its second row when one of the others has its own first."""
+        first, second = (1, 2) if writer % 2 else (2, 1)
+        query = "UPDATE docs SET body = %s WHERE id = %s RETURNING id, body"
+        self.run(query, self.new(first), first)
+        self.connection.execute("SELECT pg_advisory_xact_lock_shared(7, %s)", [first])
+        end = time.monotonic() + 20
+        while self.connection.execute(BOTH_MET).fetchone() != (2,) and time.monotonic() < end:
             time.sleep(0.02)
-        for key in (1, 2) if writer % 2 else (2, 1):
-            self.run(
-                "UPDATE docs SET body = %s WHERE id = %s RETURNING id, body", self.new(key), key
-            )
-            time.sleep(0.3)
+        self.run(query, self.new(second), second)
 
     # The kinds of steps
 
