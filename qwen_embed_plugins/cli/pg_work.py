@@ -41,6 +41,12 @@ if TYPE_CHECKING:
     show_default=True,
     help="Batches under way for each vectorizer.",
 )
+@click.option(
+    "--backfill-rows-per-second",
+    type=click.FloatRange(min=0, min_open=True),
+    metavar="N",
+    help="Slow backfills down; live changes are not.",
+)
 @json_option
 @database_options
 def worker(
@@ -50,6 +56,7 @@ def worker(
     use: tuple[str, ...],
     batch_size: int,
     in_flight: int,
+    backfill_rows_per_second: float | None,
     as_json: bool,
 ) -> None:
     """Embed what changed, once or as a service.
@@ -73,6 +80,7 @@ def worker(
             settings=settings,
             batch_size=batch_size,
             in_flight=in_flight,
+            backfill_rows_per_second=backfill_rows_per_second,
             on_progress=tally,
             stopping=stopping,
         )

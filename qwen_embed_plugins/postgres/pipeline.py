@@ -100,6 +100,7 @@ class Pipeline:
     poll_seconds: float
     on_progress: Callable[[WorkerProgress], None] | None
     stopping: asyncio.Event
+    backfill_rows_per_second: float | None = None
 
     def __post_init__(self) -> None:
         self.name = f"{socket.gethostname()}:{os.getpid()}"
@@ -108,6 +109,7 @@ class Pipeline:
             only=self.only,
             batch_size=self.batch_size,
             lease_seconds=self.lease_seconds,
+            walk_rows_per_second=self.backfill_rows_per_second,
         )
         self.taking, self.finishing = Session(self.address), Session(self.address)
         self.wake = asyncio.Event()

@@ -35,7 +35,13 @@ class Tending:
     """Keeps the lanes true to the database. Two sessions: one for short things, one for walks."""
 
     def __init__(
-        self, address: str, *, only: Collection[str] | None, batch_size: int, lease_seconds: float
+        self,
+        address: str,
+        *,
+        only: Collection[str] | None,
+        batch_size: int,
+        lease_seconds: float,
+        walk_rows_per_second: float | None = None,
     ) -> None:
         self.lanes: dict[int, Lane] = {}
         self.types = VectorTypes("", {})
@@ -44,6 +50,7 @@ class Tending:
         self._only = frozenset(only) if only is not None else None
         self._batch_size = batch_size
         self._lease_seconds = lease_seconds
+        self._walk_rows_per_second = walk_rows_per_second
         self._session, self._walking = Session(address), Session(address)
         self._building: asyncio.Task[None] | None = None
 
@@ -143,19 +150,26 @@ class Tending:
             if lane.stopped is not None or not lane.vectorizer.has_task:
                 continue
             progress = await self._walk_lane(lane)
-            if progress == "full":
-                await asyncio.sleep(0.05)
             again = again or progress != "nothing"
             wake.set()
+            if progress == "full":
+                await asyncio.sleep(0.05)
+            elif progress == "walked" and self._walk_rows_per_second:
+                await asyncio.sleep(self._portion(lane) / self._walk_rows_per_second)
         return again
 
-    async def _walk_lane(self, lane: Lane) -> walks.Progress:
+    def _portion(self, lane: Lane) -> int:
+        """How many rows a walk looks at in one transaction: of a slowed one, those of a second."""
         # In batches as large as they are taken: a live change waits behind what walks appended.
-        rows = lane.rows_to_take(self._batch_size)
+        portion = _PORTION_BATCHES * lane.rows_to_take(self._batch_size)
+        rate = self._walk_rows_per_second
+        return portion if rate is None else min(portion, max(1, round(rate)))
+
+    async def _walk_lane(self, lane: Lane) -> walks.Progress:
         flow = walks.walk(
             lane.vectorizer,
-            portion=_PORTION_BATCHES * rows,
-            longest_log=_LONGEST_LOG_BATCHES * rows,
+            portion=self._portion(lane),
+            longest_log=_LONGEST_LOG_BATCHES * lane.rows_to_take(self._batch_size),
         )
         try:
             return await self._walking.transact(flow)

@@ -48,6 +48,7 @@ async def arun_worker(
     in_flight: int = 4,
     lease_seconds: float = 30.0,
     poll_seconds: float = 0.7,
+    backfill_rows_per_second: float | None = None,
     on_progress: Callable[[WorkerProgress], None] | None = None,
     stopping: asyncio.Event | None = None,
 ) -> WorkerSummary:
@@ -58,8 +59,10 @@ async def arun_worker(
     vectorizers. Texts go to the offers of `settings`, by default the discovered ones, or to what
     `embedder_for` makes; `registry` holds the plugins, by default the installed ones. `in_flight`
     batches of up to `batch_size` rows are under way for each vectorizer; a batch of a worker that
-    dies is free again after `lease_seconds`. Raises `DatabaseError` if the server cannot be reached
-    at the start or qwen_embed is not installed; with `once` also if the connection is lost.
+    dies is free again after `lease_seconds`. A backfill looks at no more than
+    `backfill_rows_per_second`; live changes are not slowed. Raises `DatabaseError` if the server
+    cannot be reached at the start or qwen_embed is not installed; with `once` also if the
+    connection is lost.
     """
     worker = Pipeline(
         address=_address_of(target),
@@ -73,6 +76,7 @@ async def arun_worker(
         poll_seconds=poll_seconds,
         on_progress=on_progress,
         stopping=stopping or asyncio.Event(),
+        backfill_rows_per_second=backfill_rows_per_second,
     )
     with connect.explained(worker.address):
         return await worker.run()

@@ -490,3 +490,43 @@ def test_a_notified_worker_wakes_at_once(filled: Database) -> None:
         await worker
 
     asyncio.run(play())
+
+
+def test_a_backfill_can_be_slowed_and_live_changes_are_not(db: Database) -> None:
+    db.rows("INSERT INTO docs SELECT i, 'text ' || i FROM generate_series(1, 5000) i")
+    db.create()
+    db.rows("UPDATE docs SET body = 'live' WHERE id = 5000")
+
+    async def play() -> float:
+        stopping = asyncio.Event()
+        began = time.monotonic()
+        worker = asyncio.create_task(
+            db.awork(once=False, stopping=stopping, backfill_rows_per_second=20.0)
+        )
+        for _ in range(500):
+            if "live" in db.stub.asked and len(db.stub.asked) > 30:
+                break
+            await asyncio.sleep(0.02)
+        stopping.set()
+        await worker
+        return time.monotonic() - began
+
+    took = asyncio.run(play())
+    assert "live" in db.stub.asked
+    assert 30 < len(db.stub.asked) <= 20 * (took + 1) + 20 + 1
+
+
+def test_a_hundred_thousand_changes_of_a_row_cost_one_request(filled: Database) -> None:
+    db = filled
+    db.work()
+    asked = len(db.stub.asked)
+    db.rows(
+        "DO $$ BEGIN FOR i IN 1..100000 LOOP "
+        "UPDATE docs SET body = 'version ' || i WHERE id = 1; "
+        # Within one transaction each would step over all versions before it.
+        "IF i % 100 = 0 THEN COMMIT; END IF; END LOOP; END $$"
+    )
+    assert db.value("SELECT count(*) FROM qwen_embed.log_1") == 100_000
+    db.work()
+    assert db.stub.asked[asked:] == ["version 100000"]
+    db.drained()
