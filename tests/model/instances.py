@@ -23,8 +23,8 @@ REFUSALS = replace(
 SKIPS = Instance(statements=2, start=(1,), tasks=("backfill",), walkers=1, empty=True)
 """A row that is looked at although it did not change; texts that become empty."""
 
-TWO_KEYS = Instance(keys=2, statements=2, start=(1, ABSENT), per_transaction=2)
-"""Two keys in one transaction of the writer and in one batch."""
+TWO_KEYS = Instance(keys=2, statements=2, start=(1, ABSENT), per_transaction=2, room=True)
+"""Two keys in one transaction of the writer and in one batch, or in two for want of room."""
 
 LATE = Instance(keys=2, statements=2, writers=2, start=(1, 2), texts=3)
 """Two writers; the first to write may be the last to commit."""
@@ -33,6 +33,9 @@ BACKFILL = Instance(
     keys=2, statements=0, start=(1, 2), embedded=False, tasks=("backfill",), walkers=1, portion=1
 )
 """A walk in two portions over rows that have no vector yet."""
+
+DOUBTS = Instance(statements=2, start=(1,), audit=True)
+"""An audit that wants vectors made again, among changes."""
 
 SMALL: dict[str, Instance] = {
     "changes": CHANGES,
@@ -43,6 +46,7 @@ SMALL: dict[str, Instance] = {
     "two keys": TWO_KEYS,
     "late": LATE,
     "backfill": BACKFILL,
+    "doubts": DOUBTS,
 }
 
 LARGE: dict[str, Instance] = {
@@ -66,6 +70,7 @@ BUGS: dict[Bug, tuple[str, str]] = {
     "an answer for a changed key is dropped": ("changes", "answers are kept"),
     "a burial without the source": ("refusals", "every vector is of its text"),
     "walks pass over dead letters": ("refusals", "every vector is of its text"),
+    "a doubt is forgotten": ("doubts", "every vector is of its text"),
     "work that is due is not taken": ("changes", "stuck"),
 }
 """Where each planted bug is found, and which law it breaks first."""

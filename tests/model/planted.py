@@ -10,8 +10,8 @@ from tests.model.states import Bug
 _SOURCE_JOIN = re.compile(r"^JOIN \{source\} .*$", re.MULTILINE)
 
 _SEEN = """, seen AS (
-    INSERT INTO public.seen SELECT work.id, 0, {content}(source), target.content_hash, target.space,
-        %(token)s
+    INSERT INTO public.seen SELECT work.id, 0, false, {content}(source), target.content_hash,
+        target.space, %(token)s
     FROM merged AS work
     LEFT JOIN {source} AS source ON {source_is_work}
     LEFT JOIN {target} AS target ON {target_is_work}
@@ -50,7 +50,7 @@ def read_with_claim() -> dict[str, str]:
     head, rest = take.split("\nSELECT\n    (SELECT count(*) FROM taken)")
     return {
         "take_log": head + _SEEN + rest,
-        "read_rows": "SELECT * FROM public.seen WHERE token = %(token)s AND id = ANY (%(ids)s)",
+        "read_rows": "SELECT * FROM public.seen WHERE token = $1 AND id = ANY ($2)",
     }
 
 
@@ -77,6 +77,9 @@ def planted(bug: Bug) -> dict[str, str] | None:
         return {"bury_work": without_source("bury_work")}
     if bug == "walks pass over dead letters":
         return {"walk_dead": changed("walk_dead", "WHERE NOT EXISTS", "WHERE false AND NOT EXISTS")}
+    if bug == "a doubt is forgotten":
+        freed = "token = NULL, dirty = false"
+        return {"reap_leases": changed("reap_leases", freed, f"{freed}, again = false")}
     if bug == "an answer for a changed key is dropped":
         token = "AND work.token = %(token)s"
         return {"write_vectors": changed("write_vectors", token, f"{token} AND NOT work.dirty")}

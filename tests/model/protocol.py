@@ -32,7 +32,6 @@ from tests.model.states import (
     TRUNCATED,
     Cell,
     Instance,
-    Logged,
     Outcome,
     Read,
     State,
@@ -89,14 +88,13 @@ class Workers:
         at = worker.at
         if at == "idle":
             return self._open_lease(state, place)
-        if at == "opened":
-            return self._take_log(state, place)
+        if at in ("opened", "between"):
+            part = self._take_log if worker.parts[0] == "log" else self._take_due
+            return part(state, place)
         if at == "merging":
             return self._merge(state, place)
         if at == "orphans":
             return self._add_orphans_task(state, place)
-        if at == "merged":
-            return self._take_due(state, place)
         if at == "taken":
             return self._read_rows(state, place)
         if at in ("read", "empty"):
@@ -172,8 +170,14 @@ class Workers:
             token = 0 if self.bug == "a version of the row as fence" else self._token(state)
             yield Next(
                 self._step(place, "open_lease"),
-                self._with(state, place, Worker("opened", token)),
+                self._with(state, place, Worker("opened", token, ("log", "due"))),
             )
+            if log and self._due(state, place):
+                # They take turns in being first; where only one is there, it makes no difference.
+                yield Next(
+                    self._step(place, "open_lease", "due first"),
+                    self._with(state, place, Worker("opened", token, ("due", "log"))),
+                )
 
     def _due(self, state: State, place: int) -> list[int]:
         if self.bug == "work that is due is not taken":
@@ -195,11 +199,11 @@ class Workers:
                 log[at] = log[at]._replace(gone=place + 1)
             whats = {state.log[at].what for at in taken}
             keys = tuple(sorted(whats - {TRUNCATED}))
+            doubts = {state.log[at].what for at in taken if state.log[at].doubt}
             worker = state.workers[place]._replace(
-                at="merging" if keys else "orphans" if TRUNCATED in whats else "merged",
-                left=keys,
-                truncated=TRUNCATED in whats,
+                left=keys, doubts=tuple(sorted(doubts)), truncated=TRUNCATED in whats
             )
+            worker = worker._replace(at="merging") if keys else self._on(worker)
             if self.bug == "claim and read in one statement":
                 worker = worker._replace(batch=tuple(self._see(state, key) for key in keys))
             said = f"row {start + 1} and on: {len(taken)}" if free else "nothing"
@@ -208,49 +212,56 @@ class Workers:
                 self._with(state._replace(log=tuple(log)), place, worker),
             )
 
+    def _on(self, worker: Worker) -> Worker:
+        """Where taking goes on when a part of it is done."""
+        if worker.truncated:
+            return worker._replace(at="orphans")
+        parts = worker.parts[1:]
+        if parts:
+            return worker._replace(at="between", parts=parts)
+        return worker._replace(at="taken" if worker.mine else "empty", parts=())
+
     def _merge(self, state: State, place: int) -> Moves:
         """`ON CONFLICT DO UPDATE`, in key order, as far as nobody is in the way."""
-        worker = state.workers[place]
-        left, mine, pending = list(worker.left), list(worker.mine), list(worker.pending)
-        while left and not self._locked(state, place, left[0]):
-            key = left.pop(0)
-            row = state.work[key]
+        worker, done = state.workers[place], list[int]()
+        while worker.left and not self._locked(state, place, worker.left[0]):
+            key, *left = worker.left
+            row = dict(worker.pending).get(key, state.work[key])
+            again = key in worker.doubts or (row is not None and row.again)
             if row is not None and row.token:
-                # "No dirty flag": the merge leaves no trace.
-                pending.append((key, row._replace(dirty=self.bug != "no dirty flag")))
+                # Also where the token is its own, from taking what is due: then once too often.
+                dirty = self.bug != "no dirty flag"
+                worker = self._pending(worker, key, row._replace(dirty=dirty, again=again))
             else:
-                worker = self._claimed(worker, key, row, mine, pending)
-        if len(left) == len(worker.left):
+                worker = self._claimed(worker, key, row, again)
+            worker = worker._replace(left=tuple(left))
+            done.append(key)
+        if not done:
             return
-        at = worker.at if left else "orphans" if worker.truncated else "merged"
-        worker = worker._replace(at=at, left=tuple(left), mine=tuple(mine), pending=tuple(pending))
-        done = [key for key, _ in pending]
-        said = f"merges {keys_named(done)}, claims {keys_named(mine)}"
+        if not worker.left:
+            worker = self._on(worker._replace(doubts=()))
+        said = f"merges {keys_named(done)}, holds {keys_named(worker.mine)}"
         yield Next(self._step(place, "take_log", said), self._with(state, place, worker))
 
-    def _claimed(
-        self,
-        worker: Worker,
-        key: int,
-        row: Work | None,
-        mine: list[int],
-        pending: list[tuple[int, Work]],
-    ) -> Worker:
+    def _claimed(self, worker: Worker, key: int, row: Work | None, again: bool) -> Worker:
         version = 0
         if self.bug == "a version of the row as fence":
             version = 1 if row is None else row.version + 1
             worker = worker._replace(token=version)
-        mine.append(key)
+        worker = worker._replace(mine=tuple(sorted({*worker.mine, key})))
         # `due_at` stays what it was; it counts for nothing while the row has a token.
-        pending.append((key, Work(worker.token, False, True, version)))
-        return worker
+        return self._pending(worker, key, Work(worker.token, False, True, again, version))
+
+    def _pending(self, worker: Worker, key: int, row: Work) -> Worker:
+        changed = {**dict(worker.pending), key: row}
+        return worker._replace(pending=tuple(sorted(changed.items())))
 
     def _add_orphans_task(self, state: State, place: int) -> Moves:
         tasks = state.tasks
         waits = any(t.kind == "orphans" and t.reached == NOT_BEGUN and not t.made for t in tasks)
         if not waits:
             tasks = (*tasks, Task("orphans", NOT_BEGUN, place + 1, 0))
-        worker = state.workers[place]._replace(at="merged", truncated=False)
+        worker = self._on(state.workers[place]._replace(truncated=False))
         yield Next(
             self._step(place, "add_orphans_task", "there is one" if waits else ""),
             self._with(state._replace(tasks=tasks), place, worker),
@@ -258,24 +269,21 @@ class Workers:
 
     def _take_due(self, state: State, place: int) -> Moves:
         worker = state.workers[place]
-        mine, pending = list(worker.mine), list(worker.pending)
-        due = [key for key in self._due(state, place) if key not in dict(pending)]
+        due = [key for key in self._due(state, place) if key not in dict(worker.pending)]
         for key in due:
-            worker = self._claimed(worker, key, state.work[key], mine, pending)
-        worker = worker._replace(
-            at="taken" if mine else "empty", mine=tuple(mine), pending=tuple(pending)
-        )
+            row = state.work[key]
+            worker = self._claimed(worker, key, row, row is not None and row.again)
         if self.bug == "claim and read in one statement":
             worker = worker._replace(batch=(*worker.batch, *(self._see(state, key) for key in due)))
         said = f"claims {keys_named(due)}" if due else ""
-        yield Next(self._step(place, "take_due", said), self._with(state, place, worker))
+        yield Next(self._step(place, "take_due", said), self._with(state, place, self._on(worker)))
 
-    def _see(self, state: State, key: int) -> Read:
+    def _see(self, state: State, key: int, again: bool = False) -> Read:
         """A row and its vector, as committed now."""
         text, version = state.source[key]
         if text <= ABSENT:
             return Read(key, "gone", ABSENT, version)
-        equal = state.target[key].text == text
+        equal = state.target[key].text == text and not again
         return Read(key, "equal" if equal else "text", text, version)
 
     def _read_rows(self, state: State, place: int) -> Moves:
@@ -285,12 +293,20 @@ class Workers:
         if self.bug == "claim and read in one statement":
             batch = tuple(read for read in worker.batch if read.key in worker.mine)
         else:
-            batch = tuple(self._see(state, key) for key in worker.mine)
-        said = ", ".join(f"k{r.key + 1}: {name_of_text(r.text)}, {r.kind}" for r in batch)
-        yield Next(
-            self._step(place, "read_rows", said),
-            self._with(state, place, worker._replace(at="read", batch=batch)),
-        )
+            rows = dict(worker.pending)
+            batch = tuple(self._see(state, key, rows[key].again) for key in worker.mine)
+        # Where a lease has room for some of the rows only, any of them may come first.
+        rooms = [batch]
+        if self.instance.room and len(batch) > 1:
+            rooms += [(read,) for read in batch]
+        for kept in rooms:
+            holder = worker._replace(at="read", batch=kept)
+            for key in {read.key for read in batch} - {read.key for read in kept}:
+                returned = dict(worker.pending)[key]._replace(token=0, dirty=False)
+                holder = self._pending(holder, key, returned)
+            said = ", ".join(f"k{r.key + 1}: {name_of_text(r.text)}, {r.kind}" for r in kept)
+            query = "read_rows" if len(kept) == len(batch) else "read_rows, return_unread"
+            yield Next(self._step(place, query, said), self._with(state, place, holder))
 
     def _commit_taking(self, state: State, place: int) -> Moves:
         worker = state.workers[place]
@@ -404,7 +420,7 @@ class Workers:
     def _commit_finish(self, state: State, place: int) -> Moves:
         """The rest: it touches only rows that this transaction has locked."""
         worker = state.workers[place]
-        target, dead = list(state.target), list(state.dead)
+        target, dead, doubted = list(state.target), list(state.dead), list(state.doubted)
         work, removed = list(state.work), set[int]()
         broken: Broken | None = None
         for read in worker.batch:
@@ -420,6 +436,7 @@ class Workers:
                 if not written.text:
                     removed.add(read.key)
                 target[read.key] = written
+                doubted[read.key] = doubted[read.key] and read.kind == "equal"
             work[read.key] = self._left_of(worker, read, row)
             if work[read.key] is None:
                 buried = read.kind == "text" and worker.outcome == "refused"
@@ -430,6 +447,7 @@ class Workers:
         after = state._replace(
             target=tuple(target),
             dead=tuple(dead),
+            doubted=tuple(doubted),
             work=tuple(work),
             leases=self._without(state, worker.token),
             walkers=tuple(
@@ -491,6 +509,6 @@ class Workers:
         if state.workers[place].at not in TAKING:
             return state
         return state._replace(
-            log=tuple(Logged(r.what, r.made, 0) if r.gone == mine else r for r in state.log),
+            log=tuple(r._replace(gone=0) if r.gone == mine else r for r in state.log),
             tasks=tuple(task for task in state.tasks if task.made != mine),
         )

@@ -27,10 +27,11 @@ SELECT
     ARRAY(SELECT jsonb_build_array(id, text, encode(content_hash, 'hex'), embedding::text)
           FROM docs_embedding ORDER BY id),
     ARRAY(SELECT k1 FROM qwen_embed.dead_{n} ORDER BY k1),
-    ARRAY(SELECT jsonb_build_array(k1, token, dirty, due_at <= clock_timestamp())
+    ARRAY(SELECT jsonb_build_array(k1, token, dirty, due_at <= clock_timestamp(), again)
           FROM qwen_embed.work_{n} ORDER BY k1),
     ARRAY(SELECT token FROM qwen_embed.lease ORDER BY token),
-    ARRAY(SELECT coalesce(k1, 0) FROM qwen_embed.log_{n} ORDER BY ctid),
+    ARRAY(SELECT jsonb_build_array(coalesce(k1, 0), op = 'a')
+          FROM qwen_embed.log_{n} ORDER BY ctid),
     ARRAY(SELECT jsonb_build_array(kind, reached[1]::int) FROM qwen_embed.task ORDER BY id)
 """
 
@@ -77,7 +78,10 @@ class Play:
         waited = step.who in self.waiting
         self.waiting.discard(step.who)
         if step.what == "take_log deletes":
-            self._take_log(step, hand, before)
+            self._take_log(step, hand, before, place)
+        elif step.what == "take_due" and before.workers[place].at == "opened":
+            self._begin_take(step, hand, due_first=True)
+            self._expect(step, hand.let_on(), "gate")
         elif step.what == "take_log":
             self._unpause(hand)
             partly = after.workers[place].at == "merging"
@@ -103,7 +107,7 @@ class Play:
                 continue  # this batch has none of those
             self._expect(step, hand.let_on(), "over" if name == COMMIT else "gate")
 
-    def _take_log(self, step: Step, hand: Hand, before: State) -> None:
+    def _take_log(self, step: Step, hand: Hand, before: State, place: int) -> None:
         log = f"qwen_embed.log_{self.stage.n}"
         committed = [row for row in before.log if not row.made]
         free = [at for at, row in enumerate(committed) if not row.gone]
@@ -112,12 +116,9 @@ class Play:
             for (place,) in self.stage.do(f"SELECT ctid::text FROM {log} ORDER BY ctid")
         ]
         taken = free[step.number :]
-        block = blocks[taken[0]] if taken else max(blocks, default=0) + 1
-        flow = queue.take(
-            self.vectorizer, worker=step.who, block=block, limit=100, lease_seconds=3600
-        )
-        hand.begin(flow, self.vectorizer.name_of)
-        self._expect(step, hand.let_on(), "gate")
+        if before.workers[place].at == "opened":
+            self._begin_take(step, hand, due_first=False)
+        hand.floor = blocks[taken[0]] if taken else max(blocks, default=0) + 1
         self.stage.do("SELECT pg_advisory_lock(%s, %s)", PAUSE, hand.pid)
         stand = hand.let_on()
         if stand == "gate":
@@ -126,6 +127,18 @@ class Play:
                 raise Differs(f"{step}: nothing was merged")
         elif hand.wait_event != "advisory":
             raise Differs(f"{step}: waits for {hand.wait_event}")
+
+    def _begin_take(self, step: Step, hand: Hand, *, due_first: bool) -> None:
+        flow = queue.take(
+            self.vectorizer,
+            worker=step.who,
+            block=0,
+            limit=100,
+            lease_seconds=3600,
+            due_first=due_first,
+        )
+        hand.begin(flow, self.vectorizer.name_of)
+        self._expect(step, hand.let_on(), "gate")
 
     def _unpause(self, hand: Hand) -> None:
         if self._paused(hand):
@@ -174,9 +187,9 @@ class Play:
                 self.tokens[token] = result.batch.token
             return
         self.batches.pop(step.who)
-        if step.what == "drops its answer" and result is True:
+        if step.what == "drops its answer" and result is not None:
             raise Differs(f"{step}: it was written")
-        if step.what.startswith("finish_work") and result is not True:
+        if step.what.startswith("finish_work") and result is None:
             raise Differs(f"{step}: it was dropped")
 
     def _reaper(self, step: Step, before: State, after: State) -> None:
@@ -240,7 +253,14 @@ class Play:
             app.execute("TRUNCATE docs")
 
     def _owner(self, step: Step, before: State, after: State) -> None:
-        getattr(postgres, step.what)(self.stage.eye, "docs")
+        if step.what == "append_doubts":
+            query, values = (
+                "INSERT INTO qwen_embed.log_{n} (op, k1) VALUES ('a', %s)",
+                [step.number + 1],
+            )
+            self.stage.do(query.format(n=self.stage.n), *values)
+        else:
+            getattr(postgres, step.what)(self.stage.eye, "docs")
 
     # What must wait
 
@@ -324,11 +344,12 @@ class Play:
                     tokens.get(token, token) or 0,
                     dirty,
                     due if token is None else None,
+                    again,
                 )
-                for key, token, dirty, due in work
+                for key, token, dirty, due, again in work
             },
             "leases": sorted(tokens.get(token, token) for token in leases),
-            "log": [key - 1 for key in log],
+            "log": [(key - 1, doubt) for key, doubt in log],
             "tasks": [
                 (kind, NOT_BEGUN if reached is None else reached - 1) for kind, reached in tasks
             ],
@@ -339,11 +360,11 @@ class Play:
             "target": {k: cell.text for k, cell in enumerate(state.target) if cell.text != ABSENT},
             "dead": [key for key, version in enumerate(state.dead) if version],
             "work": {
-                key: (row.token, row.dirty, None if row.token else row.due)
+                key: (row.token, row.dirty, None if row.token else row.due, row.again)
                 for key, row in enumerate(state.work)
                 if row is not None
             },
             "leases": list(state.leases),
-            "log": [row.what for row in state.log if not row.made],
+            "log": [(row.what, row.doubt) for row in state.log if not row.made],
             "tasks": [(task.kind, task.reached) for task in state.tasks if not task.made],
         }

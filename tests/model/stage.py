@@ -49,7 +49,8 @@ END $$;
 CREATE TRIGGER stop BEFORE INSERT ON qwen_embed.work_{n} FOR EACH ROW EXECUTE FUNCTION stop();
 CREATE TRIGGER stop BEFORE DELETE ON docs_embedding FOR EACH ROW EXECUTE FUNCTION stop();
 CREATE TABLE seen (
-    id bigint, attempts int, content text, content_hash bytea, space text, token bigint);
+    id bigint, attempts int, again boolean, content text, content_hash bytea, space text,
+    token bigint);
 """
 
 _EMPTIED = """
@@ -88,11 +89,14 @@ class Named(Vectorizer):
             if text is None
             else sql.SQL(text).format(**self._fragments, **more)
         )
-        self.names_by_text[made.as_string()] = name
+        # read_rows is run by a function that stops where a lease is full.
+        self.names_by_text[made.as_string()] = "read_rows" if name == "read_within" else name
         return made
 
     def name_of(self, statement: Statement) -> str:
-        return self.names_by_text[statement.query.as_string()]
+        """The query's name; "" for a savepoint, which stops nobody."""
+        text = statement.query.as_string()
+        return "" if "SAVEPOINT" in text.split("\n", 1)[0] else self.names_by_text[text]
 
 
 class Stage:

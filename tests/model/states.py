@@ -22,12 +22,12 @@ WALKERS, WRITERS = 10, 20
 """Session numbers of walkers and writers start here; those of workers at 1."""
 
 At = Literal[
-    "idle", "opened", "merging", "orphans", "merged", "taken", "empty", "read",
+    "idle", "opened", "between", "merging", "orphans", "taken", "empty", "read",
     "out", "fenced", "held", "wrote", "lost",
 ]  # fmt: skip
 """Where a worker is in the life of a batch; "out" is the request, with no transaction open."""
 
-TAKING = frozenset({"opened", "merging", "orphans", "merged", "taken", "empty", "read"})
+TAKING = frozenset({"opened", "between", "merging", "orphans", "taken", "empty", "read"})
 FINISHING = frozenset({"fenced", "held", "wrote", "lost"})
 
 Outcome = Literal["", "written", "refused", "later", "held", "handed back"]
@@ -45,6 +45,7 @@ Bug = Literal[
     "an answer for a changed key is dropped",
     "a burial without the source",
     "walks pass over dead letters",
+    "a doubt is forgotten",
     "work that is due is not taken",
 ]
 
@@ -58,22 +59,25 @@ class Cell(NamedTuple):
 
 
 class Work(NamedTuple):
-    """A row of the work table. `token` is 0 where it waits; `due` says whether its pause is over.
-    `version` counts claims, for the bug that takes it as fence."""
+    """A row of the work table. `token` is 0 where it waits; `due` says whether its pause is over;
+    `again` that the vector is doubted and made again though the text be the same. `version` counts
+    claims, for the bug that takes it as fence."""
 
     token: int
     dirty: bool
     due: bool
+    again: bool
     version: int
 
 
 class Logged(NamedTuple):
     """A row of the log, in physical order. `made`: the session that has yet to commit it; `gone`:
-    the one that has deleted it and has yet to commit that."""
+    the one that has deleted it and has yet to commit that. `doubt`: an audit's, not a change."""
 
     what: int
     made: int
     gone: int
+    doubt: bool = False
 
 
 class Task(NamedTuple):
@@ -95,12 +99,15 @@ class Read(NamedTuple):
 
 
 class Worker(NamedTuple):
-    """One batch in the hands of one worker. `left` are keys still to be merged, `mine` the claimed
-    ones, `pending` the rows of work that its open transaction has changed."""
+    """One batch in the hands of one worker. `parts` of taking are to come; `left` are keys still to
+    be merged, some of them with `doubts`; `mine` the claimed ones, `pending` the rows of work that
+    its open transaction has changed."""
 
     at: At = "idle"
     token: int = 0
+    parts: tuple[Literal["log", "due"], ...] = ()
     left: tuple[int, ...] = ()
+    doubts: tuple[int, ...] = ()
     mine: tuple[int, ...] = ()
     pending: tuple[tuple[int, Work], ...] = ()
     truncated: bool = False
@@ -131,6 +138,8 @@ class State(NamedTuple):
     target: tuple[Cell, ...]
     dead: tuple[int, ...]
     """For each key the version whose text was refused, or 0."""
+    doubted: tuple[bool, ...]
+    """Whether an audit has found a key's vector wanting, and none was written since."""
     work: tuple[Work | None, ...]
     leases: tuple[int, ...]
     log: tuple[Logged, ...]
@@ -168,6 +177,10 @@ class Instance:
     empty: bool = False
     by_hand: bool = False
     """Whether someone calls enqueue() and retry()."""
+    audit: bool = False
+    """Whether an audit finds vectors wanting."""
+    room: bool = False
+    """Whether a batch may have no room for all that was taken."""
     rollback: bool = False
     portion: int = 100
     target: Literal["table"] = "table"

@@ -26,6 +26,7 @@ EVERYTHING = Instance(
     truncate=True,
     empty=True,
     by_hand=True,
+    audit=True,
     rollback=True,
 )
 """Far too large to be explored; one way through it at a time is not."""

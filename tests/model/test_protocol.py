@@ -24,8 +24,9 @@ MEETS = {
                  "a pause is over"),
     "skips": ("next_task, walk_source", "read_rows, commit",
               "hold_lease, hold_work, finish_work, release_dirty, close_lease, commit"),
-    "two keys": ("gives way", "deletes", "inserts"),
+    "two keys": ("read_rows, return_unread, commit", "gives way", "deletes", "inserts"),
     "late": (DIRTY, FENCED, "take_log"),
+    "doubts": ("append_doubts", WRITES, DIRTY),
     "backfill": ("move_task, commit", "end_task, commit"),
 }  # fmt: skip
 """What each world is for."""
@@ -96,8 +97,8 @@ def _committed(state: State) -> object:
     for row in state.work:
         if row is not None:
             tokens.setdefault(row.token, len(tokens))
-    work = [row and (tokens[row.token], row.dirty, row.due) for row in state.work]
-    log = sorted(row.what for row in state.log if not row.made)
+    work = [row and (tokens[row.token], row.dirty, row.due, row.again) for row in state.work]
+    log = sorted((row.what, row.doubt) for row in state.log if not row.made)
     tasks = [(task.kind, task.reached) for task in state.tasks if not task.made]
     texts = [
         (cell.text, stored.text) for cell, stored in zip(state.source, state.target, strict=True)

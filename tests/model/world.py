@@ -50,6 +50,7 @@ class World:
             source=rows,
             target=vectors,
             dead=(0,) * instance.keys,
+            doubted=(False,) * instance.keys,
             work=(None,) * instance.keys,
             leases=(),
             log=(),
@@ -74,14 +75,17 @@ class World:
             yield from self._write(state, place)
         if self.instance.by_hand and state.left:
             yield from self._by_hand(state)
+        if self.instance.audit and state.left:
+            yield from self._audit(state)
 
     # The reaper and the clock
 
     def _reap(self, state: State) -> Moves:
         """Any lease may have expired. The reaper's rows are locked until it commits."""
         if state.reaping:
+            forgets = self.instance.bug == "a doubt is forgotten"
             work = tuple(
-                row._replace(token=0, dirty=False, due=True)
+                row._replace(token=0, dirty=False, due=True, again=row.again and not forgets)
                 if row is not None and row.token == state.reaping
                 else row
                 for row in state.work
@@ -187,9 +191,7 @@ class World:
         yield Next(Step(f"walker {place + 1}", what), after)
 
     def _committed(self, state: State, session: int) -> tuple[Logged, ...]:
-        return tuple(
-            Logged(row.what, 0, row.gone) if row.made == session else row for row in state.log
-        )
+        return tuple(row._replace(made=0) if row.made == session else row for row in state.log)
 
     # The application
 
@@ -280,6 +282,17 @@ class World:
             log = state.log + tuple(Logged(key, 0, 0) for key in dead)
             yield Next(Step("owner", "retry"), state._replace(log=log, left=left))
 
+    def _audit(self, state: State) -> Moves:
+        """`append_doubts`: a vector is found wanting, whatever text it is of."""
+        for key, cell in enumerate(state.target):
+            if cell.text and not state.doubted[key]:
+                after = state._replace(
+                    log=(*state.log, Logged(key, 0, 0, doubt=True)),
+                    doubted=put(state.doubted, key, True),
+                    left=state.left - 1,
+                )
+                yield Next(Step("owner", "append_doubts", keys_named([key]), key), after)
+
     # Laws
 
     def broken(self, state: State) -> Broken | None:
@@ -298,6 +311,8 @@ class World:
             if dead:
                 if there or dead != version or text <= ABSENT:
                     return Broken("every vector is of its text", f"{name} is wrongly a dead letter")
+            elif state.doubted[key]:
+                return Broken("every vector is of its text", f"{name}: a doubt has no effect")
             elif there != max(text, ABSENT):
                 row, vector = name_of_text(text), name_of_text(there).replace("row", "vector")
                 said = f"nothing is left to do for {name}; row: {row}, vector: {vector}"
