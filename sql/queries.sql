@@ -56,14 +56,15 @@ WITH taken AS (
     DELETE FROM {log}
     WHERE ctid = ANY (ARRAY(
         SELECT ctid FROM {log} WHERE ctid >= %(floor)s::tid LIMIT %(limit)s FOR UPDATE SKIP LOCKED))
-    RETURNING op, {keys}, ctid AS place
+    RETURNING op, {keys}, at, ctid AS place
 ), merged AS (
-    INSERT INTO {work} AS work ({keys}, token, again)
-    SELECT {keys}, %(token)s::bigint, bool_or(op = 'a') FROM taken
+    INSERT INTO {work} AS work ({keys}, token, again, since)
+    SELECT {keys}, %(token)s::bigint, bool_or(op = 'a'), min(at) FROM taken
     WHERE op IN ('c', 'a') AND num_nulls({keys}) = 0 GROUP BY {keys} ORDER BY {keys}
     ON CONFLICT ({keys}) DO UPDATE SET
         dirty = work.token IS NOT NULL,
         again = work.again OR excluded.again,
+        since = least(work.since, excluded.since),
         token = coalesce(work.token, excluded.token),
         attempts = 0
     RETURNING id, token
@@ -275,8 +276,8 @@ UPDATE {work} SET
 WHERE token = %(token)s AND id = ANY (%(ids)s::bigint[]);
 
 -- release_dirty --
--- What changed while it was held is due again, for anyone.
-UPDATE {work} SET token = NULL, dirty = false, due_at = clock_timestamp()
+-- What changed while it was held is due again, for anyone. The change that was held is answered.
+UPDATE {work} SET token = NULL, dirty = false, due_at = clock_timestamp(), since = clock_timestamp()
 WHERE token = %(token)s AND id = ANY (%(ids)s::bigint[]) AND dirty;
 
 -- close_lease --
@@ -369,7 +370,7 @@ FROM portion ORDER BY {portion_keys_descending} LIMIT 1;
 
 -- move_task --
 -- How far the walk has come.
-UPDATE qwen_embed.task SET reached = %(reached)s WHERE id = %(task)s;
+UPDATE qwen_embed.task SET reached = %(reached)s, walked = walked + %(walked)s WHERE id = %(task)s;
 
 -- end_task --
 -- The walk is over.
@@ -496,6 +497,32 @@ SELECT qwen_embed.record_sweep(changed::qwen_embed.vectorizer) FROM changed;
 -- notice_partitions --
 -- Partitions came or went, which fires no trigger.
 SELECT qwen_embed.notice_partitions(%(vectorizer)s);
+
+-- give_sign --
+-- This worker runs.
+INSERT INTO qwen_embed.worker (run, name, version) VALUES (%(run)s, %(name)s, %(version)s)
+ON CONFLICT (run) DO UPDATE SET beat_at = clock_timestamp();
+
+-- tell_tally --
+-- What it did so far and how fast it is, for the vectorizers of which that changed.
+INSERT INTO qwen_embed.tally (run, vectorizer, rows, tokens, cost, rows_per_second, tokens_per_second)
+SELECT %(run)s, told.*
+FROM unnest(
+    %(vectorizers)s::int[], %(rows)s::bigint[], %(tokens)s::bigint[], %(costs)s::numeric[],
+    %(row_speeds)s::real[], %(token_speeds)s::real[]
+) AS told(vectorizer, rows, tokens, cost, rows_per_second, tokens_per_second)
+JOIN qwen_embed.vectorizer v ON v.id = told.vectorizer
+ON CONFLICT (run, vectorizer) DO UPDATE SET
+    rows = excluded.rows, tokens = excluded.tokens, cost = excluded.cost,
+    rows_per_second = excluded.rows_per_second, tokens_per_second = excluded.tokens_per_second;
+
+-- forget_workers --
+-- Those that were killed some time ago.
+DELETE FROM qwen_embed.worker WHERE beat_at < clock_timestamp() - interval '1 hour';
+
+-- leave --
+-- This worker ends.
+DELETE FROM qwen_embed.worker WHERE run = %(run)s;
 
 -- what_is_left --
 -- What a worker that ends leaves behind: recorded changes, held by others, waiting, and walks.

@@ -6,7 +6,7 @@ import sys
 import time
 from collections.abc import Sequence
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import click
 
@@ -14,7 +14,7 @@ from qwen_embed_plugins.cli.database import age_text, database_options, key_text
 from qwen_embed_plugins.cli.output import Column, json_option, print_json, print_table
 
 if TYPE_CHECKING:
-    from qwen_embed_plugins.postgres import VectorizerStatus
+    from qwen_embed_plugins.postgres import VectorizerProgress, VectorizerStatus
 
 SECONDS_BETWEEN_LOOKS = 2.0
 CLEAR_SCREEN = "\x1b[H\x1b[2J"
@@ -52,11 +52,15 @@ def list_(dsn: str | None, as_json: bool) -> None:
 @json_option
 @database_options
 def status(dsn: str | None, name: str | None, watch: bool, as_json: bool) -> None:
-    """Show what waits, what failed and why, of all vectorizers or of NAME."""
+    """Show what waits, what failed and why, of all vectorizers or of NAME.
+
+    Lag is the age of the oldest change whose row is not in step yet. Left is how long the rest
+    takes at the speed of the last minute, rows included that a backfill has yet to reach.
+    """
     from qwen_embed_plugins import postgres
 
     while True:
-        found = postgres.status(dsn, name)
+        found = _looked_at(postgres.status(dsn, name), postgres.progress(dsn, name))
         if watch and sys.stdout.isatty() and not as_json:
             click.echo(CLEAR_SCREEN, nl=False)
         _show(found, as_json)
@@ -66,9 +70,27 @@ def status(dsn: str | None, name: str | None, watch: bool, as_json: bool) -> Non
         time.sleep(SECONDS_BETWEEN_LOOKS)
 
 
-def _show(found: Sequence[VectorizerStatus], as_json: bool) -> None:
+class _Look(NamedTuple):
+    status: VectorizerStatus
+    progress: VectorizerProgress
+
+    @property
+    def waits(self) -> bool:
+        """Whether there is something for a worker to do."""
+        work = self.status.pending or self.progress.to_walk
+        return bool(work) and self.status.state not in ("paused", "suspended", "retired")
+
+
+def _looked_at(
+    states: Sequence[VectorizerStatus], progress: Sequence[VectorizerProgress]
+) -> list[_Look]:
+    by_name = {item.name: item for item in progress}
+    return [_Look(item, by_name[item.name]) for item in states if item.name in by_name]
+
+
+def _show(found: Sequence[_Look], as_json: bool) -> None:
     if as_json:
-        print_json([_as_dict(vectorizer) for vectorizer in found])
+        print_json([_as_dict(*look) for look in found])
         return
     print_table(
         [
@@ -78,7 +100,8 @@ def _show(found: Sequence[VectorizerStatus], as_json: bool) -> None:
             Column("Leased", right=True, long="fits"),
             Column("Dead", right=True, long="fits"),
             Column("Lag", right=True, long="fits"),
-            "Space",
+            Column("Rows/s", right=True, long="fits"),
+            Column("Left", right=True, long="fits"),
         ],
         [
             (
@@ -88,20 +111,30 @@ def _show(found: Sequence[VectorizerStatus], as_json: bool) -> None:
                 item.leased,
                 item.dead,
                 age_text(item.lag),
-                f"{item.model}/{item.dimensions}",
+                f"{progress.rows_per_second:.0f}" if progress.workers else "",
+                age_text(progress.time_left) if progress.time_left else "",
             )
-            for item in found
+            for item, progress in found
         ],
         empty="no vectorizers yet",
     )
-    for item in found:
+    for item, progress in found:
+        if progress.to_walk:
+            share = f"{progress.walked} of about {progress.walked + progress.to_walk}"
+            click.echo(f"{item.name}: {share} rows gone through")
         if item.last_error:
             click.echo(f"{item.name}: {item.last_error}")
+    idle = [look.status.name for look in found if look.waits and not look.progress.workers]
+    if idle:
+        names = ", ".join(idle)
+        click.echo(f"no worker is running for {names}. Start one: qwen-embed pg worker")
 
 
-def _as_dict(vectorizer: VectorizerStatus) -> dict[str, Any]:
-    lag = vectorizer.lag
-    return {**asdict(vectorizer), "lag": None if lag is None else lag.total_seconds()}
+def _as_dict(status: VectorizerStatus, progress: VectorizerProgress) -> dict[str, Any]:
+    shown = {**asdict(status), **asdict(progress)}
+    for span in ("lag", "time_left"):
+        shown[span] = None if shown[span] is None else shown[span].total_seconds()
+    return shown
 
 
 @click.command(epilog="Example: qwen-embed pg dead docs --json")

@@ -35,7 +35,9 @@ from qwen_embed_plugins.postgres.search import Hit, asearch, search
 from qwen_embed_plugins.postgres.vectorizers import (
     DeadLetter,
     VectorizerDefinition,
+    VectorizerProgress,
     VectorizerStatus,
+    WorkerSign,
 )
 from qwen_embed_plugins.postgres.worker import arun_worker, run_worker
 
@@ -49,8 +51,10 @@ __all__ = [
     "IndexProgress",
     "RoleKind",
     "VectorizerDefinition",
+    "VectorizerProgress",
     "VectorizerStatus",
     "WorkerProgress",
+    "WorkerSign",
     "WorkerSummary",
     "aaudit",
     "abuild_index",
@@ -70,6 +74,7 @@ __all__ = [
     "amove",
     "amove_waits_for",
     "apause",
+    "aprogress",
     "aredefine",
     "arepair",
     "aresume",
@@ -82,6 +87,7 @@ __all__ = [
     "audit",
     "auninstall",
     "avector_count",
+    "aworkers",
     "build_index",
     "cancel_move",
     "create_vectorizer",
@@ -99,6 +105,7 @@ __all__ = [
     "move",
     "move_waits_for",
     "pause",
+    "progress",
     "redefine",
     "repair",
     "resume",
@@ -110,6 +117,7 @@ __all__ = [
     "suspend",
     "uninstall",
     "vector_count",
+    "workers",
 ]
 
 install, ainstall = _blocking(_schema.install), _awaiting(_schema.install)
@@ -120,6 +128,8 @@ drop_vectorizer = _blocking(_vectorizers.drop_vectorizer)
 adrop_vectorizer = _awaiting(_vectorizers.drop_vectorizer)
 list_vectorizers = _blocking(_vectorizers.list_vectorizers)
 alist_vectorizers = _awaiting(_vectorizers.list_vectorizers)
+progress, aprogress = _blocking(_vectorizers.progress), _awaiting(_vectorizers.progress)
+workers, aworkers = _blocking(_vectorizers.workers), _awaiting(_vectorizers.workers)
 status, astatus = _blocking(_vectorizers.status), _awaiting(_vectorizers.status)
 dead_letters, adead_letters = (
     _blocking(_vectorizers.dead_letters),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass, field
+from decimal import Decimal
 from typing import TYPE_CHECKING, Any, Literal
 
 from qwen_embed_plugins.postgres import _sql
@@ -13,6 +14,7 @@ from qwen_embed_plugins.postgres.floor import LogFloor
 if TYPE_CHECKING:
     from qwen_embed_plugins.postgres.definition import Vectorizer
     from qwen_embed_plugins.postgres.queue import Batch, Outcome
+    from qwen_embed_plugins.types import EmbedResult
 
 Trouble = Literal["held", "blocked"]
 LONGEST_REST_SECONDS = 60.0
@@ -27,6 +29,9 @@ class Counts:
     removed: int = 0
     dead: int = 0
     lost: int = 0
+    rows: int = 0
+    tokens: int = 0
+    cost: Decimal = Decimal(0)
 
     def add(self, batch: Batch, outcome: Outcome) -> None:
         """Count a batch that was finished."""
@@ -34,6 +39,13 @@ class Counts:
         self.equal += len(batch.equal)
         self.removed += len(batch.gone)
         self.dead += len(outcome.buried) + len(batch.bad)
+        ended = {item.id for item in outcome.written} | {burial.id for burial in outcome.buried}
+        self.rows += len(ended) + len(batch.equal) + len(batch.gone) + len(batch.bad)
+
+    def pay(self, result: EmbedResult) -> None:
+        """Count what a provider's answer cost, whatever becomes of it."""
+        self.tokens += result.usage.tokens
+        self.cost += result.cost
 
 
 @dataclass

@@ -16,6 +16,7 @@ import time
 import traceback
 from collections.abc import Awaitable, Callable, Collection, Coroutine, Sequence
 from dataclasses import asdict, dataclass, field, replace
+from decimal import Decimal
 from typing import Any, Protocol
 
 import psycopg
@@ -39,6 +40,7 @@ from qwen_embed_plugins.postgres.answers import (
 from qwen_embed_plugins.postgres.chunking import Chunking, ChunkingFactory, Split
 from qwen_embed_plugins.postgres.kept import Kept, Ready, known
 from qwen_embed_plugins.postgres.lanes import Counts, Lane
+from qwen_embed_plugins.postgres.presence import Presence
 from qwen_embed_plugins.postgres.queue import Batch, Item, Outcome
 from qwen_embed_plugins.postgres.session import CHANGED, RETRIED, Session, is_connection_loss
 from qwen_embed_plugins.postgres.tending import Tending
@@ -62,6 +64,7 @@ class WorkerSummary:
 
     `embedded` vectors were written, `equal` texts had theirs already, `removed` keys have no row or
     no text, `dead` texts were refused for good, `lost` answers came after their lease was gone.
+    `rows` are in step now, for `tokens` of providers and `cost` in US dollars.
     """
 
     embedded: int = 0
@@ -69,6 +72,9 @@ class WorkerSummary:
     removed: int = 0
     dead: int = 0
     lost: int = 0
+    rows: int = 0
+    tokens: int = 0
+    cost: Decimal = Decimal(0)
     seconds: float = 0.0
     waiting: dict[str, str] = field(default_factory=dict)
 
@@ -83,6 +89,9 @@ class WorkerProgress:
     removed: int
     dead: int
     lost: int
+    rows: int
+    tokens: int
+    cost: Decimal
 
 
 @dataclass
@@ -106,6 +115,7 @@ class Pipeline:
         self.name = f"{socket.gethostname()}:{os.getpid()}"
         self.tending = Tending(
             self.address,
+            presence=Presence(self.name),
             only=self.only,
             batch_size=self.batch_size,
             lease_seconds=self.lease_seconds,
@@ -411,6 +421,7 @@ class Pipeline:
             return Answer(standing(ready), None)
         embedder = self.embedders[vectorizer.model, vectorizer.dimensions]
         result = await embedder.embed([item.text for item in asked], role="document")
+        lane.counts.pay(result)
         answer = sort_answer(asked, result, ready)
         self.kept.keep(vectorizer.space, answer.unused)
         return answer
@@ -551,6 +562,7 @@ class Pipeline:
             # A server that stands still is not waited for: what it does not hear, leases end.
             with contextlib.suppress(asyncio.TimeoutError):
                 await asyncio.wait_for(self._hand_back_all(), _GRACE_SECONDS)
+            await self.tending.leave()
             for part in (self.taking, self.finishing, self.tending):
                 await part.close()
             for embedder in self.embedders.values():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import time
 from collections.abc import Collection, Sequence
@@ -21,6 +22,7 @@ from qwen_embed_plugins.postgres.definition import (
     vector_types,
 )
 from qwen_embed_plugins.postgres.lanes import Lane, Trouble
+from qwen_embed_plugins.postgres.presence import Presence
 from qwen_embed_plugins.postgres.queue import Batch
 from qwen_embed_plugins.postgres.session import CHANGED, RETRIED, Session, is_connection_loss
 
@@ -29,6 +31,7 @@ log = logging.getLogger("qwen_embed_plugins.postgres.worker")
 _REFRESH_SECONDS = 2.0
 _LONGEST_LOG_BATCHES = 8
 _PORTION_BATCHES = 4
+_LEAVING_SECONDS = 2.0
 
 
 class Tending:
@@ -38,6 +41,7 @@ class Tending:
         self,
         address: str,
         *,
+        presence: Presence,
         only: Collection[str] | None,
         batch_size: int,
         lease_seconds: float,
@@ -47,6 +51,7 @@ class Tending:
         self.types = VectorTypes("", {})
         self.walk_wanted = asyncio.Event()
         self._address = address
+        self._presence = presence
         self._only = frozenset(only) if only is not None else None
         self._batch_size = batch_size
         self._lease_seconds = lease_seconds
@@ -65,7 +70,21 @@ class Tending:
                 refreshed = time.monotonic()
                 await self.refresh()
                 self._index_when_quiet()
+            if self._presence.is_due(self.lanes.values()):
+                await self._give_sign()
             await asyncio.sleep(beat)
+
+    async def _give_sign(self) -> None:
+        try:
+            await self._session.transact(self._presence.beat(self.lanes.values()))
+        except (*RETRIED, *CHANGED, pg.InsufficientPrivilege) as error:
+            log.info("no sign of life", extra={"reason": connect.explain(error)})
+
+    async def leave(self) -> None:
+        """Take the sign of life back; what stays of it is taken for dead soon."""
+        with contextlib.suppress(psycopg.Error, asyncio.TimeoutError):
+            leaving = self._session.transact(self._presence.leave())
+            await asyncio.wait_for(leaving, _LEAVING_SECONDS)
 
     async def refresh(self) -> None:
         """Read all definitions; mend what can be mended."""

@@ -6,6 +6,7 @@ import difflib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from decimal import Decimal
 from typing import Any
 
 from psycopg import errors as pg
@@ -32,6 +33,37 @@ class VectorizerStatus:
     dead: int
     lag: timedelta | None
     last_error: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class VectorizerProgress:
+    """One row of the view `qwen_embed.progress`; its comment in the database explains the figures.
+
+    `rows`, `tokens` and `cost` (US dollars) are of the `workers` that run, since they started.
+    """
+
+    name: str
+    workers: int
+    rows_per_second: float
+    tokens_per_second: float
+    rows: int
+    tokens: int
+    cost: Decimal
+    walked: int
+    to_walk: int
+    time_left: timedelta | None
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerSign:
+    """One row of the view `qwen_embed.workers`: a worker, and when it last gave a sign of life."""
+
+    name: str
+    version: str
+    since: datetime
+    beat_at: datetime
+    alive: bool
+    vectorizers: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -292,6 +324,31 @@ def status(name: str | None = None) -> Flow[list[VectorizerStatus]]:
         {"name": name},
     )
     return [VectorizerStatus(**row) for row in rows]
+
+
+def progress(name: str | None = None) -> Flow[list[VectorizerProgress]]:
+    """How fast each vectorizer, or the named one, is brought in step, and for how long. Blocks."""
+    rows = yield Statement(
+        sql.SQL(
+            "SELECT name, workers, rows_per_second, tokens_per_second, rows, tokens, cost, walked, "
+            "to_walk, time_left FROM qwen_embed.progress "
+            "WHERE %(name)s::text IS NULL OR name = (qwen_embed.definition(%(name)s)).name "
+            "ORDER BY name"
+        ),
+        {"name": name},
+    )
+    return [VectorizerProgress(**row) for row in rows]
+
+
+def workers() -> Flow[list[WorkerSign]]:
+    """The workers that run, and what is left of some that were killed, newest first. Blocks."""
+    rows = yield Statement(
+        sql.SQL(
+            "SELECT name, version, since, beat_at, alive, vectorizers FROM qwen_embed.workers "
+            "ORDER BY since DESC"
+        )
+    )
+    return [WorkerSign(**{**row, "vectorizers": tuple(row["vectorizers"])}) for row in rows]
 
 
 def dead_letters(name: str | None = None) -> Flow[list[DeadLetter]]:

@@ -34,7 +34,7 @@ def walk(vectorizer: Vectorizer, *, portion: int, longest_log: int) -> Flow[Prog
         yield Statement(vectorizer.query("walk_dead"))
     rows = yield from _portion(vectorizer, task, portion)
     if rows and rows[0]["walked"] == portion:
-        values = {"task": task["id"], "reached": rows[0]["reached"]}
+        values = {"task": task["id"], "reached": rows[0]["reached"], "walked": portion}
         yield Statement(_sql.query("move_task"), values)
     else:
         yield Statement(_sql.query("end_task"), {"task": task["id"]})

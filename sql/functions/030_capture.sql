@@ -65,7 +65,8 @@ BEGIN
     EXECUTE format(
         'CREATE TABLE IF NOT EXISTS qwen_embed.work_%s (%s, id bigint GENERATED ALWAYS AS IDENTITY UNIQUE, '
         'token bigint, dirty boolean NOT NULL DEFAULT false, again boolean NOT NULL DEFAULT false, attempts int NOT NULL DEFAULT 0, '
-        'due_at timestamptz NOT NULL DEFAULT clock_timestamp(), PRIMARY KEY (%s), '
+        'due_at timestamptz NOT NULL DEFAULT clock_timestamp(), '
+        'since timestamptz NOT NULL DEFAULT clock_timestamp(), PRIMARY KEY (%s), '
         'CHECK (token IS NOT NULL OR NOT dirty)) WITH (autovacuum_vacuum_scale_factor = 0, '
         'autovacuum_vacuum_threshold = 5000)',
         v.id, qwen_embed.key_definition(v, 'k', ' NOT NULL'), qwen_embed.numbered(v, 'k#'));

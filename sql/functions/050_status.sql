@@ -6,6 +6,7 @@ LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp A
 DECLARE
     waiting bigint := 0;
     waiting_since timestamptz;
+    working_since timestamptz;
 BEGIN
     IF to_regclass(format('qwen_embed.log_%s', v.id)) IS NOT NULL THEN
         -- Counting stops at a million: a view that people watch must not read a large log each second.
@@ -13,17 +14,17 @@ BEGIN
             INTO waiting, waiting_since;
     END IF;
     IF to_regclass(format('qwen_embed.work_%s', v.id)) IS NOT NULL THEN
-        EXECUTE format('SELECT count(*) FILTER (WHERE token IS NULL), count(token) FROM qwen_embed.work_%s', v.id)
-            INTO pending, leased;
+        EXECUTE format('SELECT count(*) FILTER (WHERE token IS NULL), count(token), min(since) FROM qwen_embed.work_%s', v.id)
+            INTO pending, leased, working_since;
     END IF;
     IF to_regclass(format('qwen_embed.dead_%s', v.id)) IS NOT NULL THEN
         EXECUTE format('SELECT count(*) FROM qwen_embed.dead_%s', v.id) INTO dead;
     END IF;
     pending := coalesce(pending, 0) + waiting;
-    oldest := waiting_since;
+    oldest := least(waiting_since, working_since);
 END $$;
 COMMENT ON FUNCTION qwen_embed.counts(qwen_embed.vectorizer) IS
-    'Changes that wait (counted to a million), keys that workers hold, dead letters, age of the oldest wait.';
+    'Changes that wait (counted to a million), keys that workers hold, dead letters, time of the oldest change of them.';
 
 CREATE OR REPLACE VIEW qwen_embed.status AS
 SELECT v.name, v.source, coalesce(v.target_table, v.source) AS target, v.model, v.dimensions,
@@ -48,7 +49,7 @@ COMMENT ON VIEW qwen_embed.status IS
     'something); broken (changes are not captured). last_error says why and what to do.';
 COMMENT ON COLUMN qwen_embed.status.pending IS
     'Recorded changes that no worker holds; counted to a million. Rows a backfill has yet to reach are not in it.';
-COMMENT ON COLUMN qwen_embed.status.lag IS 'Age of the oldest recorded change that no worker has taken.';
+COMMENT ON COLUMN qwen_embed.status.lag IS 'Age of the oldest change whose row is not yet in step, whether it waits, is held by a worker or is tried again later.';
 
 CREATE OR REPLACE FUNCTION qwen_embed.dead_rows(v qwen_embed.vectorizer)
 RETURNS TABLE (key jsonb, kind text, message text, attempts int, died_at timestamptz)

@@ -104,6 +104,7 @@ BEGIN
     END LOOP;
     DELETE FROM qwen_embed.lease l WHERE l.vectorizer = OLD.id;
     DELETE FROM qwen_embed.task t WHERE t.vectorizer = OLD.id;
+    DELETE FROM qwen_embed.tally t WHERE t.vectorizer = OLD.id;
     RETURN NULL;
 END $$;
 COMMENT ON FUNCTION qwen_embed.end_parts() IS
@@ -178,7 +179,13 @@ BEGIN ATOMIC
     SELECT listed.privileges, 'TABLE', 'qwen_embed.' || listed.name, c.oid, c.relowner
     FROM (VALUES
         ('app', 'SELECT', 'status'),
+        ('app', 'SELECT', 'progress'),
+        ('app', 'SELECT', 'workers'),
         ('worker', 'SELECT', 'status'),
+        ('worker', 'SELECT', 'progress'),
+        ('worker', 'SELECT', 'workers'),
+        ('worker', 'SELECT, INSERT, UPDATE, DELETE', 'worker'),
+        ('worker', 'SELECT, INSERT, UPDATE, DELETE', 'tally'),
         ('worker', 'SELECT', 'dead_letters'),
         ('worker', 'SELECT', 'migration'),
         ('worker', 'SELECT', 'vectorizer'),
@@ -186,6 +193,8 @@ BEGIN ATOMIC
         ('worker', 'SELECT, INSERT, UPDATE, DELETE', 'lease'),
         ('worker', 'SELECT, INSERT, UPDATE, DELETE', 'task'),
         ('owner', 'SELECT', 'status'),
+        ('owner', 'SELECT', 'progress'),
+        ('owner', 'SELECT', 'workers'),
         ('owner', 'SELECT', 'dead_letters'),
         ('owner', 'SELECT', 'migration'),
         ('owner', 'SELECT', 'installation'),
@@ -206,7 +215,7 @@ BEGIN ATOMIC
     WHERE p.pronamespace = 'qwen_embed'::regnamespace AND p.prorettype <> 'trigger'::regtype
         AND p.proname !~ '^(key|content|capture|vector)_\d'
         AND CASE rights_here.kind
-            WHEN 'app' THEN p.proname IN ('counts', 'capture_problem', 'unique_keys', 'is_in_tree', 'leaves')
+            WHEN 'app' THEN p.proname IN ('counts', 'capture_problem', 'unique_keys', 'is_in_tree', 'leaves', 'is_alive', 'about_rows')
             WHEN 'worker' THEN (NOT p.prosecdef OR p.proname IN ('counts')) AND p.proname NOT IN (
                 'create_vectorizer', 'drop_vectorizer', 'pause', 'resume', 'suspend', 'redefine', 'repair', 'enqueue',
                 'retry', 'capture_by', 'notify_workers', 'set_chunker', 'move', 'finish_move', 'cancel_move', 'drop_old',

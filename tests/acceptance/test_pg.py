@@ -65,6 +65,28 @@ def test_from_creation_to_a_search(run: Run, docs: Database) -> None:
     assert {hit["key"]["id"] for hit in wanted.json} == {2, 3}
 
 
+def test_status_says_what_is_left_and_that_nobody_works(run: Run, docs: Database) -> None:
+    run("pg", "create", "docs", "--column", "body", *LEXICAL)
+    docs.execute("ANALYZE docs")
+    shown = run("pg", "status").out
+    assert run.fits(shown)
+    assert "docs: 0 of about 3 rows gone through" in shown
+    assert shown.endswith("no worker is running for docs. Start one: qwen-embed pg worker\n")
+    [state] = run("pg", "status", "--json").json
+    assert (state["workers"], state["to_walk"], state["time_left"]) == (0, 3, None)
+    docs.execute("INSERT INTO docs VALUES (4, 'en', 'late')")
+    [state] = run("pg", "status", "docs", "--json").json
+    assert (state["pending"], state["lag"] > 0) == (1, True)
+    assert run("pg", "pause", "docs").code == 0
+    assert "no worker is running" not in run("pg", "status").out
+    run("pg", "resume", "docs")
+    assert run("pg", "worker", "--once").code == 0
+    shown = run("pg", "status").out
+    assert "no worker is running" not in shown
+    [state] = run("pg", "status", "--json").json
+    assert (state["lag"], state["time_left"], state["to_walk"]) == (None, 0, 0)
+
+
 def test_the_other_commands(run: Run, docs: Database) -> None:
     run("pg", "create", "docs", "--columns", "language, body", "--name", "mine", *LEXICAL)
     assert run("pg", "pause", "mine").out == "paused mine\n"
