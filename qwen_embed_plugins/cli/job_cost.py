@@ -50,6 +50,10 @@ def job_cost(estimate: BackfillEstimate, settings: Settings) -> JobCost:
         rehearsed = rehearse(setup, workload, "document", time.time())
     except ConfigurationError as error:
         return JobCost(estimate, space, None, None, str(error), None)
+    if not rehearsed.served:
+        reasons = {**setup.catalogue.left_out, **rehearsed.reasons}
+        nobody = "; ".join(f"{name}: {reason}" for name, reason in reasons.items())
+        return JobCost(estimate, space, None, None, nobody or "no offer is set up", None)
     usd = sum((share.cost for share in rehearsed.shares), Decimal(0))
     reason = None
     if rehearsed.served < rehearsed.texts:
