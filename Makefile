@@ -54,7 +54,7 @@ docs: $(VENV)/dev  ## Rewrite docs/providers.md from the package's data
 	@$(PY) -m docs.generate
 
 chaos: $(VENV)/dev  ## The long attacks
-	@$(PY) -m pytest -m chaos
+	@$(PY) -m pytest -m chaos -o faulthandler_timeout=3600
 
 # A first run installs the servers, which takes longer than any test may. What is absent is listed
 # once for each server, and not once more for each test.
