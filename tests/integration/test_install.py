@@ -201,8 +201,8 @@ def test_wrong_columns_and_templates(db: Database) -> None:
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        ({"target": "column"}, "target"),
-        ({"chunk_tokens": 400}, "chunk_tokens"),
+        ({"target": "view"}, "target => 'view'"),
+        ({"chunk_tokens": 4}, "chunk_tokens is 4"),
         ({"chunk_overlap": 40}, "chunk_overlap"),
         ({"index_kind": "flat"}, "index_kind => 'flat'"),
         ({"storage": "bit"}, "storage => 'bit'"),
@@ -376,7 +376,7 @@ def test_what_everybody_may_call(db: Database) -> None:
         "base_type", "comparison", "definition", "equality", "extension_schema", "filter_condition",
         "filter_literal", "filter_term", "filter_type", "in_one_line", "index_expression",
         "index_operators", "key_attributes", "key_columns", "nearest", "query_text", "reads_less",
-        "search", "search_in", "search_statement", "serving",
+        "search", "search_in", "search_statement", "serving", "vector_column",
     }  # fmt: skip
     tables = db.rows(
         "SELECT relname::text FROM pg_class WHERE relnamespace = 'qwen_embed'::regnamespace "
