@@ -238,9 +238,7 @@ WHERE work.token = %(token)s AND work.id = ANY (%(ids)s::bigint[]) AND {mark_is_
 
 -- pause_for --
 -- Nothing is paid any more until someone has read why.
-UPDATE qwen_embed.vectorizer
-SET paused = true, trouble = 'blocked', last_error = %(message)s, last_error_at = clock_timestamp()
-WHERE id = %(vectorizer)s;
+SELECT qwen_embed.pause_because(%(vectorizer)s, %(message)s);
 
 -- finish_work --
 -- Done, unless the key changed meanwhile. A key that is done is no dead letter any more.

@@ -32,7 +32,7 @@ class Kept:
 
     def find(self, space: str, item: Item) -> Ready | None:
         """The item with its vector, if that is here."""
-        found = self._vectors.get((space, item.text))
+        found = self._vectors.get((space, item.text)) if self._vectors else None
         return None if found is None else Ready(item, *found)
 
     def keep(self, space: str, unused: Iterable[Ready]) -> None:

@@ -26,7 +26,10 @@ DECLARE
 BEGIN
     SELECT a.* INTO there FROM pg_attribute a
     WHERE a.attrelid = v.source AND a.attname = column_name AND a.attnum > 0 AND NOT a.attisdropped;
-    IF other IS NOT NULL THEN
+    IF NOT pg_has_role(qwen_embed.keeper()::name, 'USAGE') THEN
+        PERFORM qwen_embed.refuse('target => ''column'' is for the role that installed qwen_embed, which must own the source too',
+            format('Leave target out, or create it as %I.', qwen_embed.keeper()));
+    ELSIF other IS NOT NULL THEN
         RAISE EXCEPTION USING ERRCODE = 'duplicate_column',
             MESSAGE = format('column %I of %s holds the vectors of %L', column_name, v.source, other),
             HINT = 'Give another target_name => ….';
@@ -108,6 +111,16 @@ BEGIN
 END $$;
 COMMENT ON FUNCTION qwen_embed.drop_mark(qwen_embed.vectorizer, boolean) IS
     'Undoes make_mark(); on request it also drops the column with the vectors. The source is locked already.';
+
+CREATE OR REPLACE FUNCTION qwen_embed.pause_because(vectorizer int, reason text) RETURNS void
+LANGUAGE sql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+BEGIN ATOMIC
+    UPDATE qwen_embed.vectorizer AS v
+    SET paused = true, trouble = 'blocked', last_error = reason, last_error_at = clock_timestamp()
+    WHERE v.id = pause_because.vectorizer AND v.target = 'column';
+END;
+COMMENT ON FUNCTION qwen_embed.pause_because(int, text) IS
+    'What a worker calls, which may change no definition, when its own writes would make it pay for ever.';
 
 CREATE OR REPLACE FUNCTION qwen_embed.show_texts() RETURNS void
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$

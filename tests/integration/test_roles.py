@@ -614,3 +614,32 @@ def test_functions_with_the_keepers_rights_ignore_the_callers_search_path(owned:
         connection.execute("UPDATE boris.docs SET body = 'three' WHERE id = 2")
     owned.work()
     step(owned, "boris")
+
+
+def test_a_worker_of_another_role_writes_a_column_and_stops_itself(owned: Cast) -> None:
+    with pytest.raises(DatabaseError, match="target => 'column' is for the role that installed"):
+        owned.create("anna", "anna.docs", name="second", target="column")
+    for statement in (
+        "CREATE SCHEMA own",
+        "CREATE TABLE own.docs (id int PRIMARY KEY, body text, touched int DEFAULT 0)",
+        "INSERT INTO own.docs VALUES (1, 'one')",
+    ):
+        owned.execute("keeper", statement)
+    owned.create("keeper", "own.docs", name="own", columns=["body", "touched"], target="column")
+    postgres.grant(owned.dsn("keeper"), owned.names["embedder"], "worker", names=["own"])
+    assert owned.work(only=["own"]).embedded == 1
+    assert owned.db.value("SELECT embedding IS NOT NULL FROM own.docs")
+    owned.execute(
+        "keeper",
+        "CREATE FUNCTION own.touch() RETURNS trigger LANGUAGE plpgsql AS "
+        "'BEGIN new.touched := new.touched + 1; RETURN new; END'",
+    )
+    owned.execute(
+        "keeper",
+        "CREATE TRIGGER touch BEFORE UPDATE ON own.docs FOR EACH ROW EXECUTE FUNCTION own.touch()",
+    )
+    owned.execute("keeper", "UPDATE own.docs SET body = 'two'")
+    owned.work(only=["own"])
+    state = postgres.status(owned.superuser, "own")[0]
+    assert state.state == "paused"
+    assert "changes the text that it is of" in str(state.last_error)
