@@ -14,7 +14,7 @@ from qwen_embed_plugins.cli.database import counted, database_options
 from qwen_embed_plugins.cli.failures import Unfinished
 from qwen_embed_plugins.cli.output import json_option, print_json
 from qwen_embed_plugins.cli.progress import Meter, metered
-from qwen_embed_plugins.cli.session import current, joined
+from qwen_embed_plugins.cli.session import current, joined, log_as
 
 if TYPE_CHECKING:
     from qwen_embed_plugins.postgres import VectorizerStatus, WorkerProgress, WorkerSummary
@@ -47,6 +47,26 @@ if TYPE_CHECKING:
     metavar="N",
     help="Slow backfills down; live changes are not.",
 )
+@click.option(
+    "--metrics-port",
+    type=click.IntRange(0, 65535),
+    metavar="N",
+    help="Serve metrics for Prometheus on this port.",
+)
+@click.option(
+    "--metrics-host",
+    metavar="HOST",
+    default="127.0.0.1",
+    show_default=True,
+    help="Who may read them; 0.0.0.0 lets other machines.",
+)
+@click.option(
+    "--log-format",
+    type=click.Choice(["text", "json"]),
+    default="text",
+    show_default=True,
+    help="How the log's lines are written: for people, or an object each.",
+)
 @json_option
 @database_options
 def worker(
@@ -57,6 +77,9 @@ def worker(
     batch_size: int,
     in_flight: int,
     backfill_rows_per_second: float | None,
+    metrics_port: int | None,
+    metrics_host: str,
+    log_format: str,
     as_json: bool,
 ) -> None:
     """Embed what changed, once or as a service.
@@ -65,13 +88,15 @@ def worker(
     second one aborts), and survives restarts of the database. With --once the exit code is 1 if
     work remains, and one line says which and why.
     """
+    log_as(log_format)
     settings = current().load_settings(use=joined(use))
     from qwen_embed_plugins import postgres
 
+    quiet = current().quiet or log_format == "json"  # lines of a meter are no events
     chosen = set(only) or None
     before = _chosen(postgres.status(dsn), chosen)
     stopping = asyncio.Event()
-    with metered("Embedding", _expected(before) if once else None, quiet=current().quiet) as meter:
+    with metered("Embedding", _expected(before) if once else None, quiet=quiet) as meter:
         tally = Tally(meter)
         summary = postgres.run_worker(
             dsn,
@@ -83,6 +108,8 @@ def worker(
             backfill_rows_per_second=backfill_rows_per_second,
             on_progress=tally,
             stopping=stopping,
+            metrics_port=metrics_port,
+            metrics_host=metrics_host,
         )
         tally.finish()
     ended = time.monotonic()

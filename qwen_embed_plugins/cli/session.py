@@ -6,6 +6,7 @@ import logging
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
+from datetime import datetime, timezone
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
@@ -64,6 +65,38 @@ class _Format(logging.Formatter):
         if record.levelno >= logging.WARNING:
             return f"{record.levelname.lower()}: {message}"
         return message
+
+
+class _JsonFormat(logging.Formatter):
+    """One object a line: when, how grave, what happened, and the fields of the event."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        import orjson
+
+        from qwen_embed_plugins.errors import without_secrets
+
+        fields = {name: record.__dict__[name] for name in record.__dict__.keys() - _PLAIN}
+        moment = datetime.fromtimestamp(record.created, timezone.utc)
+        event = {
+            "time": moment.isoformat(timespec="milliseconds"),
+            "level": record.levelname.lower(),
+            "logger": record.name,
+            "event": record.getMessage(),
+            **dict(sorted(fields.items())),
+        }
+        written = {
+            name: without_secrets(value) if isinstance(value, str) else value
+            for name, value in event.items()
+        }
+        return orjson.dumps(written, default=str).decode()
+
+
+def log_as(name: str) -> None:
+    """Have the log's lines written as `text` or `json`."""
+    show_log(logging.getLogger(LOGGER).level or logging.INFO)
+    for handler in logging.getLogger(LOGGER).handlers:
+        if isinstance(handler, LogLines):
+            handler.setFormatter(_JsonFormat() if name == "json" else _Format())
 
 
 def show_log(level: int = logging.INFO) -> None:

@@ -143,6 +143,10 @@ def explain_to_worker(error: psycopg.Error) -> str:
             f"{without_secrets(_one_line(error))}. The worker must see and write every row: run it "
             "as the owner of source and target, or as a role with BYPASSRLS and the rights."
         )
+    if (error.sqlstate or "").startswith("22"):
+        # Such a message quotes the value, which is what a row says: not for logs and status.
+        said = _one_line(error).split('"')[0].strip(" :")
+        return without_secrets(f"{type(error).__name__}: {said}")
     return explain(error)
 
 

@@ -40,6 +40,7 @@ from qwen_embed_plugins.postgres.answers import (
 from qwen_embed_plugins.postgres.chunking import Chunking, ChunkingFactory, Split
 from qwen_embed_plugins.postgres.kept import Kept, Ready, known
 from qwen_embed_plugins.postgres.lanes import Counts, Lane
+from qwen_embed_plugins.postgres.metrics import Metrics
 from qwen_embed_plugins.postgres.presence import Presence
 from qwen_embed_plugins.postgres.queue import Batch, Item, Outcome
 from qwen_embed_plugins.postgres.session import CHANGED, RETRIED, Session, is_connection_loss
@@ -110,6 +111,7 @@ class Pipeline:
     on_progress: Callable[[WorkerProgress], None] | None
     stopping: asyncio.Event
     backfill_rows_per_second: float | None = None
+    metrics: Metrics | None = None
 
     def __post_init__(self) -> None:
         self.name = f"{socket.gethostname()}:{os.getpid()}"
@@ -129,6 +131,8 @@ class Pipeline:
         self.batches: dict[int, tuple[Lane, Batch]] = {}
         self.processing: set[asyncio.Task[None]] = set()
         self.failure: Exception | None = None
+        if self.metrics is not None:
+            self.metrics.lanes = lambda: self.lanes
 
     @property
     def lanes(self) -> list[Lane]:
@@ -142,6 +146,7 @@ class Pipeline:
             # Settings and clients are loaded now, not while a transaction of another loop is open.
             for lane in self._open_lanes():
                 await self._embedder(lane)
+            self._say("worker started", vectorizers=len(self.lanes))
             loops = [
                 self._begin(self._produce),
                 self._begin(lambda: self.tending.tend(self.batches, self.stopping)),
@@ -155,7 +160,14 @@ class Pipeline:
                 task.result()
         finally:
             await self._end(loops)
-        return self._summary(time.monotonic() - started)
+        summary = self._summary(time.monotonic() - started)
+        self._say("worker ended", rows=summary.rows, seconds=round(summary.seconds, 1))
+        return summary
+
+    def _say(self, event: str, **fields: object) -> None:
+        """An event of a service; a run with an end has a summary."""
+        if not self.once:
+            log.info(event, extra={"worker": self.name, **fields})
 
     async def _unless_stopped(self, work: Coroutine[Any, Any, None]) -> None:
         """Wait for it, but not beyond the first signal."""
@@ -369,6 +381,7 @@ class Pipeline:
     # Embedding and finishing
 
     async def _process(self, lane: Lane, batch: Batch) -> None:
+        began = time.monotonic()
         try:
             outcome = await self._embed(lane, batch)
             self._say_why_work_waits(lane)
@@ -383,7 +396,15 @@ class Pipeline:
         finally:
             # What was cut off stays in `batches`, to be handed back at the end.
             lane.in_flight -= 1
+            self._note_end(lane, batch, time.monotonic() - began)
             self.wake.set()
+
+    def _note_end(self, lane: Lane, batch: Batch, seconds: float) -> None:
+        name = lane.vectorizer.name
+        if self.metrics is not None:
+            self.metrics.batch_ended(name, seconds)
+        extra = {"vectorizer": name, "rows": len(batch.ids), "seconds": round(seconds, 3)}
+        log.debug("a batch ended", extra=extra)
 
     async def _embed(self, lane: Lane, batch: Batch) -> Outcome:
         if not batch.items:
@@ -548,6 +569,8 @@ class Pipeline:
         else:
             lane.counts.lost += len(outcome.written)
             log.info("a lease was lost, its answers are dropped", extra={"batch": len(batch.ids)})
+            if self.metrics is not None:
+                self.metrics.lease_lost(lane.vectorizer.name)
         if self.on_progress is not None:
             self.on_progress(WorkerProgress(name=lane.vectorizer.name, **asdict(lane.counts)))
 

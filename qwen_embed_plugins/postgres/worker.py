@@ -18,6 +18,7 @@ from qwen_embed_plugins.plugins import Registry
 from qwen_embed_plugins.postgres import connect
 from qwen_embed_plugins.postgres.answers import EmbedsTexts
 from qwen_embed_plugins.postgres.chunking import chunkings_from
+from qwen_embed_plugins.postgres.metrics import served
 from qwen_embed_plugins.postgres.pipeline import (
     EmbedderFactory,
     Pipeline,
@@ -51,6 +52,8 @@ async def arun_worker(
     backfill_rows_per_second: float | None = None,
     on_progress: Callable[[WorkerProgress], None] | None = None,
     stopping: asyncio.Event | None = None,
+    metrics_port: int | None = None,
+    metrics_host: str = "127.0.0.1",
 ) -> WorkerSummary:
     """Keep the vectors of a database in step with their rows.
 
@@ -60,25 +63,32 @@ async def arun_worker(
     `embedder_for` makes; `registry` holds the plugins, by default the installed ones. `in_flight`
     batches of up to `batch_size` rows are under way for each vectorizer; a batch of a worker that
     dies is free again after `lease_seconds`. A backfill looks at no more than
-    `backfill_rows_per_second`; live changes are not slowed. Raises `DatabaseError` if the server
-    cannot be reached at the start or qwen_embed is not installed; with `once` also if the
-    connection is lost.
+    `backfill_rows_per_second`; live changes are not slowed. With `metrics_port` it serves metrics
+    for Prometheus, by default to this machine alone. Raises `DatabaseError` if the server cannot be
+    reached at the start or qwen_embed is not installed; with `once` also if the connection is lost.
     """
-    worker = Pipeline(
-        address=_address_of(target),
-        once=once,
-        only=only,
-        embedder_for=embedder_for or embedders_from(settings, registry),
-        chunking_for=chunkings_from(settings, registry),
-        batch_size=batch_size,
-        in_flight=in_flight,
-        lease_seconds=lease_seconds,
-        poll_seconds=poll_seconds,
-        on_progress=on_progress,
-        stopping=stopping or asyncio.Event(),
-        backfill_rows_per_second=backfill_rows_per_second,
+    address = _address_of(target)
+    serving = (
+        contextlib.nullcontext()
+        if metrics_port is None
+        else served(address, host=metrics_host, port=metrics_port)
     )
-    with connect.explained(worker.address):
+    with serving as metrics, connect.explained(address):
+        worker = Pipeline(
+            address=address,
+            once=once,
+            only=only,
+            embedder_for=embedder_for or embedders_from(settings, registry),
+            chunking_for=chunkings_from(settings, registry),
+            batch_size=batch_size,
+            in_flight=in_flight,
+            lease_seconds=lease_seconds,
+            poll_seconds=poll_seconds,
+            on_progress=on_progress,
+            stopping=stopping or asyncio.Event(),
+            backfill_rows_per_second=backfill_rows_per_second,
+            metrics=metrics,
+        )
         return await worker.run()
 
 

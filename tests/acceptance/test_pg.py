@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
 import time
+import urllib.request
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -264,6 +267,45 @@ def test_a_service_ends_by_a_signal_and_in_order(run: Run, docs: Database) -> No
             service.kill()
     assert service.returncode == 0, err
     assert out.decode().startswith("3 embedded (")
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no SIGTERM")
+def test_a_service_with_metrics_and_a_log_for_programs(
+    run: Run, docs: Database, ollama: SimulatedServer
+) -> None:
+    ollama.behave(always=Reply(404, "model 'qwen3-embedding:0.6b' not found"))
+    space = ("--model", "qwen3-embedding-0.6b", "--dimensions", 64)
+    run("pg", "create", "docs", "--column", "body", *space)
+    service = run.start(
+        "pg", "worker", "--metrics-port", "0", "--log-format", "json",
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+    )  # fmt: skip
+    events: list[dict[str, Any]] = []
+    with service:
+        try:
+            assert service.stderr is not None
+            while not {"metrics are served", "work waits"} <= {event["event"] for event in events}:
+                events.append(json.loads(service.stderr.readline()))
+            port = next(event["port"] for event in events if "port" in event)
+            metrics = ""
+            while 'state="held"' not in metrics:  # it says why before it writes it down
+                address = f"http://127.0.0.1:{port}/metrics"
+                with urllib.request.urlopen(address, timeout=20) as answer:
+                    metrics = answer.read().decode()
+            service.send_signal(signal.SIGTERM)
+            _, err = service.communicate(timeout=30)
+        finally:
+            service.kill()
+    assert 'qwen_embed_pending_rows{vectorizer="docs"} 3.0' in metrics
+    assert 'qwen_embed_state{state="held",vectorizer="docs"} 1.0' in metrics
+    events += [json.loads(line) for line in err.splitlines()]
+    assert events[-1]["event"] == "worker ended"
+    for text in (body for _, _, body in ROWS):
+        assert text not in str(events)
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        done = run("pg", "worker", "--once", "--metrics-port", taken.getsockname()[1])
+    assert done.code == 2
+    assert "Choose another port" in done.complaint
 
 
 def test_watching_ends_by_ctrl_c(run: Run, docs: Database) -> None:
