@@ -74,7 +74,28 @@ def install(dsn: str | None, model: str | None, dimensions: int | None) -> None:
     type=click.Choice(["hnsw", "binary", "prefix", "none"]),
     help="Index; default: hnsw to 4,000 dimensions, binary beyond.",
 )
-@click.option("--target-name", metavar="NAME", help="Name of the table for the vectors.")
+@click.option("--condition", metavar="SQL", help="Only rows for which this is true.")
+@click.option(
+    "--chunk-tokens",
+    type=click.IntRange(min=1),
+    metavar="N",
+    help="Split texts into chunks of at most N tokens.",
+)
+@click.option(
+    "--chunk-overlap",
+    type=click.IntRange(min=0),
+    metavar="N",
+    help="Tokens that neighbouring chunks share.",
+)
+@click.option("--chunker", metavar="NAME", help="How to split; a plugin's, or the built-in one.")
+@click.option(
+    "--target",
+    type=click.Choice(["table", "column"]),
+    default="table",
+    show_default=True,
+    help="Vectors in a table beside it, or in a column of SOURCE.",
+)
+@click.option("--target-name", metavar="NAME", help="Name of that table or column.")
 @click.option("--no-backfill", is_flag=True, help="Leave rows that are there already alone.")
 @database_options
 def create(
