@@ -44,7 +44,7 @@ def sweep_by_delete() -> None:
         "walk_target",
         (
             "FROM {target} AS target WHERE {after}",
-            "FROM {target} AS target, (SELECT pg_catalog.pg_sleep(0.2)) AS moment WHERE {after}",
+            "FROM {target} AS target, (SELECT pg_catalog.pg_sleep(1)) AS moment WHERE {after}",
         ),
         (
             "    INSERT INTO {log} (op, {keys})\n    SELECT 'c', {portion_keys} FROM portion\n"
