@@ -51,7 +51,8 @@ SMALL: dict[str, Instance] = {
 
 LARGE: dict[str, Instance] = {
     "four changes": replace(CHANGES, statements=4),
-    "three workers": replace(CHANGES, workers=3, statements=2),
+    "three workers": replace(CHANGES, workers=3),
+    "three workers, two keys": replace(TWO_KEYS, workers=3, room=False),
     "truncates again": replace(SWEEPS, statements=3),
     "two walkers": replace(TRUNCATES, walkers=2, by_hand=True),
     "refusals again": replace(REFUSALS, statements=3),

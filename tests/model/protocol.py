@@ -14,8 +14,11 @@ modelled where it matters:
 
 Not modelled: waiting lines for locks (who is first is anyone's guess, so all orders are tried),
 heartbeats (a lease may expire at any time, whatever was promised), the count of attempts, pauses by
-length (what waits may become due at any time), and the log's floor as a number: a scan may start
-behind any row.
+length (what waits may become due at any time), the log's floor as a number (a scan may start behind
+any row), and how many rows one take asks for. A statement that locks several rows of work gets all
+or waits for all, except a merge: a deadlock would end by `lock_timeout`, which comes at any wait.
+Not yet there: several chunks of a row, rows that cannot be read or written, partitions, a move to
+another space, vectors in the user's own table (`Instance.target` is where they would begin).
 """
 
 from __future__ import annotations
