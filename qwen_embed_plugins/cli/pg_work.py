@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING
 
@@ -119,7 +119,8 @@ def worker(
         click.echo(in_words(summary))
     if once:
         after = _chosen(postgres.status(dsn), chosen)
-        _require_done(summary, after, time.monotonic() - ended)
+        to_walk = {item.name: item.to_walk for item in postgres.progress(dsn)}
+        _require_done(summary, after, to_walk, time.monotonic() - ended)
         if stopping.is_set():
             raise KeyboardInterrupt
 
@@ -169,21 +170,32 @@ def in_words(summary: WorkerSummary) -> str:
 
 
 def _require_done(
-    summary: WorkerSummary, after: Sequence[VectorizerStatus], seconds_since: float
+    summary: WorkerSummary,
+    after: Sequence[VectorizerStatus],
+    to_walk: Mapping[str, int],
+    seconds_since: float,
 ) -> None:
     """Fail, in one line, if rows are left without their vector."""
-    left = [said for item in after if (said := _left(item, summary, seconds_since))]
+    left = [
+        said
+        for item in after
+        if (said := _left(item, to_walk.get(item.name, 0), summary, seconds_since))
+    ]
     if left:
         raise Unfinished("work remains: " + "; ".join(left))
 
 
-def _left(item: VectorizerStatus, summary: WorkerSummary, seconds_since: float) -> str | None:
+def _left(
+    item: VectorizerStatus, to_walk: int, summary: WorkerSummary, seconds_since: float
+) -> str | None:
     said = []
     reason = summary.waiting.get(item.name) or item.last_error
     because = f" ({reason})" if reason and reason != item.state else ""
     waits = item.pending and not _came_after(item, seconds_since)
-    if waits or item.state == "broken":
-        rows = f"{counted(item.pending, 'row')} " if item.pending else ""
+    if waits or to_walk or item.state == "broken":
+        # Where nobody could even begin, the rows of a backfill were not walked over.
+        about = f"about {counted(to_walk, 'row')} " if to_walk else ""
+        rows = f"{counted(item.pending, 'row')} " if item.pending else about
         said.append(f"{rows}{item.state}{because}")
     if item.dead and summary.dead:
         said.append(f"{item.dead} dead (see: qwen-embed pg dead {item.name})")

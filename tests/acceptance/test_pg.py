@@ -227,6 +227,14 @@ def test_work_that_is_held_is_said_in_one_line(
     assert "held" not in run("pg", "status").out
 
 
+def test_a_backfill_that_could_not_begin_is_work_that_remains(run: Run, docs: Database) -> None:
+    run("pg", "create", "docs", "--column", "body", "--model", "lexical", "--dimensions", "64")
+    docs.execute("ANALYZE docs")
+    done = run("pg", "worker", "--once")
+    assert done.code == 1
+    assert done.complaint.startswith("work remains: docs: about 3 rows blocked (dimensions = 64")
+
+
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows has no SIGTERM")
 def test_a_service_says_once_why_work_waits(
     run: Run, docs: Database, ollama: SimulatedServer
