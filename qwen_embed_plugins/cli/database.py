@@ -23,6 +23,11 @@ def database_options(command: Command) -> Command:
     return option(common_options(command))
 
 
+sql_option = click.option(
+    "--sql", "as_sql", is_flag=True, help="Print the SQL instead of running it."
+)
+
+
 def key_text(key: Mapping[str, Any]) -> str:
     """A row's key in a table: its value, or the names and values of a composite one."""
     if len(key) == 1:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from qwen_embed_plugins.cli.database import database_options
+from qwen_embed_plugins.cli.database import database_options, sql_option
 from qwen_embed_plugins.cli.output import json_option, print_json
 from qwen_embed_plugins.cli.progress import metered
 from qwen_embed_plugins.cli.session import current
@@ -219,13 +219,19 @@ def _say_end(
 
 @click.command(epilog="Example: qwen-embed pg cancel docs")
 @click.argument("name")
+@sql_option
 @database_options
-def cancel(dsn: str | None, name: str) -> None:
+def cancel(dsn: str | None, name: str, as_sql: bool) -> None:
     """Give up the move of NAME.
 
     What was filled so far is dropped; the old vectors go on serving.
     """
     from qwen_embed_plugins import postgres
 
+    if as_sql:
+        from qwen_embed_plugins.postgres import scripts
+
+        click.echo(scripts.cancel(name), nl=False)
+        return
     postgres.cancel_move(dsn, name)
     click.echo(f"cancelled; {name} goes on as before")

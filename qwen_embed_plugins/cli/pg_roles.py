@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, cast
 
 import click
 
-from qwen_embed_plugins.cli.database import database_options
+from qwen_embed_plugins.cli.database import database_options, sql_option
 from qwen_embed_plugins.cli.failures import Unfinished
 
 if TYPE_CHECKING:
@@ -30,9 +30,15 @@ if TYPE_CHECKING:
 )
 @click.option("--only", multiple=True, metavar="NAME", help="Only this vectorizer; repeat it.")
 @click.option("--revoke", is_flag=True, help="Take back what was granted.")
+@sql_option
 @database_options
 def grant(
-    dsn: str | None, role: str, kind: str | None, only: tuple[str, ...], revoke: bool
+    dsn: str | None,
+    role: str,
+    kind: str | None,
+    only: tuple[str, ...],
+    revoke: bool,
+    as_sql: bool,
 ) -> None:
     """Give the role ROLE the least that it needs, on all vectorizers and on later ones.
 
@@ -43,6 +49,12 @@ def grant(
 
     chosen = cast("RoleKind", kind or "app")
     names = list(only) or None
+    if as_sql:
+        from qwen_embed_plugins.postgres import scripts
+
+        write = scripts.revoke if revoke else scripts.grant
+        click.echo(write(role, chosen, names=names), nl=False)
+        return
     if revoke:
         postgres.revoke(dsn, role, chosen, names=names)
         click.echo(f"revoked from {role}: {chosen}")

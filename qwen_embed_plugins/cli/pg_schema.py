@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from types import ModuleType
 from typing import Any
 
 import click
 
-from qwen_embed_plugins.cli.database import database_options
+from qwen_embed_plugins.cli.database import database_options, sql_option
 
 
 @click.command(epilog="Example: qwen-embed pg install --dsn postgresql://app@localhost/app")
@@ -19,17 +20,22 @@ from qwen_embed_plugins.cli.database import database_options
     metavar="N",
     help="Length of its vectors; default: 1024.",
 )
+@sql_option
 @database_options
-def install(dsn: str | None, model: str | None, dimensions: int | None) -> None:
+def install(dsn: str | None, model: str | None, dimensions: int | None, as_sql: bool) -> None:
     """Install into a database, or upgrade there.
 
     Needs pgvector 0.8 on the server and the right to create a schema. Running it again, or twice
-    at once, is harmless. --model and --dimensions go together.
+    at once, is harmless. --model and --dimensions go together. --sql needs no connection: the
+    script asks the server itself, and is the same for a first installation and an upgrade.
     """
     if (model is None) != (dimensions is None):
         raise click.UsageError("give --model and --dimensions together, or neither")
     from qwen_embed_plugins import postgres
 
+    if as_sql:
+        click.echo(_scripts().install(model=model, dimensions=dimensions), nl=False)
+        return
     applied = postgres.install(dsn, model=model, dimensions=dimensions)
     done = f"installed: {', '.join(applied)}" if applied else "up to date"
     click.echo(f"{done}. Next: qwen-embed pg create TABLE --column COLUMN")
@@ -97,9 +103,11 @@ def install(dsn: str | None, model: str | None, dimensions: int | None) -> None:
 )
 @click.option("--target-name", metavar="NAME", help="Name of that table or column.")
 @click.option("--no-backfill", is_flag=True, help="Leave rows that are there already alone.")
+@sql_option
 @database_options
 def create(
     dsn: str | None,
+    as_sql: bool,
     source: str,
     column: tuple[str, ...],
     columns: str | None,
@@ -117,17 +125,20 @@ def create(
         raise click.UsageError("give --column (or --columns), or --template")
     from qwen_embed_plugins import postgres
 
-    name = postgres.create_vectorizer(
-        dsn, source, columns=named or None, template=template, backfill=not no_backfill, **options
-    )
+    options = {**options, "columns": named or None, "template": template}
+    if as_sql:
+        click.echo(_scripts().create(source, backfill=not no_backfill, **options), nl=False)
+        return
+    name = postgres.create_vectorizer(dsn, source, backfill=not no_backfill, **options)
     click.echo(f"created the vectorizer {name}. Next: qwen-embed pg worker --once")
 
 
 @click.command(epilog="Example: qwen-embed pg drop docs --drop-target")
 @click.argument("name")
 @click.option("--drop-target", is_flag=True, help="Drop the vectors too.")
+@sql_option
 @database_options
-def drop(dsn: str | None, name: str, drop_target: bool) -> None:
+def drop(dsn: str | None, name: str, drop_target: bool, as_sql: bool) -> None:
     """End the vectorizer NAME: its triggers, recorded changes and view go.
 
     The table with its vectors stays, unless --drop-target, which is possible only now: to drop that
@@ -135,20 +146,49 @@ def drop(dsn: str | None, name: str, drop_target: bool) -> None:
     """
     from qwen_embed_plugins import postgres
 
+    if as_sql:
+        click.echo(_scripts().drop(name, drop_target=drop_target), nl=False)
+        return
     target = next((item.target for item in postgres.status(dsn, name)), None)
     postgres.drop_vectorizer(dsn, name, drop_target=drop_target)
     kept = f"; its vectors stay in {target}" if target else "; its vectors stay"
     click.echo(f"dropped {name}" + (" and its vectors" if drop_target else kept))
 
 
-@click.command(epilog="Example: qwen-embed pg uninstall")
+@click.command(
+    epilog="""
+    \b
+    Examples:
+      qwen-embed pg uninstall
+      qwen-embed pg uninstall --all --drop-data --yes
+    """
+)
+@click.option("--all", "everything", is_flag=True, help="End all vectorizers first.")
+@click.option("--drop-data", is_flag=True, help="Drop their vectors, too; with --all.")
+@click.option("--yes", is_flag=True, help="Do not ask before vectors are dropped.")
+@sql_option
 @database_options
-def uninstall(dsn: str | None) -> None:
+def uninstall(dsn: str | None, everything: bool, drop_data: bool, yes: bool, as_sql: bool) -> None:
     """Remove the schema qwen_embed.
 
-    Refused while a vectorizer is left. Tables with vectors stay.
+    Refused while a vectorizer is left, unless --all. Tables and columns with vectors stay, with
+    the rights and the policy that they have; --drop-data drops them.
     """
+    if drop_data and not everything:
+        raise click.UsageError("--drop-data goes with --all")
     from qwen_embed_plugins import postgres
 
-    postgres.uninstall(dsn)
+    if as_sql:
+        script = _scripts().uninstall(everything=everything, drop_data=drop_data)
+        click.echo(script, nl=False)
+        return
+    if drop_data and not yes:
+        click.confirm("All vectors will be dropped. Go on?", abort=True, err=True)
+    postgres.uninstall(dsn, everything=everything, drop_data=drop_data)
     click.echo("removed the schema qwen_embed")
+
+
+def _scripts() -> ModuleType:
+    from qwen_embed_plugins.postgres import scripts
+
+    return scripts

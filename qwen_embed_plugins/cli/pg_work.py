@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from qwen_embed_plugins.cli.database import counted, database_options
+from qwen_embed_plugins.cli.database import counted, database_options, sql_option
 from qwen_embed_plugins.cli.failures import Unfinished
 from qwen_embed_plugins.cli.output import json_option, print_json
 from qwen_embed_plugins.cli.progress import Meter, metered
@@ -209,31 +209,49 @@ def _came_after(item: VectorizerStatus, seconds_since: float) -> bool:
 
 @click.command(epilog="Example: qwen-embed pg retry docs")
 @click.argument("name")
+@sql_option
 @database_options
-def retry(dsn: str | None, name: str) -> None:
+def retry(dsn: str | None, name: str, as_sql: bool) -> None:
     """Have the dead rows of the vectorizer NAME tried again by the next worker."""
     from qwen_embed_plugins import postgres
 
+    if as_sql:
+        from qwen_embed_plugins.postgres import scripts
+
+        click.echo(scripts.retry(name), nl=False)
+        return
     click.echo(f"{counted(postgres.retry(dsn, name), 'row')} will be tried again")
 
 
 @click.command(epilog="Example: qwen-embed pg pause docs")
 @click.argument("name")
+@sql_option
 @database_options
-def pause(dsn: str | None, name: str) -> None:
+def pause(dsn: str | None, name: str, as_sql: bool) -> None:
     """Have no more rows of the vectorizer NAME embedded. Changes are still recorded."""
     from qwen_embed_plugins import postgres
 
+    if as_sql:
+        from qwen_embed_plugins.postgres import scripts
+
+        click.echo(scripts.pause(name), nl=False)
+        return
     postgres.pause(dsn, name)
     click.echo(f"paused {name}")
 
 
 @click.command(epilog="Example: qwen-embed pg resume docs")
 @click.argument("name")
+@sql_option
 @database_options
-def resume(dsn: str | None, name: str) -> None:
+def resume(dsn: str | None, name: str, as_sql: bool) -> None:
     """Let the vectorizer NAME go on, whether paused, held or blocked."""
     from qwen_embed_plugins import postgres
 
+    if as_sql:
+        from qwen_embed_plugins.postgres import scripts
+
+        click.echo(scripts.resume(name), nl=False)
+        return
     postgres.resume(dsn, name)
     click.echo(f"resumed {name}")

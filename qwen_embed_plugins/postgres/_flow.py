@@ -7,6 +7,7 @@ two public names made of it (`install`, `ainstall`) cannot drift apart.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Awaitable, Callable, Generator, Mapping
 from dataclasses import dataclass
 from functools import wraps
@@ -31,6 +32,8 @@ class Statement:
     query: Query
     values: Mapping[str, Any] | None = None
 
+
+_PLACEHOLDER = re.compile(r"(?<!%)%\((\w+)\)s")
 
 Flow: TypeAlias = Generator[Statement, list[Row], T]
 
@@ -86,6 +89,18 @@ def _doubled(part: Query) -> Query:
             for each in part
         ]
     )
+
+
+def written(statement: Statement) -> str:
+    """The statement with its values in it, as a script holds it."""
+    text = _sendable(statement).as_string()
+    if statement.values is None:
+        return text
+    values = {key: sql.Literal(value).as_string() for key, value in statement.values.items()}
+    parts = _PLACEHOLDER.split(text)
+    parts[::2] = [part.replace("%%", "%") for part in parts[::2]]
+    parts[1::2] = [values[key].strip() for key in parts[1::2]]
+    return "".join(parts)
 
 
 def _sender(flow: Flow[T], rows: list[Row]) -> Callable[[], Statement]:

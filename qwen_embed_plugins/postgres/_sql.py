@@ -46,6 +46,12 @@ def functions() -> tuple[str, ...]:
 
 
 @cache
+def whole(name: str) -> str:
+    """The text of a file of `sql/` that is run as it is."""
+    return (folder() / name).read_text(encoding="utf-8")
+
+
+@cache
 def query(name: str) -> sql.SQL:
     """The named query of `sql/queries.sql`; its {fields} are filled by `format`."""
     return sql.SQL(_queries()[name])

@@ -120,37 +120,45 @@ def create_vectorizer(
     cannot be a source, a name that is taken, and for arguments that are not supported yet.
     """
     yield from _require_table(source)
-    arguments: dict[str, Any] = {
-        "columns": list(columns) if columns is not None else None,
-        "template": template,
-        "name": name,
-        "model": model,
-        "dimensions": dimensions,
-        "target": target,
-        "target_name": target_name,
-        "storage": storage,
-        "index_kind": index_kind,
-        "chunk_tokens": chunk_tokens,
-        "chunk_overlap": chunk_overlap,
-        "condition": condition,
-        "backfill": backfill,
-    }
+    rows = yield creation(
+        source,
+        chunker,
+        columns=list(columns) if columns is not None else None,
+        template=template,
+        name=name,
+        model=model,
+        dimensions=dimensions,
+        target=target,
+        target_name=target_name,
+        storage=storage,
+        index_kind=index_kind,
+        chunk_tokens=chunk_tokens,
+        chunk_overlap=chunk_overlap,
+        condition=condition,
+        backfill=backfill,
+    )
+    return str(rows[0]["name"])
+
+
+def creation(source: str, chunker: str | None = None, **arguments: Any) -> Statement:
+    """The statement that creates a vectorizer. What is None is left to its default."""
+    given = {key: value for key, value in arguments.items() if value is not None}
     named = sql.SQL(", ").join(
-        sql.SQL("{} => {}").format(sql.Identifier(key), sql.Placeholder(key)) for key in arguments
+        [
+            sql.SQL("%(source)s::regclass"),
+            *(sql.SQL("{} => {}").format(sql.Identifier(k), sql.Placeholder(k)) for k in given),
+        ]
     )
-    rows = yield Statement(
-        sql.SQL("SELECT qwen_embed.create_vectorizer(%(source)s::regclass, {}) AS name").format(
-            named
-        ),
-        {"source": source, **arguments},
+    chosen = (
+        sql.SQL("")
+        if chunker is None
+        else sql.SQL(", qwen_embed.set_chunker(made.name, %(chunker)s)")
     )
-    made = str(rows[0]["name"])
-    if chunker is not None:
-        yield Statement(
-            sql.SQL("SELECT qwen_embed.set_chunker(%(name)s, %(chunker)s)"),
-            {"name": made, "chunker": chunker},
-        )
-    return made
+    query = sql.SQL(
+        "SELECT made.name{} FROM qwen_embed.create_vectorizer({}) AS made(name)"
+    ).format(chosen, named)
+    values = {"source": source, **given}
+    return Statement(query, values if chunker is None else {**values, "chunker": chunker})
 
 
 def _require_table(source: str) -> Flow[None]:

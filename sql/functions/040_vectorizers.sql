@@ -448,8 +448,11 @@ BEGIN
     IF EXISTS (SELECT FROM pg_class WHERE oid = v.target_view AND relkind = 'v') THEN
         EXECUTE format('DROP VIEW %s', v.target_view);
     END IF;
-    IF drop_target AND EXISTS (SELECT FROM pg_class WHERE oid = v.target_table) THEN
-        EXECUTE format('DROP TABLE %s', v.target_table);
+    IF EXISTS (SELECT FROM pg_class WHERE oid = v.target_table) THEN
+        EXECUTE CASE WHEN drop_target THEN format('DROP TABLE %s', v.target_table)
+            ELSE format('COMMENT ON TABLE %s IS %L', v.target_table, format(
+                'Vectors of %s (%s, %s dimensions) as they were on %s, when their vectorizer %L was dropped.',
+                v.source, v.model, v.dimensions, current_date, v.name)) END;
     END IF;
     -- What the last move left behind goes the same way.
     IF before.id IS NOT NULL THEN
