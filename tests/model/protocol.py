@@ -17,7 +17,7 @@ heartbeats (a lease may expire at any time, whatever was promised), the count of
 length (what waits may become due at any time), the log's floor as a number (a scan may start behind
 any row), and how many rows one take asks for. A statement that locks several rows of work gets all
 or waits for all, except a merge: a deadlock would end by `lock_timeout`, which comes at any wait.
-Not yet there: several chunks of a row, rows that cannot be read or written, partitions, a move to
+Not in it: several chunks of a row, rows that cannot be read or written, partitions, a move to
 another space, vectors in the user's own table (`Instance.target` is where they would begin).
 """
 

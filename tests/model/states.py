@@ -159,7 +159,7 @@ class Instance:
 
     `start` are the rows in the beginning; `embedded` says whether their vectors are there too.
     `fine` makes every statement a step of its own; else those are joined that nobody else can tell
-    apart. `target` has a second kind to come: vectors in the user's own table.
+    apart. `target` has room for a second kind: vectors in the user's own table.
     """
 
     keys: int = 1
