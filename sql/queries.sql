@@ -566,7 +566,7 @@ WHERE datname = pg_catalog.current_database() AND relid = %(table)s::oid;
 -- Some vectors of the table, as text: only those that are chosen are read.
 SELECT chosen.embedding::{vector}::text AS vector
 FROM (
-    SELECT e.embedding FROM {table} AS e TABLESAMPLE SYSTEM ({percent})
+    SELECT e.embedding FROM {table} AS e TABLESAMPLE {method} ({percent})
     WHERE e.embedding IS NOT NULL ORDER BY pg_catalog.random() LIMIT %(count)s
 ) AS chosen;
 

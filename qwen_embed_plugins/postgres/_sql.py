@@ -47,8 +47,8 @@ def functions() -> tuple[str, ...]:
 
 @cache
 def whole(name: str) -> str:
-    """The text of a file of `sql/` that is run as it is."""
-    return (folder() / name).read_text(encoding="utf-8")
+    """The text of a file of `sql/` that is run as a whole: install, uninstall."""
+    return (folder() / f"{name}.sql").read_text(encoding="utf-8")
 
 
 @cache

@@ -14,6 +14,7 @@ from qwen_embed_plugins.postgres import _sql, connect
 from qwen_embed_plugins.postgres._flow import Flow, Row, Statement, arun, run
 from qwen_embed_plugins.postgres.indexes import IndexSite, _require_autocommit, find_site
 
+_PAGES_FROM_ROWS = 200_000
 _SAMPLED_FOR_EACH = 40
 """Rows that are drawn from for each query: SYSTEM samples whole blocks of neighbouring rows."""
 _SAME = 1e-6
@@ -133,6 +134,8 @@ def _sample(site: IndexSite, count: int) -> Flow[list[str]]:
     query = _sql.query("sample_vectors").format(
         vector=_vector(site),
         table=sql.Identifier(site.schema or "", site.table or ""),
+        # Whole pages of a small table may be none at all.
+        method=sql.SQL("SYSTEM" if rows > _PAGES_FROM_ROWS else "BERNOULLI"),
         percent=sql.Literal(min(100.0, 100.0 * count * _SAMPLED_FOR_EACH / rows)),
     )
     return [row["vector"] for row in (yield Statement(query, {"count": count}))]

@@ -97,7 +97,7 @@ def in_transaction(*statements: str) -> str:
 def _steps(model: str | None, dimensions: int | None) -> Iterator[str]:
     if (model is None) != (dimensions is None):
         raise ConfigurationError("give model and dimensions together, or neither")
-    yield _sql.whole("install.sql")
+    yield _sql.whole("install")
     yield _NEWER.format(known=max(migration.number for migration in _sql.migrations()))
     for migration in _sql.migrations():
         yield _MIGRATION.format(
@@ -142,7 +142,7 @@ def uninstall_script(*, everything: bool = False, drop_data: bool = False) -> st
 def _uninstalling(everything: bool, drop_data: bool) -> str:
     if drop_data and not everything:
         raise ConfigurationError("data goes with its vectorizers: give --all (everything=True) too")
-    text = _sql.whole("uninstall.sql")
+    text = _sql.whole("uninstall")
     for word, value in (("@all@", everything), ("@drop_data@", drop_data)):
         text = text.replace(word, "true" if value else "false")
     return text
