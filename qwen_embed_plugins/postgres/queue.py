@@ -380,6 +380,8 @@ def hand_back(vectorizer: Vectorizer, batch: Batch) -> Flow[None]:
     """Give a batch up unfinished: anyone may take it at once."""
     values = {"token": batch.token, "ids": batch.ids, "pause_seconds": 0, "faults": 0}
     if (yield Statement(_sql.query("hold_lease"), values)):
+        # In key order, as takes do it: the update alone could deadlock with one.
+        yield Statement(vectorizer.query("hold_work"), values)
         yield Statement(vectorizer.query("delay_work"), values)
         yield Statement(_sql.query("close_lease"), values)
 

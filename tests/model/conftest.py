@@ -36,6 +36,6 @@ def begin(stage: Stage) -> Iterator[Begin]:
         return begun[-1]
 
     yield start
-    stage.clear()
     if begun:
         print("\n".join(begun[-1].drawn.lines))  # shown where a test fails
+    stage.clear()

@@ -7,16 +7,17 @@ modelled where it matters:
   the log has two parts: it deletes by the snapshot, and then merges key by key, where it may wait,
   and meets each row of work as that is by then.
 - A row that another transaction has changed or locked is waited for: the step is not possible. Then
-  the row's latest version counts (EvalPlanQual), so a wait needs no state of its own, except within
-  a merge. `SKIP LOCKED` passes such rows over. Whoever waits may give up at its `lock_timeout`.
+  the row's latest version counts (EvalPlanQual), so a wait needs no state of its own, except where
+  rows are merged or locked one by one. `SKIP LOCKED` passes such rows over. Whoever waits may give
+  up at its `lock_timeout`.
 - TRUNCATE waits for whoever has read or written the source in an open transaction, and they for it.
 - A crash is a rollback and, for a batch that is out, a lease that nobody will close.
 
 Not modelled: waiting lines for locks (who is first is anyone's guess, so all orders are tried),
 heartbeats (a lease may expire at any time, whatever was promised), the count of attempts, pauses by
 length (what waits may become due at any time), the log's floor as a number (a scan may start behind
-any row), and how many rows one take asks for. A statement that locks several rows of work gets all
-or waits for all, except a merge: a deadlock would end by `lock_timeout`, which comes at any wait.
+any row), and how many rows one take asks for. A reaper gets all its rows or waits for all: what it
+could hold meanwhile would end by `lock_timeout`, which comes at any wait.
 Not in it: several chunks of a row, rows that cannot be read or written, partitions, a move to
 another space, vectors in the user's own table (`Instance.target` is where they would begin).
 """
@@ -104,8 +105,8 @@ class Workers:
             return self._commit_taking(state, place)
         if at == "out":
             return self._hold_lease(state, place)
-        if at == "fenced":
-            return self._after_fence(state, place)
+        if at in ("fenced", "holding"):
+            return self._hold_work(state, place)
         if at == "held":
             return self._write(state, place)
         if at == "wrote":
@@ -128,13 +129,14 @@ class Workers:
             if worker.at in TAKING:
                 if any(key == changed for changed, _ in worker.pending):
                     return True
-            elif worker.at in ("held", "wrote") and self._holds(state, worker, key):
+            elif worker.at in ("holding", "held", "wrote") and self._holds(state, worker, key):
                 return True
         row = state.work[key]
         return bool(state.reaping and row is not None and row.token == state.reaping)
 
     def _holds(self, state: State, worker: Worker, key: int) -> bool:
-        return any(read.key == key for read in worker.batch) and self._own(state, worker, key)
+        keys = {read.key for read in worker.batch} - {*worker.left}
+        return key in keys and self._own(state, worker, key)
 
     def _own(self, state: State, worker: Worker, key: int) -> bool:
         """`WHERE token = …`: whether a row of work is still this worker's."""
@@ -155,7 +157,7 @@ class Workers:
     def lease_is_held(self, state: State, token: int) -> bool:
         """Whether a lease's row is locked."""
         return state.reaping == token or any(
-            worker.token == token and worker.at in ("fenced", "held", "wrote")
+            worker.token == token and worker.at in ("fenced", "holding", "held", "wrote")
             for worker in state.workers
         )
 
@@ -357,24 +359,27 @@ class Workers:
         step = self._step(place, "drops its answer", "the lease is gone")
         yield Next(step, self._with(state, place, Worker()))
 
-    def _after_fence(self, state: State, place: int) -> Moves:
+    def _hold_work(self, state: State, place: int) -> Moves:
+        """Row by row in key order: what is locked stays so while the next is waited for."""
         worker = state.workers[place]
-        keys = [read.key for read in worker.batch]
-        if any(self._own(state, worker, k) and self._locked(state, place, k) for k in keys):
+        own = sorted(r.key for r in worker.batch if self._own(state, worker, r.key))
+        wanted = list(worker.left) if worker.at == "holding" else own
+        left = list(wanted)
+        while left and not self._locked(state, place, left[0]):
+            left.pop(0)
+        if wanted and len(left) == len(wanted):
             return
-        if worker.outcome == "handed back":
-            yield from self._hand_back(state, place, keys)
-            return
-        held = worker._replace(at="held")
-        yield Next(self._step(place, "hold_work"), self._with(state, place, held))
+        held = worker._replace(at="holding" if left else "held", left=tuple(left))
+        said = f"still waits for {keys_named(left)}" if left else ""
+        yield Next(self._step(place, "hold_work", said), self._with(state, place, held))
 
-    def _hand_back(self, state: State, place: int, keys: Sequence[int]) -> Moves:
+    def _hand_back(self, state: State, place: int) -> Moves:
         worker = state.workers[place]
         work = list(state.work)
-        for key in keys:
-            row = work[key]
-            if row is not None and self._own(state, worker, key):
-                work[key] = row._replace(token=0, dirty=False, due=True)
+        for read in worker.batch:
+            row = work[read.key]
+            if row is not None and self._own(state, worker, read.key):
+                work[read.key] = row._replace(token=0, dirty=False, due=True)
         after = state._replace(work=tuple(work), leases=self._without(state, worker.token))
         yield Next(
             self._step(place, "delay_work, close_lease, commit"),
@@ -387,6 +392,9 @@ class Workers:
     def _write(self, state: State, place: int) -> Moves:
         """`write_vectors` or, for refused texts, `bury_work`: both join the source."""
         worker = state.workers[place]
+        if worker.outcome == "handed back":
+            yield from self._hand_back(state, place)
+            return
         texts = [read.key for read in worker.batch if read.kind == "text"]
         if not texts or worker.outcome not in ("written", "refused"):
             yield from self._commit_finish(state, place)

@@ -20,7 +20,7 @@ from tests.model.hands import COMMIT, Hand, Stand
 from tests.model.planted import planted
 from tests.model.protocol import truncating
 from tests.model.stage import NUMBERS, PAUSE, TEXTS, Named, Stage, vector
-from tests.model.states import ABSENT, NOT_BEGUN, TRUNCATED, Instance, State, Step
+from tests.model.states import ABSENT, NOT_BEGUN, TRUNCATED, At, Instance, State, Step
 
 _TABLES = """
 SELECT
@@ -82,12 +82,8 @@ class Play:
         elif step.what == "take_due" and before.workers[place].at == "opened":
             self._begin_take(step, hand, due_first=True)
             self._expect(step, hand.let_on(), "gate")
-        elif step.what == "take_log":
-            self._unpause(hand)
-            partly = after.workers[place].at == "merging"
-            self._expect(step, hand.look(), "waiting" if partly else "gate")
-            if partly:
-                self.waiting.add(step.who)
+        elif step.what in ("take_log", "hold_work"):
+            self._lock_rows(step, hand, waited, after.workers[place].at)
         elif waited:
             self._expect(step, hand.look(), "gate")
             self._send(step, hand, step.what.split(", ")[1:])
@@ -96,6 +92,18 @@ class Play:
                 self._begin_finish(step.who, step.detail, hand)
             self._send(step, hand, step.what.split(", "))
         self._note_end(step, hand, before.workers[place].token)
+
+    def _lock_rows(self, step: Step, hand: Hand, waited: bool, at: At) -> None:
+        """One by one: where only some are free, the statement holds those and waits."""
+        self._unpause(hand)
+        sent = waited or step.what == "take_log"
+        if not sent and hand.next != step.what:
+            raise Differs(f"{step}: it comes to {hand.next}")
+        partly = at in ("merging", "holding")
+        stand = hand.look() if sent else hand.let_on()
+        self._expect(step, stand, "waiting" if partly else "gate")
+        if partly:
+            self.waiting.add(step.who)
 
     def _send(self, step: Step, hand: Hand, names: Sequence[str]) -> None:
         for name in names:

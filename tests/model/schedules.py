@@ -95,9 +95,10 @@ class Schedule:
 
     def _begins_to_wait(self, move: Move) -> bool:
         # One at a time: which of two that wait is served first is Postgres' affair.
-        if move.step.what != "take_log":
+        if move.step.what not in ("take_log", "hold_work"):
             return False
-        return move.state.workers[int(move.step.who.split()[1]) - 1].at == "merging"
+        at = move.state.workers[int(move.step.who.split()[1]) - 1].at
+        return at in ("merging", "holding")
 
     def _provoke(self) -> None:
         """Now and then send what cannot be done yet."""

@@ -23,12 +23,12 @@ WALKERS, WRITERS = 10, 20
 
 At = Literal[
     "idle", "opened", "between", "merging", "orphans", "taken", "empty", "read",
-    "out", "fenced", "held", "wrote", "lost",
+    "out", "fenced", "holding", "held", "wrote", "lost",
 ]  # fmt: skip
 """Where a worker is in the life of a batch; "out" is the request, with no transaction open."""
 
 TAKING = frozenset({"opened", "between", "merging", "orphans", "taken", "empty", "read"})
-FINISHING = frozenset({"fenced", "held", "wrote", "lost"})
+FINISHING = frozenset({"fenced", "holding", "held", "wrote", "lost"})
 
 Outcome = Literal["", "written", "refused", "later", "held", "handed back"]
 """What a provider's answer makes of a batch's texts: refused for good, a fault that earns a pause,
@@ -100,8 +100,8 @@ class Read(NamedTuple):
 
 class Worker(NamedTuple):
     """One batch in the hands of one worker. `parts` of taking are to come; `left` are keys still to
-    be merged, some of them with `doubts`; `mine` the claimed ones, `pending` the rows of work that
-    its open transaction has changed."""
+    be merged, some of them with `doubts`, or to be locked; `mine` the claimed ones, `pending` the
+    rows of work that its open transaction has changed."""
 
     at: At = "idle"
     token: int = 0

@@ -17,7 +17,7 @@ WRITES = "hold_lease, hold_work, write_vectors"
 DIRTY = "a change while a key is held"
 FENCED = "hold_lease, drops its answer"
 MEETS = {
-    "changes": (DIRTY, FENCED, WRITES, "hold_lease, delay_work, close_lease, commit"),
+    "changes": (DIRTY, FENCED, WRITES, "hold_lease, hold_work, delay_work, close_lease, commit"),
     "truncates": (DIRTY, FENCED, "TRUNCATE", "rollback", "next_task, walk_dead, walk_target"),
     "sweeps": ("add_orphans_task", "take_due, close_lease, commit", "end_task, commit"),
     "refusals": ("hold_lease, hold_work, remove_vectors, bury_work", "enqueue", "retry",
