@@ -63,5 +63,15 @@ CREATE TABLE IF NOT EXISTS qwen_embed.migration (
     digest text NOT NULL,
     applied_at timestamptz NOT NULL DEFAULT now()
 );
+DO $needs$
+BEGIN
+    -- Only where it is missing: the lock would hold up workers until the installation has ended.
+    IF NOT EXISTS (SELECT FROM pg_catalog.pg_attribute
+        WHERE attrelid = 'qwen_embed.migration'::pg_catalog.regclass AND attname = 'needs') THEN
+        ALTER TABLE qwen_embed.migration ADD COLUMN needs int;
+    END IF;
+END $needs$;
+COMMENT ON COLUMN qwen_embed.migration.needs IS
+    'The oldest schema that a worker must be made for to go on beside this one; null: this one.';
 COMMENT ON SCHEMA qwen_embed IS 'Tables that embed themselves. What is public: sql/README.md.';
 COMMENT ON TABLE qwen_embed.migration IS 'The numbered files that ran here, each once.';

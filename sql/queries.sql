@@ -19,7 +19,8 @@ SELECT v.id, v.name, v.model, v.dimensions, v.storage, v.index_kind, v.chunk_tok
     qwen_embed.partitions_changed(v) AS partitions_changed,
     EXISTS (SELECT FROM qwen_embed.task k WHERE k.vectorizer = v.id) AS has_task,
     EXISTS (SELECT FROM qwen_embed.lease l
-        WHERE l.vectorizer = v.id AND l.expires_at < statement_timestamp()) AS has_expired
+        WHERE l.vectorizer = v.id AND l.expires_at < statement_timestamp()) AS has_expired,
+    (SELECT max(coalesce((to_jsonb(m) ->> 'needs')::int, m.number)) FROM qwen_embed.migration m) AS needs
 FROM qwen_embed.vectorizer v
 LEFT JOIN pg_catalog.pg_class s ON s.oid = v.source
 LEFT JOIN pg_catalog.pg_namespace n ON n.oid = s.relnamespace
@@ -28,6 +29,11 @@ LEFT JOIN pg_catalog.pg_class t ON t.oid = CASE v.target
 LEFT JOIN pg_catalog.pg_namespace tn ON tn.oid = t.relnamespace
 WHERE v.retired_at IS NULL
 ORDER BY v.id;
+
+-- schema_version --
+-- The newest migration that ran here, and the oldest schema that a worker must be made for.
+SELECT max(m.number) AS newest, max(coalesce((to_jsonb(m) ->> 'needs')::int, m.number)) AS needs
+FROM qwen_embed.migration m;
 
 -- vector_types --
 -- Where pgvector lives, and the types of a binary array of vectors.

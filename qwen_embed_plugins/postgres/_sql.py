@@ -12,17 +12,23 @@ from psycopg import sql
 
 from qwen_embed_plugins.sql_files import folder
 
+_NEEDS = re.compile(r"^-- needs: (\d+)$", re.MULTILINE)
 _QUERY_HEAD = re.compile(r"^-- (\w+) --$", re.MULTILINE)
 
 
 @dataclass(frozen=True, slots=True)
 class Migration:
-    """One numbered file of `sql/migrations/`; `digest` is the SHA-256 of its bytes."""
+    """One numbered file of `sql/migrations/`; `digest` is the SHA-256 of its bytes.
+
+    Workers that were made for a schema older than `needs` must not go on beside it. A file says so
+    by a line `-- needs: 7`; by default it is its own number.
+    """
 
     number: int
     name: str
     text: str
     digest: str
+    needs: int
 
 
 @cache
@@ -35,7 +41,8 @@ def _migration(path: Path) -> Migration:
     # Line ends differ between checkouts; what is run does not.
     text = path.read_text(encoding="utf-8")
     digest = hashlib.sha256(text.encode()).hexdigest()
-    return Migration(int(path.stem.split("_")[0]), path.stem, text, digest)
+    number, said = int(path.stem.split("_")[0]), _NEEDS.search(text)
+    return Migration(number, path.stem, text, digest, int(said[1]) if said else number)
 
 
 @cache

@@ -61,6 +61,7 @@ class Vectorizer:
     partitions_changed: bool
     has_task: bool
     has_expired: bool
+    needs: int
 
     @property
     def workable(self) -> bool:

@@ -142,6 +142,7 @@ class Pipeline:
         started = time.monotonic()
         loops: list[asyncio.Task[None]] = []
         try:
+            await self._unless_stopped(self.tending.require_schema())
             await self._unless_stopped(self.tending.refresh())
             # Settings and clients are loaded now, not while a transaction of another loop is open.
             for lane in self._open_lanes():

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from psycopg import sql
 
-from qwen_embed_plugins.errors import ConfigurationError
+from qwen_embed_plugins.errors import ConfigurationError, DatabaseError
 from qwen_embed_plugins.postgres import _sql
 from qwen_embed_plugins.postgres._flow import Flow, Statement
 
@@ -33,7 +33,8 @@ BEGIN
         EXECUTE $file$
 {text}
 $file$;
-        INSERT INTO qwen_embed.migration (number, name, digest) VALUES ({number}, {name}, {digest});
+        INSERT INTO qwen_embed.migration (number, name, digest, needs)
+        VALUES ({number}, {name}, {digest}, {needs});
     ELSIF done <> {digest} THEN
         RAISE EXCEPTION USING ERRCODE = 'object_not_in_prerequisite_state',
             MESSAGE = 'migration {plain_name} ran here with another text: this database was '
@@ -83,6 +84,27 @@ def install(*, model: str | None = None, dimensions: int | None = None) -> Flow[
 _MIGRATIONS = Statement(sql.SQL("SELECT name FROM qwen_embed.migration ORDER BY number"))
 
 
+def newest() -> int:
+    """The schema that this package is made for."""
+    return max(migration.number for migration in _sql.migrations())
+
+
+def require_schema() -> Flow[None]:
+    """Raise `DatabaseError` unless a worker of this package may work on the schema there."""
+    rows = yield Statement(_sql.query("schema_version"))
+    there, needs, known = rows[0]["newest"] or 0, rows[0]["needs"] or 0, newest()
+    if there < known:
+        raise DatabaseError(
+            f"this database has schema {there}, this worker needs {known}. Run "
+            "`qwen-embed pg install` on it first."
+        )
+    if needs > known:
+        raise DatabaseError(
+            f"this database has schema {there}, this worker knows {known}: a newer version "
+            "installed here. Upgrade with: pip install --upgrade qwen-embed-plugins"
+        )
+
+
 def install_script(*, model: str | None = None, dimensions: int | None = None) -> str:
     """What `install` runs, as one transaction for psql or another client. It asks the server
     whatever depends on it, so no connection is needed to write it."""
@@ -98,13 +120,14 @@ def _steps(model: str | None, dimensions: int | None) -> Iterator[str]:
     if (model is None) != (dimensions is None):
         raise ConfigurationError("give model and dimensions together, or neither")
     yield _sql.whole("install")
-    yield _NEWER.format(known=max(migration.number for migration in _sql.migrations()))
+    yield _NEWER.format(known=newest())
     for migration in _sql.migrations():
         yield _MIGRATION.format(
             number=migration.number,
             name=_literal(migration.name),
             plain_name=migration.name,
             digest=_literal(migration.digest),
+            needs=migration.needs,
             text=_quotable(migration.text),
         )
     for text in _sql.functions():

@@ -13,7 +13,7 @@ import psycopg
 from psycopg import errors as pg
 
 from qwen_embed_plugins.errors import DatabaseError
-from qwen_embed_plugins.postgres import _sql, connect, indexes, queue, walks
+from qwen_embed_plugins.postgres import _sql, connect, indexes, queue, schema, walks
 from qwen_embed_plugins.postgres._flow import Flow, Row, Statement
 from qwen_embed_plugins.postgres.definition import (
     Vectorizer,
@@ -86,9 +86,20 @@ class Tending:
             leaving = self._session.transact(self._presence.leave())
             await asyncio.wait_for(leaving, _LEAVING_SECONDS)
 
+    async def require_schema(self) -> None:
+        """Raise `DatabaseError`, with what to do, unless the schema is one for this worker."""
+        await self._session.transact(schema.require_schema())
+
     async def refresh(self) -> None:
-        """Read all definitions; mend what can be mended."""
-        definitions = await self._session.transact(define_vectorizers())
+        """Read all definitions; mend what can be mended. Raises `DatabaseError` if a newer version
+        that this one may not work beside was installed meanwhile."""
+        try:
+            definitions = await self._session.transact(define_vectorizers())
+        except CHANGED:
+            await self.require_schema()
+            raise
+        if any(definition.needs > schema.newest() for definition in definitions):
+            await self.require_schema()
         if not self.types.oids:
             self.types = await self._session.transact(vector_types())
         self._require_known(definitions)
