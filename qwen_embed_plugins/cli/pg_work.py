@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
@@ -16,8 +17,11 @@ from qwen_embed_plugins.cli.output import json_option, print_json
 from qwen_embed_plugins.cli.progress import Meter, metered
 from qwen_embed_plugins.cli.session import current, joined, log_as
 
+log = logging.getLogger("qwen_embed_plugins.postgres.worker")
+
 if TYPE_CHECKING:
     from qwen_embed_plugins.postgres import VectorizerStatus, WorkerProgress, WorkerSummary
+    from qwen_embed_plugins.settings import Settings
 
 
 @click.command(
@@ -95,6 +99,7 @@ def worker(
     quiet = current().quiet or log_format == "json"  # lines of a meter are no events
     chosen = set(only) or None
     before = _chosen(postgres.status(dsn), chosen)
+    _say_what_counts(settings, before)
     stopping = asyncio.Event()
     with metered("Embedding", _expected(before) if once else None, quiet=quiet) as meter:
         tally = Tally(meter)
@@ -123,6 +128,30 @@ def worker(
         _require_done(summary, after, to_walk, time.monotonic() - ended)
         if stopping.is_set():
             raise KeyboardInterrupt
+
+
+def _say_what_counts(settings: Settings, found: Sequence[VectorizerStatus]) -> None:
+    """Tell whoever changed the space in the settings that vectorizers keep their own."""
+    stated = {
+        name: value
+        for name, value in (("model", settings.model), ("dimensions", settings.dimensions))
+        if name in settings.origins
+    }
+    others = [item for item in found if any(getattr(item, k) != v for k, v in stated.items())]
+    if not others or len(others) < len(found):
+        return
+    wanted = ", ".join(f"{name} = {value}" for name, value in stated.items())
+    move = " ".join(f"--{name} {value}" for name, value in stated.items())
+    first = others[0]
+    log.info(
+        "a vectorizer keeps its space, whatever the settings say",
+        extra={
+            "settings": wanted,
+            "vectorizer": first.name,
+            "space": f"{first.model}/{first.dimensions}",
+            "to_change_it": f"qwen-embed pg move {first.name} {move}",
+        },
+    )
 
 
 def _chosen(found: Sequence[VectorizerStatus], names: set[str] | None) -> list[VectorizerStatus]:
@@ -189,7 +218,8 @@ def _left(
     item: VectorizerStatus, to_walk: int, summary: WorkerSummary, seconds_since: float
 ) -> str | None:
     said = []
-    reason = summary.waiting.get(item.name) or item.last_error
+    told = None if item.state == "broken" else summary.waiting.get(item.name)
+    reason = told or item.last_error
     because = f" ({reason})" if reason and reason != item.state else ""
     waits = item.pending and not _came_after(item, seconds_since)
     if waits or to_walk or item.state == "broken":

@@ -174,7 +174,10 @@ def _remedy(error: psycopg.Error, message: str) -> str:
     if isinstance(error, psycopg.OperationalError) and error.sqlstate is None:
         return "Start the server, or check --dsn, QWEN_EMBED_DSN, DATABASE_URL or PGHOST."
     if isinstance(error, pg.ReadOnlySqlTransaction):
-        return "Name the primary in the address, or wait until this server is promoted."
+        return (
+            "It is a standby, or default_transaction_read_only is on: name the primary in the "
+            "address, or have that setting reset."
+        )
     if isinstance(error, (pg.InvalidPassword, pg.InvalidAuthorizationSpecification)):
         return "Check the user and password of --dsn, QWEN_EMBED_DSN or DATABASE_URL."
     if isinstance(error, pg.InsufficientPrivilege):

@@ -223,7 +223,8 @@ def vector_types() -> Flow[VectorTypes]:
     rows: list[Row] = yield Statement(_sql.query("vector_types"))
     if not rows:
         raise DatabaseError(
-            "the extension `vector` is not in this database: CREATE EXTENSION vector;"
+            "the extension `vector` is not in this database: CREATE EXTENSION vector; then run "
+            "`qwen-embed pg install`"
         )
     schema: Any = rows[0]["nspname"]
     return VectorTypes(str(schema), {row["typname"]: row["oid"] for row in rows})

@@ -17,6 +17,7 @@ from psycopg.types.json import Jsonb
 from qwen_embed_plugins.errors import ConfigurationError, SpaceMismatch
 from qwen_embed_plugins.postgres import connect
 from qwen_embed_plugins.postgres._flow import Flow, Row, Statement, arun, run
+from qwen_embed_plugins.postgres.definition import vector_types
 from qwen_embed_plugins.postgres.vectors import vector_text
 
 if TYPE_CHECKING:
@@ -181,13 +182,11 @@ def _nearest(
     wanted: Row, vector: Vector, k: int, condition: Mapping[str, Any] | None, exact: bool
 ) -> Flow[list[Hit]]:
     """Search the vectorizer that the vector was made for, and not who has its name by now."""
-    rows = yield Statement(
-        sql.SQL("SELECT qwen_embed.extension_schema() AS schema"),
-    )
+    types = yield from vector_types()
     query = sql.SQL(
         "SELECT key, chunk, text, distance FROM qwen_embed.search_in("
         "%(id)s, %(vector)s::{}.vector, %(k)s::int, %(filter)s, %(exact)s)"
-    ).format(sql.SQL(rows[0]["schema"].replace("%", "%%")))
+    ).format(sql.Identifier(types.schema))
     found = yield Statement(
         query,
         {

@@ -389,6 +389,21 @@ END;
 COMMENT ON FUNCTION qwen_embed.key_join(int, text, text) IS
     'The condition that joins a source row to its vectors.';
 
+CREATE OR REPLACE FUNCTION qwen_embed.lost_column(v qwen_embed.vectorizer) RETURNS text
+LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp
+BEGIN ATOMIC
+    SELECT named.c
+    FROM (SELECT unnest(v.columns) UNION ALL SELECT p.name FROM qwen_embed.template_parts(v.template) p) AS named(c)
+    -- The names are those at creation: they say nothing while content_N, which follows renames, is there.
+    WHERE v.suspended IS NULL AND to_regproc('qwen_embed.content_' || v.id) IS NULL AND named.c IS NOT NULL
+        AND EXISTS (SELECT FROM pg_class WHERE oid = v.source)
+        AND NOT EXISTS (SELECT FROM pg_attribute a
+            WHERE a.attrelid = v.source AND a.attname = named.c AND a.attnum > 0 AND NOT a.attisdropped)
+    LIMIT 1;
+END;
+COMMENT ON FUNCTION qwen_embed.lost_column(qwen_embed.vectorizer) IS
+    'A column that the text was made of and that was dropped, with content_N; null if there is none.';
+
 CREATE OR REPLACE FUNCTION qwen_embed.capture_problem(v qwen_embed.vectorizer) RETURNS text
 LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp
 BEGIN ATOMIC
@@ -397,7 +412,15 @@ BEGIN ATOMIC
         WHERE ARRAY(SELECT unnest(u.attnums) ORDER BY 1)
             = ARRAY(SELECT k.attnum FROM qwen_embed.key_attributes(v.id, v.source) k ORDER BY 1)
     ), found AS (
-        SELECT 1 AS rank, 'the source table was dropped' AS problem
+        SELECT -1 AS rank, format('column embedding of %s was dropped', v.target_table) AS problem
+        WHERE v.target = 'table' AND EXISTS (SELECT FROM pg_class WHERE oid = v.target_table)
+            AND NOT EXISTS (SELECT FROM pg_attribute a
+                WHERE a.attrelid = v.target_table AND a.attname = 'embedding' AND NOT a.attisdropped)
+        UNION ALL
+        SELECT 0, format('column %I, which the text is made of, was dropped', qwen_embed.lost_column(v))
+        WHERE qwen_embed.lost_column(v) IS NOT NULL
+        UNION ALL
+        SELECT 1, 'the source table was dropped'
         WHERE NOT EXISTS (SELECT FROM pg_class WHERE oid = v.source)
         UNION ALL
         SELECT 2, 'table ' || t || ' is missing'
@@ -444,6 +467,8 @@ BEGIN ATOMIC
             AND EXISTS (SELECT FROM pg_inherits WHERE inhparent = c.oid)
     )
     SELECT 'changes are not captured: ' || problem || CASE rank
+        WHEN -1 THEN format('. DROP TABLE %s CASCADE; SELECT qwen_embed.repair(%L);', v.target_table, v.name)
+        WHEN 0 THEN format('. Say what to embed now: SELECT qwen_embed.redefine(%L, columns => …);', v.name)
         WHEN 1 THEN format('. SELECT qwen_embed.drop_vectorizer(%L);', v.name)
         WHEN 9 THEN '. End the inheritance, or make the parent partitioned.'
         ELSE format('. SELECT qwen_embed.repair(%L);', v.name) END

@@ -215,7 +215,8 @@ BEGIN ATOMIC
     WHERE p.pronamespace = 'qwen_embed'::regnamespace AND p.prorettype <> 'trigger'::regtype
         AND p.proname !~ '^(key|content|capture|vector)_\d'
         AND CASE rights_here.kind
-            WHEN 'app' THEN p.proname IN ('counts', 'capture_problem', 'unique_keys', 'is_in_tree', 'leaves', 'is_alive', 'about_rows')
+            WHEN 'app' THEN p.proname IN ('counts', 'capture_problem', 'unique_keys', 'is_in_tree', 'leaves', 'lost_column', 'template_parts',
+                'is_alive', 'about_rows')
             WHEN 'worker' THEN (NOT p.prosecdef OR p.proname IN ('counts', 'pause_because')) AND p.proname NOT IN (
                 'create_vectorizer', 'drop_vectorizer', 'pause', 'resume', 'suspend', 'redefine', 'repair', 'enqueue',
                 'retry', 'capture_by', 'notify_workers', 'set_chunker', 'move', 'finish_move', 'cancel_move', 'drop_old',
