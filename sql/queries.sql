@@ -434,13 +434,18 @@ SELECT ARRAY[{portion_keys_text}] AS key, orphan,
 FROM judged AS portion ORDER BY {portion_keys_descending};
 
 -- audit_offer --
--- The next portion of the vectors that one offer wrote since a moment.
+-- The next portion of the vectors that one offer, or one provider's, wrote since a moment.
 WITH portion AS MATERIALIZED (
     SELECT DISTINCT {target_keys_as} FROM {target} AS target
-    WHERE {after} AND target.offer = %(offer)s AND target.embedded_at >= %(since)s
+    WHERE {after} AND (target.offer = %(offer)s OR starts_with(target.offer, %(offer)s || '/'))
+        AND target.embedded_at >= %(since)s
     ORDER BY {target_keys_of} LIMIT %(limit)s
 )
 SELECT ARRAY[{portion_keys_text}] AS key, count(*) OVER () AS walked FROM portion ORDER BY {portion_keys_descending};
+
+-- offers_here --
+-- Who made the vectors.
+SELECT DISTINCT target.offer FROM {target} AS target WHERE target.offer IS NOT NULL ORDER BY 1 LIMIT 20;
 
 -- append_doubts --
 -- Keys that an audit found go to the log, as text; workers make their vectors again, or remove them.

@@ -37,15 +37,18 @@ class JobCost:
 
 
 def job_cost(estimate: BackfillEstimate, settings: Settings) -> JobCost:
-    """Rehearse the router with a job of that size, in the space of these settings."""
+    """Rehearse the router with a job of that size, in the space of these settings.
+
+    Raises `ConfigurationError` for a model that nobody knows or a length that it does not give.
+    """
     from qwen_embed_plugins.rehearsal import Workload, rehearse
     from qwen_embed_plugins.setup import Setup
 
     space = f"{settings.model}/{settings.dimensions}"
+    setup = Setup.make(settings, None)
     if not estimate.texts:
         return JobCost(estimate, space, Decimal(0), 0.0, None, 0)
     try:
-        setup = Setup.make(settings, None)
         workload = Workload(estimate.texts, estimate.tokens)
         rehearsed = rehearse(setup, workload, "document", time.time())
     except ConfigurationError as error:

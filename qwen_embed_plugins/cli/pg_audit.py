@@ -38,7 +38,9 @@ MEANINGS = {
 )
 @click.argument("name")
 @click.option("--repair", is_flag=True, help="Have workers mend what is found.")
-@click.option("--offer", metavar="X", help="Look for what this offer wrote, instead.")
+@click.option(
+    "--offer", metavar="X", help="Look for what this offer, or all of a provider's, wrote; instead."
+)
 @click.option(
     "--since",
     type=click.DateTime(["%Y-%m-%d", "%Y-%m-%dT%H:%M:%S", "%Y-%m-%d %H:%M:%S"]),
@@ -80,7 +82,9 @@ def audit(
     else:
         _say(report)
     if not report.clean and not repair:
-        how = f"qwen-embed pg audit {name} --repair"
+        of_offer = f" --offer {offer}" if offer else ""
+        from_then = f" --since {since:%Y-%m-%dT%H:%M:%S}" if since else ""
+        how = f"qwen-embed pg audit {name}{of_offer}{from_then} --repair"
         raise Unfinished(f"{counted(sum(report.counts.values()), 'finding')}. Mend with: {how}")
 
 

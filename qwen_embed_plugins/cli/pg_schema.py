@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from types import ModuleType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from qwen_embed_plugins.cli.database import database_options, sql_option
+from qwen_embed_plugins.cli.session import current
+
+if TYPE_CHECKING:
+    from qwen_embed_plugins.postgres import VectorizerStatus
 
 
 @click.command(epilog="Example: qwen-embed pg install --dsn postgresql://app@localhost/app")
@@ -123,6 +127,7 @@ def create(
     named = [*column, *(part.strip() for part in (columns or "").split(",") if part.strip())]
     if bool(named) == (template is not None):
         raise click.UsageError("give --column (or --columns), or --template")
+    _check_chunks(options["chunk_tokens"], options["chunk_overlap"], options["target"])
     from qwen_embed_plugins import postgres
 
     options = {**options, "columns": named or None, "template": template}
@@ -130,7 +135,33 @@ def create(
         click.echo(_scripts().create(source, backfill=not no_backfill, **options), nl=False)
         return
     name = postgres.create_vectorizer(dsn, source, backfill=not no_backfill, **options)
+    _warn_of_space(postgres.status(dsn, name)[0])
     click.echo(f"created the vectorizer {name}. Next: qwen-embed pg worker --once")
+
+
+def _check_chunks(chunk_tokens: int | None, chunk_overlap: int | None, target: str | None) -> None:
+    if chunk_overlap is not None and (chunk_tokens is None or chunk_overlap >= chunk_tokens):
+        raise click.UsageError("--chunk-overlap goes with a --chunk-tokens that is larger")
+    if chunk_tokens is not None and target == "column":
+        raise click.UsageError("a column holds one vector a row: --chunk-tokens needs a table")
+
+
+def _warn_of_space(made: VectorizerStatus) -> None:
+    """The worker may run elsewhere, with other plugins; so what is unknown here is no error."""
+    from qwen_embed_plugins.catalogue import build_catalogue
+    from qwen_embed_plugins.errors import ConfigurationError
+    from qwen_embed_plugins.plugins import load_plugins
+    from qwen_embed_plugins.setup import space_of
+
+    try:
+        settings = current().load_settings(model=made.model, dimensions=made.dimensions)
+        space_of(settings, build_catalogue(settings, load_plugins()))
+    except ConfigurationError as error:
+        click.echo(
+            f"warning: a worker with these settings cannot embed it: {error}. If that is a "
+            f"mistake: qwen-embed pg drop {made.name} --drop-target",
+            err=True,
+        )
 
 
 @click.command(epilog="Example: qwen-embed pg drop docs --drop-target")

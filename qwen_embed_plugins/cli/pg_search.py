@@ -42,7 +42,7 @@ def _parsed_filter(
 @click.argument("name")
 @click.argument("text")
 @click.option(
-    "--k", type=click.IntRange(min=1), default=10, show_default=True, help="How many rows."
+    "-k", "--k", type=click.IntRange(min=1), default=10, show_default=True, help="How many rows."
 )
 @click.option(
     "--filter",

@@ -16,7 +16,7 @@ from typing import Any, Literal, TypeAlias, TypeVar
 import psycopg
 from psycopg import sql
 
-from qwen_embed_plugins.errors import ConfigurationError, DatabaseError, InvalidInput
+from qwen_embed_plugins.errors import ConfigurationError, DatabaseError, InvalidInput, shown
 from qwen_embed_plugins.postgres import connect
 from qwen_embed_plugins.postgres._flow import Flow, Row, Statement, arun, run
 from qwen_embed_plugins.postgres.definition import Vectorizer, VectorTypes, named, vector_types
@@ -87,7 +87,8 @@ def audit(
     instead, as after a canary's finding; repairing then embeds it again although the texts are the
     same. `on_progress` is told how many rows were compared and about how many there are. Raises
     `DatabaseError` for an unknown name or without the right to see every row, `ConfigurationError`
-    for a connection that is not in autocommit, `InvalidInput` for `since` without `offer`.
+    for a connection that is not in autocommit, `InvalidInput` for `since` without `offer` and for
+    an offer by which no vector is.
     """
     steps = _Audit(name, repair, offer, since, portion, on_progress).steps()
     with connect.explained(target), connect.opened(target) as connection:
@@ -189,6 +190,9 @@ class _Audit:
         else:
             by_offer = partial(asked.of_offer, self.offer, self.since or _BEGINNING)
             yield from self._walk(vectorizer, by_offer, lambda row: "doubted")
+            if not self.counts:
+                offers = yield lambda: _offers_here(vectorizer)
+                self._require_known(self.offer, offers)
         walks = yield lambda: _unfinished_walks(vectorizer)
         return AuditReport(
             self.name,
@@ -221,6 +225,12 @@ class _Audit:
             if not rows or rows[0]["walked"] < self.portion:
                 return
             reached = rows[0]["key"]
+
+    def _require_known(self, offer: str, known: Sequence[str]) -> None:
+        """A name that nobody here has would otherwise pass for one that wrote nothing wrong."""
+        if not any(name == offer or name.startswith(f"{offer}/") for name in known):
+            there = ", ".join(known) or "none"
+            raise InvalidInput(f"no vector of {self.name} is by {shown(offer)}. There are: {there}")
 
     def _judge_row(self, row: Row) -> FindingKind | None:
         self.rows += 1
@@ -290,6 +300,11 @@ def _opening(name: str) -> Flow[tuple[Vectorizer, VectorTypes, int]]:
     types = yield from vector_types()
     about = yield Statement(vectorizer.query("rows_about"))
     return vectorizer, types, int(about[0]["rows"])
+
+
+def _offers_here(vectorizer: Vectorizer) -> Flow[list[str]]:
+    rows = yield Statement(vectorizer.query("offers_here"))
+    return [row["offer"] for row in rows]
 
 
 def _unfinished_walks(vectorizer: Vectorizer) -> Flow[int]:

@@ -7,6 +7,7 @@ DIR, or None: then QWEN_EMBED_DSN, DATABASE_URL and libpq's own variables are as
 from __future__ import annotations
 
 import os
+import re
 import warnings
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
@@ -132,6 +133,8 @@ def explained(target: Target | AsyncTarget = None) -> Iterator[None]:
 def explain(error: psycopg.Error, target: object = None) -> str:
     """One line about an error of the server: what happened and what to do."""
     message = without_secrets(_one_line(error), known=[_password(target)])
+    if _is_not_installed(error, message):
+        message = "qwen_embed is not installed here"
     remedy = _remedy(error, message)
     return f"{message.rstrip('.')}. {remedy}" if remedy else message
 
@@ -165,11 +168,17 @@ def _password(target: object) -> str:
         return ""
 
 
+def _is_not_installed(error: psycopg.Error, message: str) -> bool:
+    missing = (pg.UndefinedTable, pg.UndefinedFunction, pg.InvalidSchemaName)
+    # A table of one vectorizer carries its number; that one is broken, not the installation.
+    of_one = re.search(r"qwen_embed\.[a-z]+_\d", message)
+    return isinstance(error, missing) and "qwen_embed" in message and not of_one
+
+
 def _remedy(error: psycopg.Error, message: str) -> str:
     if error.diag.message_hint:
         return error.diag.message_hint.splitlines()[0]
-    missing = (pg.UndefinedTable, pg.UndefinedFunction, pg.InvalidSchemaName)
-    if isinstance(error, missing) and "qwen_embed" in message:
+    if _is_not_installed(error, message):
         return "Run `qwen-embed pg install` on this database first."
     if isinstance(error, psycopg.OperationalError) and error.sqlstate is None:
         return "Start the server, or check --dsn, QWEN_EMBED_DSN, DATABASE_URL or PGHOST."

@@ -100,7 +100,8 @@ def test_what_an_offer_wrote_is_made_again(kept: Database) -> None:
     assert sorted(db.stub.asked[asked:]) == ["text 3", "text 4", "text 5", "text 6"]
     assert postgres.audit(db.dsn, "docs", offer="drifted").counts == {"doubted": 2}
     assert postgres.audit(db.dsn, "docs", offer="drifted", since=since).clean
-    assert postgres.audit(db.dsn, "docs", offer="never").clean
+    with pytest.raises(InvalidInput, match=r"no vector of docs is by .*never.* drifted, stub"):
+        postgres.audit(db.dsn, "docs", offer="never")
 
 
 def test_doubt_survives_an_outage_and_a_change(kept: Database) -> None:
