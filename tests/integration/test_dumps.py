@@ -90,6 +90,7 @@ def test_the_worker_goes_on_after_a_restore(db: Database, copy: Database) -> Non
         copy.expect(dict(wanted), target=f"{name}_embedding")
         copy.drained(name)
         assert copy.state(name).state == "active"
+        assert postgres.audit(copy.dsn, name).clean
     (hit,) = postgres.search(copy.dsn, "early", "[new]", k=1, embedder=db.stub)
     assert hit.key == {"id": 30}
     assert copy.value("SELECT count(*) FROM shelf WHERE embedding IS NOT NULL") == 20

@@ -28,6 +28,12 @@ if TYPE_CHECKING:
     from tests.integration.conftest import Database
 
 
+@pytest.fixture
+def db(db_everywhere: Database) -> Database:
+    """On each server: Postgres 16 and 18, and the one that the run was given."""
+    return db_everywhere
+
+
 class Hand:
     """A worker moved by hand, one transaction at a time."""
 

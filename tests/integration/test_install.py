@@ -276,7 +276,8 @@ def test_the_address_is_found(db: Database, monkeypatch: pytest.MonkeyPatch) -> 
     assert postgres.status(None) == []
 
 
-def test_create_waits_for_writers_and_gives_way_to_them(db: Database) -> None:
+def test_create_waits_for_writers_and_gives_way_to_them(db_everywhere: Database) -> None:
+    db = db_everywhere
     app = db.connect()
     app.execute("INSERT INTO docs VALUES (1, 'open')")
     made: list[str] = []
@@ -312,7 +313,8 @@ def test_dropping_and_creating_again(db: Database) -> None:
     db.in_step()
 
 
-def test_dropping_while_writers_write(db: Database) -> None:
+def test_dropping_while_writers_write(db_everywhere: Database) -> None:
+    db = db_everywhere
     db.create()
     stop = threading.Event()
     errors: list[Exception] = []

@@ -14,6 +14,12 @@ from qwen_embed_plugins.errors import DatabaseError
 from tests.integration.conftest import Database
 
 
+@pytest.fixture
+def db(db_everywhere: Database) -> Database:
+    """On each server: Postgres 16 and 18, and the one that the run was given."""
+    return db_everywhere
+
+
 def test_repair_after_a_change_of_the_key_leaves_writers_alone(db: Database) -> None:
     db.create()
     db.rows("ALTER TABLE docs DROP CONSTRAINT docs_pkey, ADD PRIMARY KEY (id, other)")
