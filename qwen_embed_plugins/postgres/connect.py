@@ -28,6 +28,14 @@ _ISOLATION = psycopg.IsolationLevel.READ_COMMITTED
 """Ours say it themselves: in a database whose default is stricter, the snapshot of an installation
 would be older than the lock that it waited for."""
 
+# Unprepared: behind a pooler in transaction mode a statement would be prepared in another session
+# than the one that runs it, COMMIT included.
+_OPTIONS: dict[str, Any] = {
+    "autocommit": True,
+    "client_encoding": "utf8",
+    "prepare_threshold": None,
+}
+
 _embedded_servers: dict[Path, Any] = {}
 """Kept so that an embedded server lives as long as the process that started it."""
 
@@ -99,7 +107,7 @@ def opened(target: Target) -> Iterator[psycopg.Connection[Any]]:
     if isinstance(target, psycopg.Connection):
         yield target
         return
-    with psycopg.connect(resolve(target), autocommit=True, client_encoding="utf8") as connection:
+    with psycopg.connect(resolve(target), **_OPTIONS) as connection:
         connection.isolation_level = _ISOLATION
         yield connection
 
@@ -118,7 +126,7 @@ async def aopened(target: AsyncTarget) -> AsyncIterator[psycopg.AsyncConnection[
 
 async def aconnect(address: str) -> psycopg.AsyncConnection[Any]:
     """A new connection in autocommit: transactions here are opened by name."""
-    return await psycopg.AsyncConnection.connect(address, autocommit=True, client_encoding="utf8")
+    return await psycopg.AsyncConnection.connect(address, **_OPTIONS)
 
 
 @contextmanager

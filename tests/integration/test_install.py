@@ -11,7 +11,7 @@ import pytest
 
 from qwen_embed_plugins import postgres
 from qwen_embed_plugins.errors import ConfigurationError, DatabaseError
-from qwen_embed_plugins.postgres import _sql
+from qwen_embed_plugins.postgres import _sql, connect
 
 if TYPE_CHECKING:
     from tests.integration.conftest import Database
@@ -145,6 +145,17 @@ def test_an_owner_without_superuser_does_everything(bare: Database) -> None:
         bare.dsn = superuser
         bare.rows("DROP OWNED BY app_owner CASCADE")
         bare.rows("DROP ROLE app_owner")
+
+
+async def test_our_connections_prepare_nothing(db: Database) -> None:
+    """Behind a pooler the next transaction may run in a session that knows of no such statement."""
+    asked = "SELECT count(*) FROM pg_prepared_statements"
+    with connect.opened(db.dsn) as connection:
+        assert [connection.execute(asked).fetchone() for _ in range(9)] == [(0,)] * 9
+    async with connect.aopened(db.dsn) as awaited:
+        for _ in range(9):
+            cursor = await awaited.execute(asked)
+            assert await cursor.fetchone() == (0,)
 
 
 def test_not_installed(bare: Database) -> None:
