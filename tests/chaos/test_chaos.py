@@ -24,6 +24,8 @@ def server() -> Iterator[EmbeddedServer]:
 
 LONG = Plan(
     kills=200,
+    # A busy machine is slow, and what its writers left is much.
+    drain_seconds=600.0,
     outages={
         25: "restart",
         50: "crash",
