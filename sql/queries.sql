@@ -68,7 +68,8 @@ WITH taken AS (
     SELECT {keys}, %(token)s::bigint, bool_or(op = 'a'), min(at) FROM taken
     WHERE op IN ('c', 'a') AND num_nulls({keys}) = 0 GROUP BY {keys} ORDER BY {keys}
     ON CONFLICT ({keys}) DO UPDATE SET
-        dirty = work.token IS NOT NULL,
+        -- Its own are keys that were due, taken a moment ago and not yet read.
+        dirty = coalesce(work.token <> excluded.token, false),
         again = work.again OR excluded.again,
         since = least(work.since, excluded.since),
         token = coalesce(work.token, excluded.token),

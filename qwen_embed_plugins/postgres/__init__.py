@@ -26,10 +26,11 @@ from qwen_embed_plugins.postgres._flow import blocking as _blocking
 from qwen_embed_plugins.postgres.audit import AuditReport, Finding, aaudit, audit
 from qwen_embed_plugins.postgres.estimate import BackfillEstimate
 from qwen_embed_plugins.postgres.estimate import estimate_backfill as _estimate_backfill
+from qwen_embed_plugins.postgres.finishing import WorkerProgress
 from qwen_embed_plugins.postgres.grants import RoleKind
 from qwen_embed_plugins.postgres.indexes import IndexProgress, abuild_index, build_index
 from qwen_embed_plugins.postgres.indexes import index_statement as _index_statement
-from qwen_embed_plugins.postgres.pipeline import WorkerProgress, WorkerSummary
+from qwen_embed_plugins.postgres.pipeline import WorkerSummary
 from qwen_embed_plugins.postgres.recall import IndexFigures, ameasure_index, measure_index
 from qwen_embed_plugins.postgres.search import Hit, asearch, search
 from qwen_embed_plugins.postgres.vectorizers import (

@@ -154,6 +154,18 @@ class Tending:
                 raise
             log.info("the reason is not written", extra={"reason": connect.explain(error)})
 
+    async def names_changed(self, lane: Lane) -> bool:
+        """Read the definitions again; whether this one's names are others now, or it is gone. Where
+        they cannot be read now, they may be others."""
+        before = lane.vectorizer
+        try:
+            await self.refresh()
+        except psycopg.Error as error:
+            if not (isinstance(error, RETRIED) or is_connection_loss(error)):
+                raise
+            return True
+        return not self.is_there(lane) or before.names != lane.vectorizer.names
+
     def is_there(self, lane: Lane) -> bool:
         """Whether a lane's vectorizer still exists and has its tables."""
         return self.lanes.get(lane.vectorizer.id) is lane and lane.vectorizer.workable

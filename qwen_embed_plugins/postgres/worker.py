@@ -17,14 +17,11 @@ from qwen_embed_plugins.errors import ConfigurationError
 from qwen_embed_plugins.plugins import Registry
 from qwen_embed_plugins.postgres import connect
 from qwen_embed_plugins.postgres.answers import EmbedsTexts
+from qwen_embed_plugins.postgres.asking import EmbedderFactory
 from qwen_embed_plugins.postgres.chunking import chunkings_from
+from qwen_embed_plugins.postgres.finishing import WorkerProgress
 from qwen_embed_plugins.postgres.metrics import served
-from qwen_embed_plugins.postgres.pipeline import (
-    EmbedderFactory,
-    Pipeline,
-    WorkerProgress,
-    WorkerSummary,
-)
+from qwen_embed_plugins.postgres.pipeline import Pipeline, WorkerSummary
 from qwen_embed_plugins.setup import SettingsLike
 
 

@@ -36,6 +36,15 @@ class Target:
 
 
 TABLE = Target("table", "SELECT id, text, embedding::float4[], content_hash FROM docs_embedding")
+COLUMN = Target(
+    "column",
+    # A run's vectorizer is the only one of its database. A row carries no text of its vector: if it
+    # is another's, the hash or, in the end, the vector tells.
+    "SELECT id, body AS text, stored.embedding::float4[], content_hash "
+    "FROM qwen_embed.vectors_1 stored JOIN docs ON docs.id = stored.k1",
+    frozenset({"REPEATABLE_READ", "SERIALIZABLE"}),
+)
+TARGETS = {target.name: target for target in (TABLE, COLUMN)}
 
 WAITING = """
 SELECT (SELECT count(*) FROM qwen_embed.log_{id}) AS log,
@@ -148,6 +157,10 @@ class WriterBooks:
                     books.violations += event["violations"]
         return books
 
+    def refused(self, sqlstate: str) -> Counter[str]:
+        """Errors of one kind by isolation level."""
+        return Counter(error["level"] for error in self.errors if error["sqlstate"] == sqlstate)
+
     @property
     def losses(self) -> int:
         return sum(error["loss"] for error in self.errors)
@@ -202,7 +215,9 @@ class Payments:
     Each committed change of a row to a text may be paid for once. These may each be paid once more:
     what a worker had asked for and not finished when it ended (`in_flight`), what it dropped since
     its lease had been lost (`dropped`), what it gave up asking for since it stood still past its
-    patience (`given_up`), and what the provider made and did not deliver (`undelivered`).
+    patience (`given_up`), what it set aside for a row that someone had locked in the user's table
+    (`set_aside`: it knows the vector, another worker that comes first does not), and what the
+    provider made and did not deliver (`undelivered`).
     """
 
     paid: Counter[str]
@@ -210,13 +225,15 @@ class Payments:
     in_flight: Counter[str] = field(default_factory=Counter)
     dropped: Counter[str] = field(default_factory=Counter)
     given_up: Counter[str] = field(default_factory=Counter)
+    set_aside: Counter[str] = field(default_factory=Counter)
     undelivered: Counter[str] = field(default_factory=Counter)
     leases_lost: int = 0
     unexplained: list[str] = field(default_factory=list)
 
     @property
     def allowed(self) -> Counter[str]:
-        return self.changes + self.in_flight + self.dropped + self.given_up + self.undelivered
+        of_workers = self.in_flight + self.dropped + self.given_up + self.set_aside
+        return self.changes + of_workers + self.undelivered
 
     def excess(self) -> dict[str, tuple[int, int]]:
         """Texts that were paid more often than allowed: how often, and how often allowed."""
@@ -258,6 +275,8 @@ def _read_worker(found: Payments, path: Path, away: Sequence[tuple[float, float]
             began = asked[event["call"]]["at"]
             if any(began < woke for _, woke in still):
                 found.given_up.update(asked[event["call"]]["texts"])
+        elif event["event"] == "set_aside":
+            found.set_aside.update(event["texts"])
         elif event["event"] == "finished":
             call = asked.pop(event["call"])
             if event["lost"]:

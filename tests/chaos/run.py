@@ -74,8 +74,9 @@ class Report:
             f"texts paid {paid.paid.total()} (distinct {len(paid.paid)}), "
             f"bound {paid.allowed.total()} = changes + in flight {paid.in_flight.total()} "
             f"+ dropped {paid.dropped.total()} + given up {paid.given_up.total()} "
-            f"+ undelivered {paid.undelivered.total()}; "
-            f"leases lost {paid.leases_lost}; writers' errors {dict(self.writers.by_kind)}"
+            f"+ set aside {paid.set_aside.total()} + undelivered {paid.undelivered.total()}; "
+            f"leases lost {paid.leases_lost}; writers' errors {dict(self.writers.by_kind)}, "
+            f"of them serialization failures {dict(self.writers.refused('40001'))}"
         )
 
     def broken(self) -> dict[str, Any]:

@@ -12,13 +12,14 @@ import contextvars
 import itertools
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from qwen_embed_plugins import postgres
 from qwen_embed_plugins.embedder import AsyncEmbedder
 from qwen_embed_plugins.errors import DatabaseError
+from qwen_embed_plugins.postgres import kept
 from tests.chaos import planted
 from tests.chaos.journal import Journal
 
@@ -73,6 +74,19 @@ class Recorder:
             self._journal.note("finished", call=call, lost=lost)
 
 
+def note_what_is_set_aside(journal: Journal) -> None:
+    """Note which vectors this process keeps for rows that it could not write."""
+    keep = kept.Kept.keep
+
+    def noting(self: kept.Kept, space: str, unused: Iterable[kept.Ready]) -> None:
+        ready = list(unused)
+        keep(self, space, ready)
+        if ready:
+            journal.note("set_aside", texts=[item.text for item, _, _ in ready])
+
+    kept.Kept.keep = noting  # type: ignore[method-assign]
+
+
 async def watch_for_standstills(journal: Journal) -> None:
     """Note when the worker's loop stood still: stopped, or on a machine that is busy with others.
     Runs beside it until the loop ends."""
@@ -96,6 +110,7 @@ def main(arguments: Sequence[str]) -> int:
     if given.plant:
         planted.BUGS[given.plant]()
     journal = Journal(given.path)
+    note_what_is_set_aside(journal)
     numbers = itertools.count()
     watching: list[asyncio.Task[None]] = []
 

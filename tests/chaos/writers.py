@@ -146,7 +146,8 @@ class Turn:
         key = self.keys(1)
         gone = self.connection.execute("DELETE FROM docs WHERE id = ANY (%s) RETURNING *", [key])
         for row in gone.fetchall():
-            self.run("INSERT INTO docs VALUES (%s, %s, %s) RETURNING id, body", *row)
+            places = ", ".join(["%s"] * len(row))
+            self.run(f"INSERT INTO docs VALUES ({places}) RETURNING id, body", *row)
 
     def change_key(self) -> None:
         old, new = self.chance.sample(range(1, KEYS + 1), 2)
@@ -155,6 +156,19 @@ class Turn:
             moved = self.connection.execute(query, [new, old]).fetchall()
             if moved:
                 self.texts |= {old: None, new: moved[0][1] or None}
+
+    def take_over(self) -> None:
+        """A row becomes another that is gone: its key and its text."""
+        old, new = self.chance.sample(range(1, KEYS + 1), 2)
+        gone = self.connection.execute(
+            "DELETE FROM docs WHERE id = %s AND body <> '' RETURNING body", [new]
+        ).fetchone()
+        if gone:
+            self.texts[new] = None
+            query = "UPDATE docs SET id = %s, body = %s WHERE id = %s RETURNING id, body"
+            moved = self.connection.execute(query, [new, *gone, old]).fetchall()
+            if moved:
+                self.texts |= {old: None, new: moved[0][1]}
 
     def update_in_savepoint(self) -> None:
         with self.savepoint():
@@ -181,13 +195,14 @@ KINDS: tuple[Callable[[Turn], None], ...] = (
     Turn.delete,
     Turn.delete_and_insert_again,
     Turn.change_key,
+    Turn.take_over,
     Turn.update_in_savepoint,
     Turn.empty,
     Turn.unspeakable,
     Turn.truncate,
 )
 # TRUNCATE is rare: while a transaction that holds its lock lasts, nobody gets anywhere.
-WEIGHTS = (25, 15, 8, 20, 10, 6, 6, 10, 8, 2, 0.5, 0.5)
+WEIGHTS = (25, 15, 8, 20, 10, 6, 6, 10, 4, 8, 2, 0.5, 0.5)
 
 
 class Writer:

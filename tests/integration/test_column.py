@@ -80,6 +80,47 @@ def test_the_same_text_again_without_its_vector_is_made_again(db: Database) -> N
     in_step(db)
 
 
+@pytest.mark.parametrize(
+    "arriving",
+    [
+        "UPDATE docs SET id = 2, body = 'b' WHERE id = 1",
+        "WITH gone AS (DELETE FROM docs WHERE id = 1 RETURNING *) "
+        "INSERT INTO docs (id, body, embedding) SELECT 2, 'b', embedding FROM gone",
+        "INSERT INTO docs (id, body, embedding) SELECT 2, 'b', embedding FROM docs WHERE id = 1",
+    ],
+)
+def test_a_vector_that_came_with_a_row_is_not_that_of_the_row_before(
+    db: Database, arriving: str
+) -> None:
+    """The mark at the key is of the same text, but the vector in the row is another's."""
+    in_column(db)
+    db.rows("INSERT INTO docs VALUES (1, 'a'), (2, 'b')")
+    db.work()
+    with db.conn.transaction():
+        db.rows("DELETE FROM docs WHERE id = 2")
+        db.rows(arriving)
+    db.work()
+    in_step(db)
+
+
+def test_a_vector_that_came_from_another_partition_is_not_that_of_the_row_before(
+    db: Database,
+) -> None:
+    """A row that moves between partitions is deleted and inserted, vector and all."""
+    db.rows("DROP TABLE docs")
+    db.rows("CREATE TABLE docs (id int PRIMARY KEY, body text) PARTITION BY RANGE (id)")
+    db.rows("CREATE TABLE p1 PARTITION OF docs FOR VALUES FROM (0) TO (50)")
+    db.rows("CREATE TABLE p2 PARTITION OF docs FOR VALUES FROM (50) TO (100)")
+    in_column(db, index_kind=None)
+    db.rows("INSERT INTO docs VALUES (1, 'a'), (70, 'b')")
+    db.work()
+    with db.conn.transaction():
+        db.rows("DELETE FROM docs WHERE id = 70")
+        db.rows("UPDATE docs SET id = 70, body = 'b' WHERE id = 1")
+    db.work()
+    in_step(db)
+
+
 def test_search_index_and_filter(db: Database) -> None:
     db.rows("INSERT INTO docs SELECT i, 'text ' || i, i % 2 FROM generate_series(1, 300) i")
     in_column(db, index_kind="hnsw")

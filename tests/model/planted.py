@@ -65,7 +65,11 @@ def planted(bug: Bug) -> dict[str, str] | None:
     if bug == "claim and read in one statement":
         return read_with_claim()
     if bug == "no dirty flag":
-        return {"take_log": changed("take_log", "dirty = work.token IS NOT NULL", "dirty = false")}
+        return {
+            "take_log": changed(
+                "take_log", "dirty = coalesce(work.token <> excluded.token, false)", "dirty = false"
+            )
+        }
     if bug == "an unchecked hash skip":
         # Only for a batch of equal texts: the stage sees to that.
         return {"finish_work": changed("finish_work", " AND NOT dirty", "")}

@@ -234,8 +234,8 @@ class Workers:
             row = dict(worker.pending).get(key, state.work[key])
             again = key in worker.doubts or (row is not None and row.again)
             if row is not None and row.token:
-                # Also where the token is its own, from taking what is due: then once too often.
-                dirty = self.bug != "no dirty flag"
+                # Its own was due and is not yet read.
+                dirty = row.token != worker.token and self.bug != "no dirty flag"
                 worker = self._pending(worker, key, row._replace(dirty=dirty, again=again))
             else:
                 worker = self._claimed(worker, key, row, again)
