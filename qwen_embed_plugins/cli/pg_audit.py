@@ -18,12 +18,12 @@ if TYPE_CHECKING:
     from qwen_embed_plugins.postgres import AuditReport
 
 MEANINGS = {
-    "missing": "have no vector",
-    "stale": "have the vector of another text",
-    "orphan": "are vectors whose row is gone or has no text",
-    "wrong_space": "have a vector of another model or length",
-    "wrong_vector": "have a vector that is too long, too short or not of unit length",
-    "doubted": "have a vector of that offer",
+    "missing": "without a vector",
+    "stale": "with the vector of another text, or not all of its chunks",
+    "orphan": "whose row is gone or has no text",
+    "wrong_space": "with a vector of another model or length",
+    "wrong_vector": "with a vector that is too long, too short or not of unit length",
+    "doubted": "with a vector of that offer",
 }
 
 
@@ -92,7 +92,8 @@ def _say(report: AuditReport) -> None:
     for kind, count in report.counts.items():
         shown = ", ".join(key_text(f.key) for f in report.examples if f.kind == kind)
         more = ", …" if count > sum(f.kind == kind for f in report.examples) else ""
-        click.echo(f"{count} {MEANINGS[kind]}: {shown}{more}")
+        keys = "key" if count == 1 else "keys"
+        click.echo(f"{kind.replace('_', ' ')}: {count} {MEANINGS[kind]} ({keys} {shown}{more})")
     said = ["clean" if report.clean else f"{report.repaired} given to the workers"]
     if not report.clean and not report.repaired:
         said = []

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING
 
 import click
 
@@ -20,22 +20,26 @@ if TYPE_CHECKING:
       qwen-embed pg grant web
       qwen-embed pg grant embedder --worker
       qwen-embed pg grant reports --app --only docs
+      qwen-embed pg grant team --worker --owner
+      qwen-embed pg grant web --revoke
     """
 )
 @click.argument("role")
-@click.option("--app", "kind", flag_value="app", help="It searches and reads (the default).")
-@click.option("--worker", "kind", flag_value="worker", help="It runs workers.")
-@click.option(
-    "--owner", "kind", flag_value="owner", help="It makes vectorizers of tables that it owns."
-)
+@click.option("--app", is_flag=True, help="It searches and reads (the default).")
+@click.option("--worker", is_flag=True, help="It runs workers.")
+@click.option("--owner", is_flag=True, help="It makes vectorizers of tables that it owns.")
 @click.option("--only", multiple=True, metavar="NAME", help="Only this vectorizer; repeat it.")
-@click.option("--revoke", is_flag=True, help="Take back what was granted.")
+@click.option(
+    "--revoke", is_flag=True, help="Take back what was granted: of the kinds named, else all of it."
+)
 @sql_option
 @database_options
 def grant(
     dsn: str | None,
     role: str,
-    kind: str | None,
+    app: bool,
+    worker: bool,
+    owner: bool,
     only: tuple[str, ...],
     revoke: bool,
     as_sql: bool,
@@ -47,20 +51,26 @@ def grant(
     """
     from qwen_embed_plugins import postgres
 
-    chosen = cast("RoleKind", kind or "app")
+    named: dict[RoleKind, bool] = {"app": app, "worker": worker, "owner": owner}
+    kinds = [kind for kind, wanted in named.items() if wanted]
+    if not kinds:
+        kinds = list(named) if revoke else ["app"]
     names = list(only) or None
     if as_sql:
         from qwen_embed_plugins.postgres import scripts
 
         write = scripts.revoke if revoke else scripts.grant
-        click.echo(write(role, chosen, names=names), nl=False)
+        click.echo("".join(write(role, kind, names=names) for kind in kinds), nl=False)
         return
     if revoke:
-        postgres.revoke(dsn, role, chosen, names=names)
-        click.echo(f"revoked from {role}: {chosen}")
+        for kind in kinds:
+            postgres.revoke(dsn, role, kind, names=names)
+        click.echo(f"revoked from {role}: {', '.join(kinds)}")
         return
-    missing = postgres.grant(dsn, role, chosen, names=names)
-    click.echo(f"granted to {role}: {chosen}")
+    given = [postgres.grant(dsn, role, kind, names=names) for kind in kinds]
+    click.echo(f"granted to {role}: {', '.join(kinds)}")
+    # One right may be missing for several vectorizers, or for two kinds of role.
+    missing = list(dict.fromkeys(line for lines in given for line in lines))
     for line in missing:
         click.echo(line)
     if missing:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import click
 
-from qwen_embed_plugins.cli.database import age_text, database_options, key_text
+from qwen_embed_plugins.cli.database import age_text, counted, database_options, key_text
 from qwen_embed_plugins.cli.output import Column, json_option, print_json, print_table
 
 if TYPE_CHECKING:
@@ -122,6 +122,11 @@ def _show(found: Sequence[_Look], as_json: bool) -> None:
         if progress.to_walk:
             share = f"{progress.walked} of about {progress.walked + progress.to_walk}"
             click.echo(f"{item.name}: {share} rows gone through")
+        if item.dead:
+            click.echo(
+                f"{item.name}: {counted(item.dead, 'row')} refused for good, see "
+                f"qwen-embed pg dead {item.name}"
+            )
         if item.last_error:
             click.echo(f"{item.name}: {item.last_error}")
     idle = [look.status.name for look in found if look.waits and not look.progress.workers]

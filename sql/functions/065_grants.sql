@@ -362,7 +362,8 @@ BEGIN
         UNION ALL
         SELECT r.* FROM qwen_embed.rights_here(kind) r WHERE names IS NULL AND r.on_what <> 'SCHEMA'
     LOOP
-        IF pg_has_role(given.owner, 'USAGE') THEN
+        -- What is a role's own nobody gave it.
+        IF pg_has_role(given.owner, 'USAGE') AND pg_get_userbyid(given.owner) <> revoke_from.role THEN
             EXECUTE format('REVOKE %s ON %s %s FROM %I', given.privileges, given.on_what, given.object, role);
         END IF;
     END LOOP;

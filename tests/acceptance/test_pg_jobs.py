@@ -119,8 +119,8 @@ def test_an_audit_says_what_it_found(run: Run, docs: Database) -> None:
     done = run("pg", "audit", "docs")
     assert done.code == 1
     assert done.out.splitlines() == [
-        "6 have no vector: 1, 2, 3, 4, 5, …",
-        "1 have the vector of another text: 9",
+        "missing: 6 without a vector (keys 1, 2, 3, 4, 5, …)",
+        "stale: 1 with the vector of another text, or not all of its chunks (key 9)",
         "30 rows compared",
     ]
     assert done.complaint == "7 findings. Mend with: qwen-embed pg audit docs --repair"
@@ -132,4 +132,4 @@ def test_an_audit_says_what_it_found(run: Run, docs: Database) -> None:
     done = run(
         "pg", "audit", "docs", "--offer", "ollama/qwen3-embedding-8b", "--since", "2026-01-01"
     )
-    assert "30 have a vector of that offer" in done.out
+    assert "doubted: 30 with a vector of that offer" in done.out

@@ -93,7 +93,9 @@ def test_each_command_and_its_script_do_the_same(pair: Pair) -> None:
     assert pair.both("retry", "docs").code == 0
     role = pair.by_command.execute("SELECT current_user")[0][0]
     assert pair.both("grant", role, "--worker", "--only", "docs").code == 0
+    assert pair.both("grant", role, "--worker", "--owner").code == 0
     assert pair.both("grant", role, "--worker", "--revoke").code == 0
+    assert pair.both("grant", role, "--revoke").code == 0
     assert pair.both("drop", "o'other%", "--drop-target").code == 0
     assert pair.both("uninstall", "--all").code == 0
     left = pair.by_script.execute("SELECT count(*) FROM docs_embedding")

@@ -647,3 +647,12 @@ def test_a_worker_of_another_role_writes_a_column_and_stops_itself(owned: Cast) 
     state = postgres.status(owned.superuser, "own")[0]
     assert state.state == "paused"
     assert "changes the text that it is of" in str(state.last_error)
+
+
+@pytest.mark.parametrize("kind", ["app", "worker", "owner"])
+def test_a_revoke_takes_nothing_that_is_the_roles_own(owned: Cast, kind: postgres.RoleKind) -> None:
+    names = "SELECT count(*) FROM qwen_embed.vectorizer"
+    before = owned.execute("keeper", names)
+    postgres.revoke(owned.dsn("keeper"), owned.names["keeper"], kind)
+    assert owned.execute("keeper", names) == before
+    owned.execute("keeper", "SELECT qwen_embed.pause(name) FROM qwen_embed.vectorizer")
