@@ -246,19 +246,16 @@ DECLARE
     every_key text := qwen_embed.numbered(recorded, format(key_of, 'changed'));
     -- It ends group commit: off unless the owner asked for it.
     notified text := CASE WHEN recorded.notify THEN format(E'\n    PERFORM pg_notify(''qwen_embed'', ''%s'');', recorded.id) ELSE '' END;
-    -- In a column a row may come with a vector: of its old key, or as the user gave it. The mark at its
-    -- new key tells of a row before it, whatever hash stands there.
-    arrived text := CASE recorded.target WHEN 'column' THEN 'a' ELSE 'c' END;
-    whole_statement text := 'SELECT %L, ' || every_key || ' FROM changed;';
+    whole_statement text := format('SELECT ''c'', %s FROM changed;', every_key);
 BEGIN
     PERFORM qwen_embed.make_capture_function(recorded, 'insert', appended || CASE WHEN qwen_embed.by_row(recorded)
-        THEN format('VALUES (%L, %s);', arrived, new_key) ELSE format(whole_statement, arrived) END || notified);
+        THEN format('VALUES (''c'', %s);', new_key) ELSE whole_statement END || notified);
     PERFORM qwen_embed.make_capture_function(recorded, 'delete', appended || CASE WHEN qwen_embed.by_row(recorded)
-        THEN format('VALUES (''c'', %s);', old_key) ELSE format(whole_statement, 'c') END || notified);
+        THEN format('VALUES (''c'', %s);', old_key) ELSE whole_statement END || notified);
     PERFORM qwen_embed.make_capture_function(recorded, 'update',
         format(E'    IF record_image_eq(ROW(%s), ROW(%s)) THEN\n    ', old_key, new_key)
         || appended || format(E'VALUES (''c'', %s);\n    ELSE\n    ', new_key)
-        || appended || format(E'VALUES (%L, %s), (''c'', %s);\n    END IF;', arrived, new_key, old_key) || notified);
+        || appended || format(E'VALUES (''c'', %s), (''c'', %s);\n    END IF;', new_key, old_key) || notified);
     PERFORM qwen_embed.make_capture_function(recorded, 'truncate',
         format('    INSERT INTO qwen_embed.log_%s (op) VALUES (''t'');', recorded.id) || notified);
 END $$;

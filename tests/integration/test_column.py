@@ -80,6 +80,12 @@ def test_the_same_text_again_without_its_vector_is_made_again(db: Database) -> N
     in_step(db)
 
 
+ARRIVES = pytest.mark.xfail(
+    strict=True, reason="the hash beside the key is taken for that of the vector in the row"
+)
+
+
+@ARRIVES
 @pytest.mark.parametrize(
     "arriving",
     [
@@ -103,6 +109,7 @@ def test_a_vector_that_came_with_a_row_is_not_that_of_the_row_before(
     in_step(db)
 
 
+@ARRIVES
 def test_a_vector_that_came_from_another_partition_is_not_that_of_the_row_before(
     db: Database,
 ) -> None:
