@@ -148,7 +148,9 @@ def test_a_server_that_takes_its_time_is_left(attempt: Attempt, slow: str) -> No
     with RawServer(SLOW[slow]) as server:
         fault = fault_of(attempt({"base_url": f"http://{server.place}"}))
     assert fault.kind == "unavailable"
-    assert fault.message == f"{server.place} did not answer in {SECONDS:g} s"
+    # On a machine that stands still for a moment the time is up while connecting, as it then says.
+    said = fault.message.removeprefix("cannot connect: ")
+    assert said == f"{server.place} did not answer in {SECONDS:g} s"
 
 
 def test_a_server_that_reads_slowly_is_left(attempt: Attempt) -> None:
