@@ -225,12 +225,14 @@ WITH answer AS (
 ), written AS (
     UPDATE {source} AS source SET {vector_column} = work.embedding
     FROM answer AS work WHERE {source_is_work}
+    RETURNING work.*, {vector_send}(source.{vector_column}) AS stored
 )
-INSERT INTO {marks} AS mark ({keys}, content_hash, space, offer, embedded_at)
-SELECT {work_keys}, work.content_hash, {space}, work.offer, clock_timestamp() FROM answer AS work
+INSERT INTO {marks} AS mark ({keys}, content_hash, vector_hash, space, offer, embedded_at)
+SELECT {work_keys}, work.content_hash, sha256(work.stored), {space}, work.offer, clock_timestamp()
+FROM written AS work
 ON CONFLICT ({keys}) DO UPDATE SET
-    content_hash = excluded.content_hash, space = excluded.space, offer = excluded.offer,
-    embedded_at = excluded.embedded_at;
+    content_hash = excluded.content_hash, vector_hash = excluded.vector_hash, space = excluded.space,
+    offer = excluded.offer, embedded_at = excluded.embedded_at;
 
 -- clear_column --
 -- No vector in locked rows any more, and nothing known of one; also of rows that are gone.
@@ -392,7 +394,7 @@ WITH portion AS MATERIALIZED (
     SELECT {portion_keys}, portion.content, stored.*
     FROM portion CROSS JOIN LATERAL (
         SELECT count(*) AS chunks, coalesce(max(target.chunk), -1) AS last,
-            bool_and(target.content_hash = sha256(convert_to(portion.content, 'UTF8'))) AS of_text,
+            bool_and(target.content_hash IS NOT DISTINCT FROM sha256(convert_to(portion.content, 'UTF8'))) AS of_text,
             bool_and(target.space = {space}) AS of_space,
             bool_and({vector_dims}(target.embedding) = {dimensions}
                 AND abs({vector_norm}(target.embedding) - 1) < 0.01) AS whole

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import psycopg
+from psycopg import sql
 
 from qwen_embed_plugins.postgres import blame
 from qwen_embed_plugins.postgres._flow import Flow, Statement
@@ -24,7 +25,11 @@ def write(
     name = "write_vectors" if vectorizer.chunk_tokens is None else "write_chunks"
     if vectorizer.in_column:
         name = "write_column"
-    query = vectorizer.query(name, vector_type=vectorizer.vector_type(types))
+    query = vectorizer.query(
+        name,
+        vector_type=vectorizer.vector_type(types),
+        vector_send=sql.Identifier(types.schema, f"{vectorizer.storage}_send"),
+    )
 
     def attempt(rows: Sequence[int]) -> Flow[psycopg.Error | None]:
         values = _values(vectorizer, outcome.only(rows), types)

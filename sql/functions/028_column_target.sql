@@ -71,21 +71,25 @@ BEGIN
     EXECUTE format('REVOKE ALL ON FUNCTION qwen_embed.vector_%s FROM PUBLIC', v.id);
     EXECUTE format('GRANT ALL ON FUNCTION qwen_embed.vector_%s TO %I', v.id, qwen_embed.keeper());
     EXECUTE format(
-        'CREATE TABLE IF NOT EXISTS qwen_embed.mark_%s (%s, content_hash bytea NOT NULL, space text NOT NULL, '
-        'offer text, embedded_at timestamptz NOT NULL DEFAULT clock_timestamp(), PRIMARY KEY (%s))',
+        'CREATE TABLE IF NOT EXISTS qwen_embed.mark_%s (%s, content_hash bytea NOT NULL, vector_hash bytea NOT NULL, '
+        'space text NOT NULL, offer text, embedded_at timestamptz NOT NULL DEFAULT clock_timestamp(), PRIMARY KEY (%s))',
         v.id, qwen_embed.key_definition(v, 'k', ' NOT NULL'), qwen_embed.numbered(v, 'k#'));
     EXECUTE format('COMMENT ON TABLE qwen_embed.mark_%s IS %L', v.id,
         format('Of which text each vector in %s is, and who made it when.', v.source));
     IF to_regclass(format('qwen_embed.vectors_%s', v.id)) IS NULL THEN
         EXECUTE format(
             'CREATE VIEW qwen_embed.vectors_%1$s AS SELECT %2$s, 0 AS chunk, source.%3$I AS embedding, '
-            'mark.content_hash, mark.space, mark.offer, mark.embedded_at '
+            -- A row that takes the key of one that is gone may bring another vector along.
+            'CASE WHEN mark.vector_hash = sha256(%6$s.%7$I(source.%3$I)) THEN mark.content_hash END AS content_hash, '
+            'mark.space, mark.offer, mark.embedded_at '
             'FROM qwen_embed.mark_%1$s AS mark JOIN %4$s AS source ON %5$s WHERE source.%3$I IS NOT NULL',
             v.id, qwen_embed.numbered(v, 'mark.k#'), qwen_embed.vector_column(v.id, v.source), v.source,
             (SELECT string_agg(format('source.%I %s mark.k%s', k.name, qwen_embed.equality(a.atttypid), k.place), ' AND ')
-             FROM qwen_embed.key_of(v) k JOIN pg_attribute a ON a.attrelid = v.source AND a.attnum = k.attnum));
+             FROM qwen_embed.key_of(v) k JOIN pg_attribute a ON a.attrelid = v.source AND a.attnum = k.attnum),
+            qwen_embed.extension_schema(), v.storage || '_send');
         EXECUTE format('COMMENT ON VIEW qwen_embed.vectors_%s IS %L', v.id,
-            format('The vectors in %s as workers and audits read them: a row without one is not here.', v.source));
+            format('The vectors in %s as workers and audits read them: a row without one is not here; '
+                'content_hash is null beside a vector that no worker put there.', v.source));
     END IF;
     FOREACH made IN ARRAY ARRAY['mark', 'vectors'] LOOP
         EXECUTE format('REVOKE ALL ON qwen_embed.%s_%s FROM PUBLIC', made, v.id);

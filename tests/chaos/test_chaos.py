@@ -39,8 +39,9 @@ LONG = Plan(
 )
 
 
-def test_a_few_kills(server: EmbeddedServer, tmp_path: Path) -> None:
-    attack(server, tmp_path, SHORT, books.TABLE)
+@pytest.mark.parametrize("target", books.TARGETS)
+def test_a_few_kills(server: EmbeddedServer, tmp_path: Path, target: str) -> None:
+    attack(server, tmp_path, SHORT, books.TARGETS[target])
 
 
 @pytest.mark.chaos
