@@ -48,7 +48,8 @@ def index(dsn: str | None, name: str, queries: int, as_sql: bool, as_json: bool)
 
     if as_sql:
         statement = postgres.index_statement(dsn, name)
-        click.echo(f"{statement};" if statement else f"-- {name} wants no index")
+        nothing = f"-- nothing to build: {name} wants no index, or has it"
+        click.echo(f"{statement};" if statement else nothing)
         return
     began = time.monotonic()
     with metered(f"Indexing {name}", quiet=current().quiet) as meter:

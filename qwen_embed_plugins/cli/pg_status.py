@@ -11,10 +11,22 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import click
 
 from qwen_embed_plugins.cli.database import age_text, counted, database_options, key_text
-from qwen_embed_plugins.cli.output import Column, json_option, print_json, print_table
+from qwen_embed_plugins.cli.output import (
+    Block,
+    Column,
+    json_option,
+    print_blocks,
+    print_json,
+    print_table,
+    print_text,
+)
 
 if TYPE_CHECKING:
-    from qwen_embed_plugins.postgres import VectorizerProgress, VectorizerStatus
+    from qwen_embed_plugins.postgres import (
+        VectorizerDefinition,
+        VectorizerProgress,
+        VectorizerStatus,
+    )
 
 SECONDS_BETWEEN_LOOKS = 2.0
 CLEAR_SCREEN = "\x1b[H\x1b[2J"
@@ -31,19 +43,32 @@ def list_(dsn: str | None, as_json: bool) -> None:
     if as_json:
         print_json([asdict(vectorizer) for vectorizer in found])
         return
-    rows = [
-        (
-            vectorizer.name,
-            vectorizer.source,
-            ", ".join(vectorizer.columns) if vectorizer.columns else vectorizer.template,
-            f"{vectorizer.model}/{vectorizer.dimensions}",
-            f"{vectorizer.target}\n{vectorizer.storage}, index {vectorizer.index_kind}",
+    if not found:
+        click.echo("no vectorizers yet")
+    columns = [Column("", long="fits"), Column("")]
+    print_blocks(columns, [Block(item.name, _described(item)) for item in found])
+
+
+def _described(vectorizer: VectorizerDefinition) -> list[tuple[str, str]]:
+    where = "a column of it" if vectorizer.target == vectorizer.source else vectorizer.target
+    texts = ", ".join(vectorizer.columns or ()) or f"template {vectorizer.template}"
+    described = [("source", vectorizer.source), ("text", texts)]
+    if vectorizer.condition:
+        described.append(("condition", vectorizer.condition))
+    if vectorizer.chunk_tokens:
+        overlap = vectorizer.chunk_overlap or 0
+        described.append(
+            (
+                "chunks",
+                f"{vectorizer.chunk_tokens} tokens, overlap {overlap}, "
+                f"by {vectorizer.chunker or 'the built-in chunker'}",
+            )
         )
-        for vectorizer in found
-    ]
-    print_table(
-        ["Name", "Source", "Text from", "Space", "Vectors"], rows, empty="no vectorizers yet"
+    described.append(("space", f"{vectorizer.model}/{vectorizer.dimensions}"))
+    described.append(
+        ("vectors", f"{where}, as {vectorizer.storage}, index {vectorizer.index_kind}")
     )
+    return described
 
 
 @click.command(epilog="Example: qwen-embed pg status --watch")
@@ -121,18 +146,18 @@ def _show(found: Sequence[_Look], as_json: bool) -> None:
     for item, progress in found:
         if progress.to_walk:
             share = f"{progress.walked} of about {progress.walked + progress.to_walk}"
-            click.echo(f"{item.name}: {share} rows gone through")
+            print_text(f"{item.name}: {share} rows gone through")
         if item.dead:
-            click.echo(
+            print_text(
                 f"{item.name}: {counted(item.dead, 'row')} refused for good, see "
                 f"qwen-embed pg dead {item.name}"
             )
         if item.last_error:
-            click.echo(f"{item.name}: {item.last_error}")
+            print_text(f"{item.name}: {item.last_error}")
     idle = [look.status.name for look in found if look.waits and not look.progress.workers]
     if idle:
         names = ", ".join(idle)
-        click.echo(f"no worker is running for {names}. Start one: qwen-embed pg worker")
+        print_text(f"no worker is running for {names}. Start one: qwen-embed pg worker")
 
 
 def _as_dict(status: VectorizerStatus, progress: VectorizerProgress) -> dict[str, Any]:

@@ -155,8 +155,9 @@ async def abuild_index(
 
 
 def index_statement(name: str) -> Flow[str | None]:
-    """The SQL that builds a vectorizer's index; None if none is wanted. Blocks."""
-    return (yield from find_site(name)).statement
+    """The SQL that builds a vectorizer's index; None if none is wanted or it stands. Blocks."""
+    site = yield from find_site(name)
+    return site.statement if site.standing is None else None
 
 
 def find_site(name: str) -> Flow[IndexSite]:

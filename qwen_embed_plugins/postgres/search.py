@@ -78,7 +78,7 @@ def search(
     """
     with connect.explained(target), connect.opened(target) as connection:
         with connection.transaction():
-            wanted = run(connection, _wanted(name, embedder))
+            wanted = run(connection, _wanted(name, embedder, filter))
         while True:
             # Nothing is open while the query is embedded.
             vector = _embed(wanted, text, embedder, settings)
@@ -87,7 +87,7 @@ def search(
                     return run(connection, _nearest(wanted, vector, k, filter, exact))
             except _GONE:
                 with connection.transaction():
-                    again = run(connection, _wanted(name, embedder))
+                    again = run(connection, _wanted(name, embedder, filter))
                 if again["id"] == wanted["id"]:
                     raise
                 wanted = again
@@ -108,7 +108,7 @@ async def asearch(
     with connect.explained(target):
         async with connect.aopened(target) as connection:
             async with connection.transaction():
-                wanted = await arun(connection, _wanted(name, embedder))
+                wanted = await arun(connection, _wanted(name, embedder, filter))
             while True:
                 vector = await _aembed(wanted, text, embedder, settings)
                 try:
@@ -116,7 +116,7 @@ async def asearch(
                         return await arun(connection, _nearest(wanted, vector, k, filter, exact))
                 except _GONE:
                     async with connection.transaction():
-                        again = await arun(connection, _wanted(name, embedder))
+                        again = await arun(connection, _wanted(name, embedder, filter))
                     if again["id"] == wanted["id"]:
                         raise
                     wanted = again
@@ -157,8 +157,28 @@ def _require_space(wanted: Row, space: EmbeddingSpace) -> None:
         )
 
 
-def _wanted(name: str, embedder: EmbedsQuery | AsyncEmbedsQuery | None) -> Flow[Row]:
-    """The vectorizer to search: the one of that name, or the one it replaced whose space fits."""
+def _wanted(
+    name: str,
+    embedder: EmbedsQuery | AsyncEmbedsQuery | None,
+    condition: Mapping[str, Any] | None,
+) -> Flow[Row]:
+    """The vectorizer to search: the one of that name, or the one it replaced whose space fits.
+
+    A filter that it cannot have is refused here, before anything is paid for the query.
+    """
+    wanted = yield from _serving(name, embedder)
+    if condition is not None:
+        yield Statement(
+            sql.SQL(
+                "SELECT qwen_embed.filter_condition(source, %(filter)s) "
+                "FROM qwen_embed.vectorizer WHERE id = %(id)s"
+            ),
+            {"id": wanted["id"], "filter": _written(condition)},
+        )
+    return wanted
+
+
+def _serving(name: str, embedder: EmbedsQuery | AsyncEmbedsQuery | None) -> Flow[Row]:
     rows = yield Statement(
         sql.SQL(
             "SELECT id, name, model, dimensions, instruction FROM qwen_embed.definition(%(name)s)"
@@ -193,21 +213,22 @@ def _nearest(
             "id": wanted["id"],
             "vector": vector_text(vector),
             "k": k,
-            "filter": None if condition is None else Jsonb(_encoded(condition), dumps=str),
+            "filter": None if condition is None else _written(condition),
             "exact": exact,
         },
     )
     return [Hit(**row) for row in found]
 
 
-def _encoded(condition: Mapping[str, Any]) -> str:
+def _written(condition: Mapping[str, Any]) -> Jsonb:
     try:
-        return json.dumps(dict(condition), default=_value_text, allow_nan=False)
+        encoded = json.dumps(dict(condition), default=_value_text, allow_nan=False)
     except (TypeError, ValueError, RecursionError) as error:
         raise ConfigurationError(
             f"filter cannot be written as JSON: {error}. Expected columns with a value, a list of "
             'values or None, such as {"language": "en"}'
         ) from error
+    return Jsonb(encoded, dumps=str)
 
 
 def _value_text(value: object) -> str:

@@ -80,13 +80,18 @@ class DeadLetter:
 
 @dataclass(frozen=True, slots=True)
 class VectorizerDefinition:
-    """What a vectorizer was created with."""
+    """What a vectorizer was created with. `target` is the table that its vectors are in; chunks are
+    None where each text is embedded as a whole."""
 
     name: str
     source: str
     target: str
     columns: tuple[str, ...] | None
     template: str | None
+    condition: str | None
+    chunk_tokens: int | None
+    chunk_overlap: int | None
+    chunker: str | None
     model: str
     dimensions: int
     storage: str
@@ -377,7 +382,8 @@ def list_vectorizers() -> Flow[list[VectorizerDefinition]]:
     rows = yield Statement(
         sql.SQL(
             "SELECT name, source::text, coalesce(target_table, source)::text AS target, columns, "
-            "template, model, dimensions, storage, index_kind, paused "
+            "template, condition, chunk_tokens, chunk_overlap, chunker, "
+            "model, dimensions, storage, index_kind, paused "
             "FROM qwen_embed.vectorizer ORDER BY name"
         )
     )

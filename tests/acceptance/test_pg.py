@@ -54,6 +54,15 @@ def test_from_creation_to_a_search(run: Run, docs: Database) -> None:
     [listed] = run("pg", "list", "--json").json
     assert (listed["name"], listed["columns"]) == ("docs", ["body"])
     assert run.fits(run("pg", "list").out)
+    docs.execute(
+        "SELECT qwen_embed.create_vectorizer('docs', name => 'in_chunks', "
+        "target_name => 'in_chunks', template => '{language}: {body}', condition => 'id > 0', "
+        "chunk_tokens => 100)"
+    )
+    described = run("pg", "list").out
+    for said in ("text       body", "condition  id > 0", "chunks     100 tokens, overlap"):
+        assert said in described
+    docs.execute("SELECT qwen_embed.drop_vectorizer('in_chunks', drop_target => true)")
     done = run("pg", "worker", "--once")
     assert done.out.startswith("3 embedded (")
     [state] = run("pg", "status", "--json").json

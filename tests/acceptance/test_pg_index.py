@@ -64,7 +64,7 @@ def test_no_index_where_none_is_wanted(run: Run, database: Database) -> None:
     filled(database, 8, 1)
     database.execute("UPDATE qwen_embed.vectorizer SET index_kind = 'none'")
     assert run("pg", "index", "docs").out == "docs: nothing to build\n"
-    assert run("pg", "index", "docs", "--sql").out == "-- docs wants no index\n"
+    assert run("pg", "index", "docs", "--sql").out.startswith("-- nothing to build: docs")
 
 
 @pytest.mark.parametrize("name", ["SIGINT", "SIGTERM"])

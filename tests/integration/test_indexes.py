@@ -486,6 +486,7 @@ def test_the_statement(db: Database) -> None:
     with psycopg.connect(db.dsn, autocommit=True) as other:
         other.execute(statement)
     assert postgres.build_index(db.dsn, "docs") is False
+    assert postgres.index_statement(db.dsn, "docs") is None
     db.create(name="bare", target_name="bare", index_kind="none")
     assert postgres.index_statement(db.dsn, "bare") is None
 

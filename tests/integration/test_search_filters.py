@@ -174,6 +174,17 @@ def test_refusals(db: Database, condition: Any, said: str) -> None:
     assert said in refusal(db, condition)
 
 
+def test_nothing_is_paid_for_a_query_whose_filter_is_refused(
+    db: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = list[str]()
+    monkeypatch.setattr(db.stub, "embed_query", lambda text, **_: asked.append(text))
+    assert "The nearest is name" in refusal(db, {"nam": 1})
+    with pytest.raises(ConfigurationError):
+        found(db, {"id": object()})
+    assert asked == []
+
+
 @pytest.mark.parametrize(
     "condition",
     [{"id": {1, 2}}, {"id": object()}, {"id": float("nan")}, {"id": b"x"}],
