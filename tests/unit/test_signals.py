@@ -38,6 +38,8 @@ async def work():
 
 
 Handle._run = interrupted_step
+if signal.getsignal(number) is signal.SIG_IGN:  # as under nohup, which is to be obeyed
+    signal.signal(number, signal.SIG_DFL)
 before = signal.getsignal(number)
 with signals.interrupting():
     try:
