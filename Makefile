@@ -26,7 +26,7 @@ endif
 # Two installs into one venv at a time would break each other.
 .NOTPARALLEL:
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-wide lint format docs chaos dist clean
+.PHONY: help demo test test-wide lint format docs chaos bench dist clean
 
 help:  ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' Makefile
@@ -56,6 +56,9 @@ docs: $(VENV)/dev  ## Rewrite docs/providers.md from the package's data
 chaos: $(VENV)/dev  ## The long attacks
 	@$(PY) -m pytest -m chaos -o faulthandler_timeout=3600
 
+bench: $(VENV)/bench  ## What things cost beside a floor; takes a quiet machine and half an hour
+	@$(PY) -m tests.benchmarks
+
 # A first run installs the servers, which takes longer than any test may. What is absent is listed
 # once for each server, and not once more for each test.
 test-wide: $(VENV)/dev  ## What needs more than the test's basics; says what was absent
@@ -82,6 +85,12 @@ $(VENV)/dev: $(VENV)/made $(INPUTS)
 	@rm -f $@
 	@$(PIP) hatchling
 	@$(PIP) --no-build-isolation --editable '.[dev]'
+	@touch $@
+
+$(VENV)/bench: $(VENV)/dev
+	@echo "Installing what the benchmarks compare with into $(VENV) (once) ..."
+	@rm -f $@
+	@$(PIP) --no-build-isolation --editable '.[bench]'
 	@touch $@
 
 $(VENV)/made:

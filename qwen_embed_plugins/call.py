@@ -219,17 +219,18 @@ class EmbedCall:
     def _without_what_may_be_cut(self, piece: Piece, offer: ConfiguredOffer) -> Piece:
         """The piece without texts that this offer is known to cut, which go elsewhere or fail, and
         without those for which it failed to show that it does not, which may come back."""
-        if piece.is_ours:
+        if piece.is_ours or self.vetting.reads_whatever_comes(offer):
             return piece
         kept = []
         for place, text in zip(piece.places, self._texts(piece), strict=True):
-            alone = replace(piece, places=(place,))
             if self.vetting.is_cut(offer, text):
                 about = self.router.count_tokens(text)
                 message = f"about {about} tokens; it cuts texts so long without a word"
+                alone = replace(piece, places=(place,))
                 self.pool.append(alone.refused_by(offer, Fault("too_large", message)))
             elif self.vetting.is_unread(offer, text):
-                self.pool.append(replace(alone.freed(), unread=piece.unread | {offer.key}))
+                alone = replace(piece, places=(place,)).freed()
+                self.pool.append(replace(alone, unread=piece.unread | {offer.key}))
             else:
                 kept.append(place)
         return replace(piece, places=tuple(kept))
@@ -359,6 +360,9 @@ class EmbedCall:
         asked again alone, where no other text's vector can be taken for theirs."""
         piece = item.piece
         unkept = {*checked.bad_rows, *checked.doubtful_rows}
+        if not unkept:
+            self.outcome.store(piece.places, checked.matrix, offer)
+            return
         good = [row for row in range(len(piece.places)) if row not in unkept]
         for row in checked.doubtful_rows:
             if row not in checked.bad_rows:

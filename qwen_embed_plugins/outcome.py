@@ -50,7 +50,8 @@ class Outcome:
         self.router = router
         self.request = request
         count = len(request.texts)
-        self.vectors: Matrix = np.full((count, request.space.dimensions), np.nan, np.float32)
+        # Not filled: a row is written once, with its vector or, in the end, with NaN.
+        self.vectors: Matrix = np.empty((count, request.space.dimensions), np.float32)
         self.offers: list[str | None] = [None] * count
         self.errors: dict[int, TextError] = {}
         self.attempts: list[Attempt] = []
@@ -60,8 +61,13 @@ class Outcome:
 
     def store(self, places: Sequence[int], matrix: Matrix, offer: ConfiguredOffer) -> None:
         """Keep checked native vectors, cut to the space's length and normalised."""
-        if len(places):
-            self.vectors[list(places)] = shorten(matrix, self.request.space.dimensions)
+        if not places:
+            return
+        dimensions, first = self.request.space.dimensions, places[0]
+        if tuple(places) == tuple(range(first, first + len(places))):
+            shorten(matrix, dimensions, out=self.vectors[first : first + len(places)])
+        else:
+            self.vectors[list(places)] = shorten(matrix, dimensions)
         for place in places:
             self.offers[place] = offer.key
 
@@ -170,6 +176,9 @@ class Outcome:
 
     def result(self) -> EmbedResult:
         """The call's result; raises when no text got a vector and no text is to blame."""
+        unserved = [place for place, offer in enumerate(self.offers) if offer is None]
+        if unserved:
+            self.vectors[unserved] = np.nan
         blameless = all(error.kind == "no_offer" for error in self.errors.values())
         nothing = len(self.errors) == len(self.request.texts) and not self.request.others_served
         if self.errors and nothing and blameless:

@@ -75,14 +75,20 @@ _under_way: ContextVar[Keeping | None] = ContextVar("_under_way", default=None)
 """What the request of this thread or task is kept to."""
 
 
-def keep_deadlines(client: httpx.Client | httpx.AsyncClient) -> None:
-    """Make every connection of a new client, through whatever proxy, keep to deadlines."""
+def keep_deadlines(
+    way: httpx.Client | httpx.AsyncClient | httpx.HTTPTransport | httpx.AsyncHTTPTransport,
+) -> None:
+    """Make every connection of a new client or transport, through whatever proxy, keep to
+    deadlines."""
     # httpx has no public parameter for the network backend. Should a later one name these parts
     # otherwise, single operations stay bounded, and a test of ours says that the whole is not.
-    for transport in (client._transport, *client._mounts.values()):
+    transports: list[Any] = [way]
+    if isinstance(way, (httpx.Client, httpx.AsyncClient)):
+        transports = [way._transport, *way._mounts.values()]
+    wrapper = Backend if isinstance(way, (httpx.Client, httpx.HTTPTransport)) else AsyncBackend
+    for transport in transports:
         with suppress(AttributeError):
             pool: Any = transport._pool
-            wrapper = Backend if isinstance(client, httpx.Client) else AsyncBackend
             pool._network_backend = wrapper(pool._network_backend)
 
 

@@ -1,7 +1,9 @@
 """The HTTP seam on httpx: bytes out, bytes in, every failure mapped, every answer bounded.
 
-httpx stays behind this module: nothing of it is in a signature elsewhere. Clients are made on
-first use, one for each way out (direct, the environment's proxies, a provider's own proxy).
+httpx stays behind this module: nothing of it is in a signature elsewhere. What sends is made on
+first use, one for each way out: a client of httpx's where there is a proxy, its transport alone
+where there is none. The client's cookies, redirects and logins, which we have no use for, cost as
+much again as the transport.
 """
 
 from __future__ import annotations
@@ -10,12 +12,15 @@ import asyncio
 import os
 import threading
 import weakref
+from base64 import b64encode
 from collections import Counter
-from collections.abc import AsyncGenerator, Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
+from urllib.request import getproxies
 
+from qwen_embed_plugins._version import __version__
 from qwen_embed_plugins.deadlines import Deadline
 from qwen_embed_plugins.errors import ConfigurationError, without_secrets
 from qwen_embed_plugins.proxies import keep_passwords_out_of_logs, place_of
@@ -28,12 +33,20 @@ if TYPE_CHECKING:
 
     from qwen_embed_plugins.effects import Job
 
+    Way: TypeAlias = httpx.Client | httpx.HTTPTransport
+    AsyncWay: TypeAlias = httpx.AsyncClient | httpx.AsyncHTTPTransport
+
 CONNECT_SECONDS = 10.0
 KEEPALIVE_SECONDS = 4.0
 """Below the 5 seconds after which uvicorn (vLLM, Infinity) and Node close an idle connection: a
 request that meets the closing fails, and nobody knows whether it was served."""
 
-HEADERS = {"content-type": "application/json", "accept-encoding": "identity"}
+HEADERS = {
+    "accept": "*/*",
+    "content-type": "application/json",
+    "accept-encoding": "identity",
+    "user-agent": f"qwen-embed-plugins/{__version__}",
+}
 """No compression: unpacking a gzipped base64 answer costs several times what decoding it does."""
 
 
@@ -54,17 +67,21 @@ def client_key(job: Job) -> tuple[str | None, bool]:
     return (job.offer.proxy, job.offer.private)
 
 
+def is_direct(job: Job) -> bool:
+    """Whether no proxy stands between us and an offer."""
+    return job.offer.proxy is None and (job.offer.private or not getproxies())
+
+
 def common_options(job: Job) -> dict[str, Any]:
     import httpx
 
-    keep_passwords_out_of_logs()
     unlimited = httpx.Limits(
         max_connections=None, max_keepalive_connections=64, keepalive_expiry=KEEPALIVE_SECONDS
     )
     options = client_options(job)
     named = (os.environ.get("SSL_CERT_FILE"), os.environ.get("SSL_CERT_DIR"))
     tls = _tls(options["trust_env"], *(named if options["trust_env"] else ()))
-    return {**options, "limits": unlimited, "headers": {}, "verify": tls}
+    return {**options, "limits": unlimited, "verify": tls}
 
 
 @lru_cache(maxsize=8)
@@ -141,27 +158,31 @@ class _Body:
         return WireResponse(answer.status_code, b"".join(self._parts), headers)
 
 
-def _arguments(request: WireRequest, job: Job) -> dict[str, Any]:
-    login = _login_apart(request.url) if "@" in request.url else {}
-    return {
-        "method": request.method,
-        "url": request.url,
-        "content": request.content,
-        "headers": {**HEADERS, **request.headers},
-        "timeout": timeouts(job),
-        **login,
-    }
+def _to_send(request: WireRequest, job: Job) -> httpx.Request:
+    import httpx
+
+    url, login = _parsed(request.url)
+    return httpx.Request(
+        request.method,
+        url,
+        content=request.content,
+        headers={**HEADERS, **request.headers, **login},
+        extensions={"timeout": timeouts(job).as_dict()},
+    )
 
 
-def _login_apart(url: str) -> dict[str, Any]:
-    """The address without user and password, which httpx would write into its log."""
+@lru_cache(maxsize=64)
+def _parsed(url: str) -> tuple[httpx.URL, dict[str, str]]:
+    """The address without user and password, which httpx would write into its log, and a header
+    with them."""
     import httpx
 
     parsed = httpx.URL(url)
     if not parsed.userinfo:
-        return {}
-    plain = parsed.copy_with(userinfo=b"")
-    return {"url": plain, "auth": (parsed.username, parsed.password)}
+        return parsed, {}
+    login = f"{parsed.username}:{parsed.password}".encode()
+    header = {"authorization": f"Basic {b64encode(login).decode()}"}
+    return parsed.copy_with(userinfo=b""), header
 
 
 def _misconfigured(error: Exception) -> ConfigurationError:
@@ -180,21 +201,21 @@ class HttpTransport:
     """Blocking transport. Safe from any thread; not carried across a fork (make a new one)."""
 
     def __init__(self) -> None:
-        self._clients: dict[tuple[str | None, bool], httpx.Client] = {}
+        self._ways: dict[tuple[str | None, bool], Way] = {}
         self._lock = threading.Lock()
-        self._out: Counter[httpx.Client] = Counter()
-        self._retired: set[httpx.Client] = set()
+        self._out: Counter[Way] = Counter()
+        self._retired: set[Way] = set()
         # Many users never close an embedder; its connections end with it all the same.
-        weakref.finalize(self, _close_clients, self._clients, os.getpid())
+        weakref.finalize(self, _close_ways, self._ways, os.getpid())
 
     def send(self, request: WireRequest, job: Job, deadline: Deadline) -> WireResponse:
         """Send a request and give the whole answer, or raise `TransportFailure`."""
         from qwen_embed_plugins.sockets import FAILURES, Keeping
 
         body = _Body(request, job)
-        with self._client(job) as client:
+        with self._way(job) as way:
             try:
-                with Keeping(deadline), client.stream(**_arguments(request, job)) as answer:
+                with Keeping(deadline), _answer(way, _to_send(request, job)) as answer:
                     for part in answer.iter_bytes():
                         body.add(part)
             except FAILURES as error:
@@ -202,39 +223,44 @@ class HttpTransport:
         return body.response(answer)
 
     @contextmanager
-    def _client(self, job: Job) -> Iterator[httpx.Client]:
-        """The client for a job, which stays open until the job is done with it."""
+    def _way(self, job: Job) -> Iterator[Way]:
+        """The way out for a job, which stays open until the job is done with it."""
         with self._lock:
-            client = self._made(job)
-            self._out[client] += 1
+            way = self._made(job)
+            self._out[way] += 1
         try:
-            yield client
+            yield way
         finally:
             with self._lock:
-                self._out[client] -= 1
-                done = not self._out[client]
+                self._out[way] -= 1
+                done = not self._out[way]
                 if done:
-                    del self._out[client]
-                close = done and client in self._retired
+                    del self._out[way]
+                close = done and way in self._retired
                 if close:
-                    self._retired.remove(client)
+                    self._retired.remove(way)
             if close:
-                client.close()
+                way.close()
 
-    def _made(self, job: Job) -> httpx.Client:
+    def _made(self, job: Job) -> Way:
         key = client_key(job)
-        if key not in self._clients:
+        if key not in self._ways:
             import httpx
 
             from qwen_embed_plugins.sockets import keep_deadlines
 
+            way: Way
             try:
-                client = httpx.Client(**common_options(job))
+                if is_direct(job):
+                    way = httpx.HTTPTransport(**common_options(job))
+                else:
+                    keep_passwords_out_of_logs()
+                    way = httpx.Client(**common_options(job))
             except (ImportError, ValueError, httpx.InvalidURL) as error:
                 raise _misconfigured(error) from error
-            keep_deadlines(client)
-            self._clients[key] = client
-        return self._clients[key]
+            keep_deadlines(way)
+            self._ways[key] = way
+        return self._ways[key]
 
     def close(self) -> None:
         """Close all connections: those in use once their answer is there.
@@ -243,32 +269,47 @@ class HttpTransport:
         would wait out its time limit.
         """
         with self._lock:
-            clients = list(self._clients.values())
-            self._clients.clear()
-            in_use = {client for client in clients if client in self._out}
+            ways = list(self._ways.values())
+            self._ways.clear()
+            in_use = {way for way in ways if way in self._out}
             self._retired |= in_use
-        for client in clients:
-            if client not in in_use:
-                client.close()
+        for way in ways:
+            if way not in in_use:
+                way.close()
 
 
-def _close_clients(clients: dict[tuple[str | None, bool], httpx.Client], owner: int) -> None:
-    """Close clients in the process that made them: a fork's connections are its parent's."""
+@contextmanager
+def _answer(way: Way, request: httpx.Request) -> Iterator[httpx.Response]:
+    """Send it and give the answer, whose body is yet to be read."""
+    import httpx
+
+    if isinstance(way, httpx.HTTPTransport):
+        answer = way.handle_request(request)
+    else:
+        answer = way.send(request, stream=True)
+    try:
+        yield answer
+    finally:
+        answer.close()
+
+
+def _close_ways(ways: dict[tuple[str | None, bool], Way], owner: int) -> None:
+    """Close them in the process that made them: a fork's connections are its parent's."""
     if os.getpid() == owner:
-        for client in list(clients.values()):
-            client.close()
-    clients.clear()
+        for way in list(ways.values()):
+            way.close()
+    ways.clear()
 
 
 class AsyncHttpTransport:
     """Awaiting transport. One object serves any number of event loops, one after another or at
-    once: each loop has its own clients, closed when the loop shuts down."""
+    once: each loop has its own connections, closed when the loop shuts down."""
 
     def __init__(self) -> None:
         # Loaded now and not by the first request, which would stop its event loop meanwhile.
         import qwen_embed_plugins.sockets  # noqa: F401
 
-        self._loops: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, _LoopClients] = (
+        self._loops: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, _LoopWays] = (
             weakref.WeakKeyDictionary()
         )
 
@@ -277,32 +318,47 @@ class AsyncHttpTransport:
         from qwen_embed_plugins.sockets import FAILURES, Keeping
 
         body = _Body(request, job)
-        client = await self._client(job)
+        way = await self._way(job)
         try:
-            async with Keeping(deadline), client.stream(**_arguments(request, job)) as answer:
+            async with Keeping(deadline), _awaited(way, _to_send(request, job)) as answer:
                 async for part in answer.aiter_bytes():
                     body.add(part)
         except FAILURES as error:
             raise failure(error, request, job, deadline) from error
         return body.response(answer)
 
-    async def _client(self, job: Job) -> httpx.AsyncClient:
+    async def _way(self, job: Job) -> AsyncWay:
         loop = asyncio.get_running_loop()
-        clients = self._loops.get(loop)
-        if clients is None:
-            clients = self._loops[loop] = _LoopClients()
-            await clients.watch()
-        return clients.get(job)
+        ways = self._loops.get(loop)
+        if ways is None:
+            ways = self._loops[loop] = _LoopWays()
+            await ways.watch()
+        return ways.get(job)
 
     async def aclose(self) -> None:
         """Close the running loop's connections."""
-        clients = self._loops.pop(asyncio.get_running_loop(), None)
-        if clients is not None:
-            await clients.aclose()
+        ways = self._loops.pop(asyncio.get_running_loop(), None)
+        if ways is not None:
+            await ways.aclose()
 
 
-class _LoopClients:
-    """The clients of one event loop.
+@asynccontextmanager
+async def _awaited(way: AsyncWay, request: httpx.Request) -> AsyncIterator[httpx.Response]:
+    """`_answer`, awaiting."""
+    import httpx
+
+    if isinstance(way, httpx.AsyncHTTPTransport):
+        answer = await way.handle_async_request(request)
+    else:
+        answer = await way.send(request, stream=True)
+    try:
+        yield answer
+    finally:
+        await answer.aclose()
+
+
+class _LoopWays:
+    """The ways out of one event loop.
 
     An event loop closes its open async generators when it shuts down, as `asyncio.run` does at its
     end. One generator that stands open for the loop's life is therefore the loop's own "closing"
@@ -310,7 +366,7 @@ class _LoopClients:
     """
 
     def __init__(self) -> None:
-        self._clients: dict[tuple[str | None, bool], httpx.AsyncClient] = {}
+        self._ways: dict[tuple[str | None, bool], AsyncWay] = {}
         self._guard = self._until_shutdown()
 
     async def watch(self) -> None:
@@ -320,27 +376,32 @@ class _LoopClients:
         try:
             yield
         finally:
-            await self._close_clients()
+            await self._close_ways()
 
-    def get(self, job: Job) -> httpx.AsyncClient:
+    def get(self, job: Job) -> AsyncWay:
         key = client_key(job)
-        if key not in self._clients:
+        if key not in self._ways:
             import httpx
 
             from qwen_embed_plugins.sockets import keep_deadlines
 
+            way: AsyncWay
             try:
-                client = httpx.AsyncClient(**common_options(job))
+                if is_direct(job):
+                    way = httpx.AsyncHTTPTransport(**common_options(job))
+                else:
+                    keep_passwords_out_of_logs()
+                    way = httpx.AsyncClient(**common_options(job))
             except (ImportError, ValueError, httpx.InvalidURL) as error:
                 raise _misconfigured(error) from error
-            keep_deadlines(client)
-            self._clients[key] = client
-        return self._clients[key]
+            keep_deadlines(way)
+            self._ways[key] = way
+        return self._ways[key]
 
-    async def _close_clients(self) -> None:
-        clients, self._clients = self._clients, {}
-        for client in clients.values():
-            await client.aclose()
+    async def _close_ways(self) -> None:
+        ways, self._ways = self._ways, {}
+        for way in ways.values():
+            await way.aclose()
 
     async def aclose(self) -> None:
         await self._guard.aclose()

@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from qwen_embed_plugins.spaces import squared_lengths
+
 if TYPE_CHECKING:
     import numpy.typing as npt
 
@@ -40,12 +42,11 @@ def as_matrix(vectors: Any, count: int, dimensions: int, model: str) -> Matrix:
 def row_faults(matrix: Matrix, dimensions: int, *, dense: bool) -> dict[int, str]:
     """What is wrong with single rows, by row: not finite, padded, or zero in the part of
     `dimensions` numbers that will be kept. Empty: all are right."""
-    squares = np.einsum("ij,ij->i", matrix, matrix, dtype=np.float64)
+    squares = squared_lengths(matrix)
     # One comparison is false for NaN, infinity and zero alike.
     bad = ~((squares > 1e-12) & (squares < np.inf))
     if dimensions < matrix.shape[1]:
-        kept = matrix[:, :dimensions]
-        bad |= ~(np.einsum("ij,ij->i", kept, kept, dtype=np.float64) > 1e-12)
+        bad |= ~(squared_lengths(matrix[:, :dimensions]) > 1e-12)
     if dense and matrix.shape[1] > PADDING_RUN:
         bad |= ~matrix[:, -PADDING_RUN:].any(axis=1)
     return {int(row): _row_fault(matrix[row]) for row in np.flatnonzero(bad)}
@@ -61,8 +62,7 @@ def equal_rows(matrix: Matrix, model: Model) -> list[int]:
     if not model.dense or len(matrix) == 1 or matrix.shape[1] < 2:
         return []
     first_two = np.ascontiguousarray(matrix[:, :2]).view(np.uint64).ravel()
-    _, groups, counts = np.unique(first_two, return_inverse=True, return_counts=True)
-    if (counts == 1).all():
+    if len(set(first_two.tolist())) == len(matrix):
         return []
     _, groups, counts = np.unique(matrix, axis=0, return_inverse=True, return_counts=True)
     return [int(row) for row in np.flatnonzero(counts[groups.ravel()] > 1)]

@@ -96,6 +96,10 @@ class Vetting:
             return reading.shorter_proof(refused, _limit(offer))
         return shared_tokens
 
+    def reads_whatever_comes(self, offer: ConfiguredOffer) -> bool:
+        """Whether nothing speaks against any text's length, so that none needs to be looked at."""
+        return not self._tokens(offer, CUTS) and offer.endpoint not in self.router.unread
+
     def is_unread(self, offer: ConfiguredOffer, text: str) -> bool:
         """Whether the offer has just failed to show that it reads texts as long as this one."""
         return self._failed_to_read(offer, self._length_to_prove(offer, (text,)))

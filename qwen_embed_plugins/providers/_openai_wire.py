@@ -17,6 +17,7 @@ import orjson
 import pybase64
 
 from qwen_embed_plugins.errors import ProviderError, shown
+from qwen_embed_plugins.providers import _bodies
 from qwen_embed_plugins.providers._refusals import classify_refusal, words_of
 from qwen_embed_plugins.types import Answer, Batch, Fault, WireRequest, WireResponse
 
@@ -87,7 +88,7 @@ def answer_of(items: Sequence[Mapping[str, Any]], body: Mapping[str, Any]) -> An
     """The answer that ordered items hold, each in its `embedding`; the body has the `usage`."""
     values = [item.get("embedding") for item in items]
     encoding: Literal["base64", "float"] = (
-        "base64" if any(isinstance(value, str) for value in values) else "float"
+        "base64" if any(isinstance(value, (str, memoryview)) for value in values) else "float"
     )
     return Answer(stacked([to_row(value) for value in values]), _tokens(body), encoding)
 
@@ -109,7 +110,7 @@ def load_json(response: WireResponse, *, key: str | None = None) -> Any:
     """The body as JSON. The words NaN and Infinity, which JSON lacks and some servers write, are
     read too, so that one broken row costs no other. Raises `ProviderError` for anything else."""
     try:
-        return orjson.loads(response.content)
+        return _bodies.loads(response.content)
     except orjson.JSONDecodeError:
         pass
     if b"NaN" in response.content or b"Infinity" in response.content:
@@ -142,8 +143,10 @@ def to_row(value: Any) -> Row | None:
     """One row as float32; None for a `null` row, NaN for a `null` number."""
     if value is None:
         return None
-    if isinstance(value, str):
+    if isinstance(value, (str, memoryview)):
         return _from_base64(value)
+    if isinstance(value, np.ndarray):
+        return value
     if not isinstance(value, list):
         raise ProviderError(Fault("bad_vector", f"a row is no vector but {type(value).__name__}"))
     try:
@@ -155,7 +158,7 @@ def to_row(value: Any) -> Row | None:
         ) from None
 
 
-def _from_base64(value: str) -> Row:
+def _from_base64(value: str | memoryview) -> Row:
     """Little-endian float32 (TEI and vLLM in their source)."""
     try:
         # Strict decoding is also the faster one: 11 µs against 17 for 4,096 numbers.

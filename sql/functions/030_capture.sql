@@ -262,10 +262,33 @@ END $$;
 COMMENT ON FUNCTION qwen_embed.make_capture_functions(qwen_embed.vectorizer) IS
     'The four trigger functions, made anew.';
 
+CREATE OR REPLACE FUNCTION qwen_embed.differs(source regclass, columns text[]) RETURNS text
+LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp
+BEGIN ATOMIC
+    -- Images, not equality: json has none, and equal values may read differently (1.0 and 1.00). Where
+    -- both are the same, equality is cheaper by far: no row has to be made of the values first.
+    WITH watched AS (
+        SELECT a.attname AS name, a.atttypid IN (
+                'bool'::regtype, 'int2'::regtype, 'int4'::regtype, 'int8'::regtype, 'oid'::regtype, 'uuid'::regtype,
+                'bytea'::regtype, 'date'::regtype, 'timestamp'::regtype, 'timestamptz'::regtype)
+            OR a.atttypid IN ('text'::regtype, 'varchar'::regtype)
+                AND (SELECT l.collisdeterministic FROM pg_collation l WHERE l.oid = a.attcollation) AS is_plain
+        FROM pg_attribute a
+        WHERE a.attrelid = differs.source AND a.attname = ANY (differs.columns) AND a.attnum > 0 AND NOT a.attisdropped
+    )
+    SELECT concat_ws(' OR ',
+        (SELECT string_agg(format('old.%1$I IS DISTINCT FROM new.%1$I', name), ' OR ' ORDER BY name)
+            FROM watched WHERE is_plain),
+        (SELECT format('pg_catalog.record_image_ne(ROW(%s), ROW(%s))',
+                string_agg(format('old.%I', name), ', ' ORDER BY name), string_agg(format('new.%I', name), ', ' ORDER BY name))
+            FROM watched WHERE NOT is_plain HAVING count(*) > 0));
+END;
+COMMENT ON FUNCTION qwen_embed.differs(regclass, text[]) IS
+    'The condition that an update changed one of these columns in any bit.';
+
 CREATE OR REPLACE FUNCTION qwen_embed.make_capture(v qwen_embed.vectorizer) RETURNS void
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp SET client_min_messages = warning AS $$
 DECLARE
-    watched text[] := qwen_embed.watched_columns(v);
     event text;
     each text := CASE WHEN qwen_embed.by_row(v) THEN 'FOR EACH ROW'
         ELSE 'REFERENCING %s TABLE AS changed FOR EACH STATEMENT' END;
@@ -278,14 +301,11 @@ BEGIN
         'EXECUTE FUNCTION qwen_embed.capture_%s_insert()', v.id, v.source, replace(each, '%s', 'NEW'), v.id);
     EXECUTE format('CREATE OR REPLACE TRIGGER qwen_embed_%s_delete AFTER DELETE ON %s %s '
         'EXECUTE FUNCTION qwen_embed.capture_%s_delete()', v.id, v.source, replace(each, '%s', 'OLD'), v.id);
-    -- Images, not "IS DISTINCT FROM": json has no equality, and equal values may read differently
-    -- (1.0 and 1.00). No UPDATE OF: it would miss what a BEFORE trigger changes.
+    -- No UPDATE OF: it would miss what a BEFORE trigger changes.
     EXECUTE format(
         'CREATE OR REPLACE TRIGGER qwen_embed_%s_update AFTER UPDATE ON %s FOR EACH ROW '
-        'WHEN (pg_catalog.record_image_ne(ROW(%s), ROW(%s))) EXECUTE FUNCTION qwen_embed.capture_%s_update()',
-        v.id, v.source,
-        (SELECT string_agg(format('old.%I', c), ', ' ORDER BY c) FROM unnest(watched) c),
-        (SELECT string_agg(format('new.%I', c), ', ' ORDER BY c) FROM unnest(watched) c), v.id);
+        'WHEN (%s) EXECUTE FUNCTION qwen_embed.capture_%s_update()',
+        v.id, v.source, qwen_embed.differs(v.source, qwen_embed.watched_columns(v)), v.id);
     -- ALWAYS: restores and repairs under session_replication_role = replica are changes too.
     FOREACH event IN ARRAY ARRAY['insert', 'delete', 'update'] LOOP
         EXECUTE format('ALTER TABLE %s ENABLE ALWAYS TRIGGER qwen_embed_%s_%s', v.source, v.id, event);

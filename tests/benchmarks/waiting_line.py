@@ -1,19 +1,18 @@
 """What a claim, a finish and an idle look cost, however many rows wait and whatever vacuum may not
-remove: `python -m tests.benchmarks.waiting_line [--rows N]`.
+remove.
 
 A worker's own transactions are timed, over the real flows, on an embedded Postgres with a stub for
-the provider. Prints medians; asserts nothing.
+the provider. The rows stand with the vector of their text already: all of a batch's life but the
+request and the writing of vectors.
 """
 
 from __future__ import annotations
 
-import argparse
 import asyncio
 import statistics
-import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import psycopg
@@ -21,10 +20,15 @@ import psycopg
 from qwen_embed_plugins import postgres
 from qwen_embed_plugins.postgres import pipeline, tending
 from qwen_embed_plugins.postgres.session import Session
+from tests.benchmarks.measuring import say
 from tests.integration.conftest import DIMENSIONS, MODEL, Database
 from tests.postgres_servers import embedded_server
 
 BATCH = 500
+SIZES = (1_000, 100_000, 10_000_000)
+BATCHES = 200
+"""So many are timed at most; where fewer rows wait, the line is filled again."""
+IDLE_SECONDS = 10.0
 
 
 class Timed(Session):
@@ -63,86 +67,91 @@ def held_snapshot(dsn: str) -> Iterator[None]:
         yield
 
 
-def tenths(figures: list[float]) -> str:
-    size = max(1, len(figures) // 10)
-    first, last = figures[:size], figures[-size:]
-    return (
-        f"first tenth {statistics.median(first):6.1f} ms, last tenth "
-        f"{statistics.median(last):6.1f} ms, worst {max(figures):6.1f} ms"
+def drain(db: Database, rows: int) -> dict[str, float]:
+    """Medians of a claim and of a finish, in milliseconds."""
+    Timed.noted.clear()
+    while len(milliseconds("_finish_flow")) < BATCHES:
+        wait(db, rows)
+        asyncio.run(_work(db, rows // BATCH))
+    return {
+        "take": statistics.median(milliseconds("take")),
+        "finish": statistics.median(milliseconds("_finish_flow")),
+    }
+
+
+def wait(db: Database, rows: int) -> None:
+    """So many rows wait, as after a change of each."""
+    [(waiting,)] = db.rows("SELECT count(*) FROM qwen_embed.log_1")
+    db.rows(
+        f"INSERT INTO qwen_embed.log_1 (op, k1) SELECT 'c', id FROM docs LIMIT {rows - waiting}"
     )
 
 
-def drain(db: Database, rows: int) -> None:
-    """Rows that stand already with the vector of their text: all but the request and the write."""
+async def _work(db: Database, batches: int) -> None:
+    """A worker that is told to end after some batches."""
+    stopping = asyncio.Event()
+    before = len(milliseconds("_finish_flow"))
+
+    def told(_: object) -> None:
+        done = len(milliseconds("_finish_flow")) - before
+        if done >= min(batches, BATCHES):
+            stopping.set()
+
+    await db.awork(once=False, stopping=stopping, batch_size=BATCH, in_flight=1, on_progress=told)
+
+
+async def idle(db: Database) -> dict[str, float]:
+    """Transactions a second of a worker that has nothing to do, and what a look takes."""
+    stopping = asyncio.Event()
+    worker = asyncio.create_task(db.awork(once=False, stopping=stopping))
+    await asyncio.sleep(3.0)
     Timed.noted.clear()
-    began = time.perf_counter()
-    summary = db.work(batch_size=BATCH, in_flight=1)
-    seconds = time.perf_counter() - began
-    assert summary.equal == rows
-    say(f"  take: {tenths(milliseconds('take'))}")
-    say(f"  finish: {tenths(milliseconds('_finish_flow'))}; {rows / seconds:,.0f} rows/s in all")
+    await asyncio.sleep(IDLE_SECONDS)
+    figures = {
+        "transactions": len(Timed.noted) / IDLE_SECONDS,
+        "look": statistics.median(milliseconds("ask")),
+    }
+    stopping.set()
+    await worker
+    return figures
 
 
-def idle(db: Database, seconds: float) -> None:
-    async def run() -> None:
-        stopping = asyncio.Event()
-        worker = asyncio.create_task(db.awork(once=False, stopping=stopping, poll_seconds=0.7))
-        await asyncio.sleep(3.0)
-        Timed.noted.clear()
-        await asyncio.sleep(seconds)
-        looks = milliseconds("ask")
-        say(
-            f"  idle: {len(Timed.noted) / seconds:.2f} transactions a second; a look "
-            f"{statistics.median(looks):.2f} ms, worst {max(looks):.1f} ms"
-        )
-        stopping.set()
-        await worker
-
-    asyncio.run(run())
+def fill(db: Database, rows: int) -> None:
+    db.rows("CREATE TABLE docs (id int PRIMARY KEY, body text, other int DEFAULT 0)")
+    db.rows(f"INSERT INTO docs SELECT i, 'text ' || i FROM generate_series(1, {rows}) i")
+    db.create(backfill=False)
+    db.rows(
+        "INSERT INTO docs_embedding (id, text, embedding, content_hash, offer, space) "
+        f"SELECT id, body, array_fill(1, '{{{DIMENSIONS}}}')::vector, "
+        "sha256(convert_to(body, 'UTF8')), 'stub', %s FROM docs",
+        f"{MODEL}/{DIMENSIONS}",
+    )
+    db.rows("VACUUM ANALYZE docs, docs_embedding")
 
 
-def say(line: str) -> None:
-    sys.stdout.write(line + "\n")
-    sys.stdout.flush()
-
-
-def run(rows: int, *, held: bool) -> None:
+def measure(rows: int) -> Iterator[dict[str, Any]]:
     with embedded_server(18) as server, server.database("template1") as name:
         db = Database(server.dsn(name))
         postgres.install(db.dsn)
-        db.rows("CREATE TABLE docs (id int PRIMARY KEY, body text, other int DEFAULT 0)")
-        db.rows(f"INSERT INTO docs SELECT i, 'text ' || i FROM generate_series(1, {rows}) i")
-        db.create(backfill=False)
-        db.rows(
-            "INSERT INTO docs_embedding (id, text, embedding, content_hash, offer, space) "
-            f"SELECT id, body, array_fill(1, '{{{DIMENSIONS}}}')::vector, "
-            "sha256(convert_to(body, 'UTF8')), 'stub', %s FROM docs",
-            f"{MODEL}/{DIMENSIONS}",
-        )
-        db.rows("VACUUM ANALYZE docs, docs_embedding")
-        db.rows("INSERT INTO qwen_embed.log_1 (op, k1) SELECT 'c', id FROM docs")
-        say(f"{rows:,} rows wait, vacuum {'held back' if held else 'free'}:")
-        if held:
-            with held_snapshot(db.dsn):
-                drain(db, rows)
-                idle(db, 15.0)
-        else:
-            drain(db, rows)
-            idle(db, 15.0)
+        fill(db, rows)
+        for held in (False, True):
+            with held_snapshot(db.dsn) if held else nullcontext():
+                figures = drain(db, rows)
+                db.rows("DELETE FROM qwen_embed.log_1")  # all that waits is dead rows now
+                figures |= asyncio.run(idle(db))
+            say(
+                f"  {rows:>10,} rows wait, vacuum {'held back' if held else 'free     '}: "
+                f"take {figures['take']:5.1f} ms, finish {figures['finish']:5.1f} ms; then idle: "
+                f"{figures['transactions']:.2f} transactions a second, a look "
+                f"{figures['look']:.2f} ms"
+            )
+            yield {"rows": rows, "held": held, **figures}
         db.conn.close()
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--rows", type=int, default=1_000_000)
-    arguments = parser.parse_args()
+def run() -> list[dict[str, Any]]:
     # The one seam: a worker's own transactions.
     for module in (pipeline, tending):
         setattr(module, "Session", Timed)  # noqa: B010  the type checker knows no such export
-    for rows in (1_000, arguments.rows):
-        for held in (False, True):
-            run(rows, held=held)
-
-
-if __name__ == "__main__":
-    main()
+    say(f"a batch of {BATCH} rows: medians of {BATCHES} claims and finishes")
+    return [figures for rows in SIZES for figures in measure(rows)]

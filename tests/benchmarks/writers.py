@@ -1,17 +1,15 @@
-"""What capture costs writers: `python -m tests.benchmarks.writers`.
-
-Ratios to the same table without triggers, medians of five; prints, asserts nothing.
-"""
+"""What capture costs writers: ratios to the same table without triggers, medians of five."""
 
 from __future__ import annotations
 
 import statistics
-import sys
 import time
+from typing import Any
 
 import psycopg
 
 from qwen_embed_plugins import postgres
+from tests.benchmarks.measuring import say
 from tests.integration.conftest import DIMENSIONS, MODEL
 from tests.postgres_servers import embedded_server
 
@@ -39,7 +37,9 @@ def single_ms(connection: psycopg.Connection[object], table: str) -> float:
     return (time.perf_counter() - began) / SINGLES * 1000
 
 
-def run(connection: psycopg.Connection[object], label: str, plain: str, watched: str) -> None:
+def measure(
+    connection: psycopg.Connection[object], label: str, plain: str, watched: str
+) -> dict[str, Any]:
     figures: dict[str, dict[str, list[float]]] = {plain: {}, watched: {}}
     for _ in range(ROUNDS):
         for table in (plain, watched):
@@ -52,12 +52,14 @@ def run(connection: psycopg.Connection[object], label: str, plain: str, watched:
         table: {what: statistics.median(taken) for what, taken in found.items()}
         for table, found in figures.items()
     }
-    said = [f"{what} {medians[watched][what] / medians[plain][what]:.2f}" for what in STATEMENTS]
+    ratios = {what: medians[watched][what] / medians[plain][what] for what in STATEMENTS}
     more = medians[watched]["single"] - medians[plain]["single"]
-    sys.stdout.write(f"{label}: {', '.join(said)}; one row {more:+.3f} ms\n")
+    said = [f"{what} {ratio:.2f}" for what, ratio in ratios.items()]
+    say(f"writers, {label}: {', '.join(said)}; one row {more:+.3f} ms")
+    return {"title": f"writers, {label}", "ratios": ratios, "one row": more, "seconds": medians}
 
 
-def main() -> None:
+def run() -> list[dict[str, Any]]:
     with embedded_server(18) as server, server.database("template1") as name:
         dsn = server.dsn(name)
         postgres.install(dsn)
@@ -75,9 +77,7 @@ def main() -> None:
                 postgres.create_vectorizer(
                     dsn, source, columns=["body"], model=MODEL, dimensions=DIMENSIONS
                 )
-            run(connection, "plain table", "plain", "watched")
-            run(connection, "partitioned", "plain_p", "watched_p")
-
-
-if __name__ == "__main__":
-    main()
+            return [
+                measure(connection, "plain table", "plain", "watched"),
+                measure(connection, "partitioned", "plain_p", "watched_p"),
+            ]
