@@ -19,6 +19,7 @@ from psycopg import sql
 
 from qwen_embed_plugins.postgres import _sql, blame, writing
 from qwen_embed_plugins.postgres._flow import Flow, Row, Statement
+from qwen_embed_plugins.postgres.vectors import ids_array
 from qwen_embed_plugins.tokens import BYTES_PER_TOKEN, estimate_tokens
 
 if TYPE_CHECKING:
@@ -226,7 +227,7 @@ def _read(vectorizer: Vectorizer, token: int, ids: list[int]) -> Flow[Batch]:
     def read(part: Sequence[int]) -> Flow[psycopg.Error | None]:
         held = sum(row["octets"] for row in rows if row["content"] is not None)
         room = capacity * BYTES_PER_TOKEN - held
-        values = {"token": token, "ids": list(part), "room": room, "longest": LONGEST_BYTES}
+        values = {"token": token, "ids": ids_array(part), "room": room, "longest": LONGEST_BYTES}
         found = yield from blame.tried(
             Statement(vectorizer.query("read_within", query=query), values)
         )
@@ -323,7 +324,8 @@ def finish(
     token = {"token": batch.token}
     if not (yield Statement(_sql.query("hold_lease"), token)):
         return None
-    yield Statement(vectorizer.query("hold_work"), {**token, "ids": batch.ids})
+    all_ids = ids_array(batch.ids)
+    yield Statement(vectorizer.query("hold_work"), {**token, "ids": all_ids})
     # In a column both were done before, a part at a time.
     if not vectorizer.in_column:
         outcome = yield from write_vectors(vectorizer, batch.token, outcome, types, others_pass)
@@ -338,9 +340,9 @@ def finish(
             vectorizer.query("delay_work"), {**token, **delay._asdict(), "ids": list(delay.ids)}
         )
     written = {item.id for item in outcome.written}
-    done = [*written, *batch.equal, *batch.gone]
+    done = ids_array([*written, *batch.equal, *batch.gone])
     yield Statement(vectorizer.query("finish_work"), {**token, "ids": done})
-    yield Statement(vectorizer.query("release_dirty"), {**token, "ids": batch.ids})
+    yield Statement(vectorizer.query("release_dirty"), {**token, "ids": all_ids})
     yield Statement(_sql.query("close_lease"), token)
     return outcome
 

@@ -1,4 +1,5 @@
-"""Vectors on the wire: a whole matrix as one binary array of pgvector's type.
+"""What a worker writes, on the wire: a matrix as one binary array of pgvector's type, and the
+columns beside it as arrays of Postgres' own.
 
 Layouts: `array_send` of Postgres (src/backend/utils/adt/arrayfuncs.c), `vector_send` and
 `halfvec_send` of pgvector 0.8 (src/vector.c, src/halfvec.c): big-endian throughout.
@@ -7,6 +8,7 @@ Layouts: `array_send` of Postgres (src/backend/utils/adt/arrayfuncs.c), `vector_
 from __future__ import annotations
 
 import struct
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
@@ -19,8 +21,14 @@ if TYPE_CHECKING:
 Storage = Literal["vector", "halfvec"]
 _NUMBERS: dict[str, str] = {"vector": ">f4", "halfvec": ">f2"}
 
+# Of pg_type.dat; they never change.
+_BYTEA, _BIGINT, _TEXT = 17, 20, 25
 
-class BinaryArray(bytes):
+_length = struct.Struct(">i").pack
+_NULL = _length(-1)
+
+
+class BinaryArray(bytearray):
     """An array in Postgres' binary format, ready to be sent."""
 
 
@@ -30,7 +38,7 @@ class BinaryArrayDumper(Dumper):
     format = Format.BINARY
     oid = 0
 
-    def dump(self, obj: bytes) -> bytes:
+    def dump(self, obj: bytearray) -> bytearray:
         return obj
 
 
@@ -45,14 +53,43 @@ def vector_array(vectors: Matrix, *, storage: Storage, type_oid: int) -> BinaryA
     element = np.dtype(
         [("length", ">i4"), ("dim", ">i2"), ("unused", ">i2"), ("numbers", numbers, (dimensions,))]
     )
-    elements = np.zeros(count, dtype=element)
+    head = _head(count, type_oid)
+    array = BinaryArray(len(head) + count * element.itemsize)
+    array[: len(head)] = head
+    elements = np.frombuffer(array, element, offset=len(head))
     elements["length"] = 4 + dimensions * numbers.itemsize
     elements["dim"] = dimensions
     elements["numbers"] = vectors
+    return array
+
+
+def ids_array(ids: Sequence[int]) -> BinaryArray:
+    """`bigint[]`."""
+    elements = np.empty(len(ids), [("length", ">i4"), ("number", ">i8")])
+    elements["length"] = 8
+    elements["number"] = ids
+    return BinaryArray(_head(len(ids), _BIGINT) + elements.tobytes())
+
+
+def texts_array(texts: Iterable[str | None]) -> BinaryArray:
+    """`text[]`. psycopg would look through each text for what has to be escaped in text form."""
+    return _array((None if text is None else text.encode() for text in texts), _TEXT)
+
+
+def bytes_array(values: Iterable[bytes]) -> BinaryArray:
+    """`bytea[]`."""
+    return _array(values, _BYTEA)
+
+
+def _array(values: Iterable[bytes | None], type_oid: int) -> BinaryArray:
+    elements = [_NULL if value is None else _length(len(value)) + value for value in values]
+    return BinaryArray(_head(len(elements), type_oid) + b"".join(elements))
+
+
+def _head(count: int, type_oid: int) -> bytes:
     if count == 0:
-        return BinaryArray(struct.pack(">iiI", 0, 0, type_oid))
-    head = struct.pack(">iiIii", 1, 0, type_oid, count, 1)
-    return BinaryArray(head + elements.tobytes())
+        return struct.pack(">iiI", 0, 0, type_oid)
+    return struct.pack(">iiIii", 1, 0, type_oid, count, 1)
 
 
 def vector_text(vector: Vector) -> str:

@@ -11,7 +11,12 @@ from psycopg import sql
 
 from qwen_embed_plugins.postgres import blame
 from qwen_embed_plugins.postgres._flow import Flow, Statement
-from qwen_embed_plugins.postgres.vectors import vector_array
+from qwen_embed_plugins.postgres.vectors import (
+    bytes_array,
+    ids_array,
+    texts_array,
+    vector_array,
+)
 
 if TYPE_CHECKING:
     from qwen_embed_plugins.postgres.definition import Vectorizer, VectorTypes
@@ -46,10 +51,10 @@ def write(
 def _values(vectorizer: Vectorizer, outcome: Outcome, types: VectorTypes) -> dict[str, Any]:
     written = outcome.written
     values: dict[str, Any] = {
-        "ids": [item.id for item in written],
-        "texts": [item.text for item in written],
-        "hashes": [item.row_hash for item in written],
-        "offers": list(outcome.offers),
+        "ids": ids_array([item.id for item in written]),
+        "texts": texts_array(item.text for item in written),
+        "hashes": bytes_array(item.row_hash for item in written),
+        "offers": texts_array(outcome.offers),
         "vectors": vector_array(
             outcome.vectors, storage=vectorizer.storage, type_oid=types.oids[vectorizer.storage]
         ),

@@ -90,7 +90,7 @@ def settings_file(base_url: str, model: str, dimensions: int) -> Iterator[dict[s
         path.write_text(
             f'model = "{model}"\ndimensions = {dimensions}\nuse = ["here"]\n'
             f'state = "{folder}/state.db"\n\n[providers.here]\nkind = "openai-compatible"\n'
-            f'base_url = "{base_url}"\n'
+            f'base_url = "{base_url}"\nmax_inputs = 500\n'
         )
         yield {**os.environ, "QWEN_EMBED_SETTINGS": str(path)}
 
