@@ -27,10 +27,12 @@ def cut(
         return piece, None
     size = batch_size(texts, offer, max_inputs, count)
     size = _within(max_tokens, map(count, texts[:size]), size)
+    if size >= len(piece.places):
+        return piece, None
     rest = piece.places[size:]
     return (
         replace(piece, places=piece.places[:size]),
-        replace(piece, places=rest, failures=0, bare=False) if rest else None,
+        replace(piece, places=rest, failures=0, bare=False),
     )
 
 

@@ -201,7 +201,8 @@ class EmbedCall:
         limit = max(1, self._max_inputs(offer) - spare)
         room, count = self.room.get(offer.key), self._counter(offer)
         # No more than may go: all that is left of a long call would be gone through for each batch.
-        first = self._texts(replace(piece, places=piece.places[:limit]))
+        some = len(piece.places) > limit
+        first = self._texts(replace(piece, places=piece.places[:limit]) if some else piece)
         return cut(piece, first, offer, limit, room, count)
 
     def _counter(self, offer: ConfiguredOffer) -> TokenCounter:
@@ -361,13 +362,14 @@ class EmbedCall:
         piece = item.piece
         unkept = {*checked.bad_rows, *checked.doubtful_rows}
         if not unkept:
-            self.outcome.store(piece.places, checked.matrix, offer)
+            self.outcome.store(piece.places, checked.matrix, checked.squares, offer)
             return
         good = [row for row in range(len(piece.places)) if row not in unkept]
         for row in checked.doubtful_rows:
             if row not in checked.bad_rows:
                 self.pool.append(replace(piece, places=(piece.places[row],)).freed())
-        self.outcome.store([piece.places[row] for row in good], checked.matrix[good], offer)
+        places = [piece.places[row] for row in good]
+        self.outcome.store(places, checked.matrix[good], checked.squares[good], offer)
         for row, message in checked.bad_rows.items():
             fault = Fault("bad_vector", message)
             if self.router.health.gave_bad_vector(offer.key):

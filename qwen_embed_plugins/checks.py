@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from qwen_embed_plugins.effects import Finished
+from qwen_embed_plugins.spaces import squared_lengths
 from qwen_embed_plugins.types import Fault, FaultKind
 from qwen_embed_plugins.vectors import BadAnswer, as_matrix, equal_rows, row_faults
 
@@ -18,13 +19,14 @@ REFUSALS: frozenset[FaultKind] = frozenset({"bad_input", "too_large", "bad_vecto
 class Checked:
     """An answer after the checks: a fault, or the matrix with what is wrong in single rows.
 
-    `refuses_texts` says that the fault is an objection to what was sent; other faults are the
-    offer's own failures.
+    `squares` are the squared lengths of the part of each row that will be kept. `refuses_texts`
+    says that the fault is an objection to what was sent; other faults are the offer's own failures.
     """
 
     fault: Fault | None = None
     refuses_texts: bool = False
     matrix: Any = None
+    squares: Any = None
     bad_rows: Mapping[int, str] = field(default_factory=dict)
     doubtful_rows: Sequence[int] = ()
     answered_in_floats: bool = False
@@ -40,6 +42,7 @@ class Checked:
         return replace(
             self,
             matrix=self.matrix[:last],
+            squares=self.squares[:last],
             bad_rows={row: said for row, said in self.bad_rows.items() if row != last},
             doubtful_rows=[row for row in self.doubtful_rows if row != last],
         )
@@ -56,11 +59,12 @@ def examine(finished: Finished, dimensions: int) -> Checked:
         matrix = as_matrix(answer.vectors, count_, offer.dimensions, model.name)
     except BadAnswer as error:
         return Checked(Fault("bad_vector", str(error)))
-    bad_rows = row_faults(matrix, dimensions, dense=model.dense)
+    squares = squared_lengths(matrix[:, :dimensions])
+    bad_rows = row_faults(matrix, dimensions, dense=model.dense, kept=squares)
     if len(bad_rows) == count_ > 1:
         return Checked(Fault("bad_vector", f"in all {count_} answers {bad_rows[0]}"))
     doubtful_rows = equal_rows(matrix, model)
     if len(doubtful_rows) == count_ > 2:
         return Checked(Fault("bad_vector", f"all {count_} texts got the same vector"))
     in_floats = answer.encoding == "float"
-    return Checked(None, False, matrix, bad_rows, doubtful_rows, in_floats)
+    return Checked(None, False, matrix, squares, bad_rows, doubtful_rows, in_floats)

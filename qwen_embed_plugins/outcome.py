@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from qwen_embed_plugins.catalogue import ConfiguredOffer
     from qwen_embed_plugins.meters import Refused
     from qwen_embed_plugins.router import EmbedRequest, Router
+    from qwen_embed_plugins.spaces import Squares
     from qwen_embed_plugins.types import Matrix
 
 TEXT_FAULTS: dict[FaultKind, TextErrorKind] = {
@@ -59,15 +60,19 @@ class Outcome:
         self.out: dict[str, str] = {}
         self._budget: Refused | None = None
 
-    def store(self, places: Sequence[int], matrix: Matrix, offer: ConfiguredOffer) -> None:
-        """Keep checked native vectors, cut to the space's length and normalised."""
+    def store(
+        self, places: Sequence[int], matrix: Matrix, squares: Squares, offer: ConfiguredOffer
+    ) -> None:
+        """Keep checked native vectors, cut to the space's length and normalised; `squares` are the
+        squared lengths of what is left of them."""
         if not places:
             return
         dimensions, first = self.request.space.dimensions, places[0]
         if tuple(places) == tuple(range(first, first + len(places))):
-            shorten(matrix, dimensions, out=self.vectors[first : first + len(places)])
+            out = self.vectors[first : first + len(places)]
+            shorten(matrix, dimensions, squares=squares, out=out)
         else:
-            self.vectors[list(places)] = shorten(matrix, dimensions)
+            self.vectors[list(places)] = shorten(matrix, dimensions, squares=squares)
         for place in places:
             self.offers[place] = offer.key
 

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
     from qwen_embed_plugins.models import Model
+    from qwen_embed_plugins.spaces import Squares
     from qwen_embed_plugins.types import Matrix
 
 PADDING_RUN = 32
@@ -39,14 +40,21 @@ def as_matrix(vectors: Any, count: int, dimensions: int, model: str) -> Matrix:
     return matrix
 
 
-def row_faults(matrix: Matrix, dimensions: int, *, dense: bool) -> dict[int, str]:
+def row_faults(
+    matrix: Matrix, dimensions: int, *, dense: bool, kept: Squares | None = None
+) -> dict[int, str]:
     """What is wrong with single rows, by row: not finite, padded, or zero in the part of
-    `dimensions` numbers that will be kept. Empty: all are right."""
-    squares = squared_lengths(matrix)
+    `dimensions` numbers that will be kept. Empty: all are right.
+
+    `kept` are the squared lengths of that part, if known.
+    """
+    if kept is None:
+        kept = squared_lengths(matrix[:, :dimensions])
+    squares = squared_lengths(matrix) if dimensions < matrix.shape[1] else kept
     # One comparison is false for NaN, infinity and zero alike.
     bad = ~((squares > 1e-12) & (squares < np.inf))
     if dimensions < matrix.shape[1]:
-        bad |= ~(squared_lengths(matrix[:, :dimensions]) > 1e-12)
+        bad |= ~(kept > 1e-12)
     if dense and matrix.shape[1] > PADDING_RUN:
         bad |= ~matrix[:, -PADDING_RUN:].any(axis=1)
     return {int(row): _row_fault(matrix[row]) for row in np.flatnonzero(bad)}
