@@ -53,7 +53,13 @@ def no_canary(_: Any) -> Any:
 
 
 def norm_forgotten(_: Any) -> Any:
-    return lambda matrix, dimensions: np.asarray(matrix[:, :dimensions], np.float32)
+    def shorten(matrix: Any, dimensions: int, *, squares: Any, out: Any = None) -> Any:
+        shortened = np.asarray(matrix[:, :dimensions], np.float32)
+        if out is not None:
+            out[:] = shortened
+        return shortened
+
+    return shorten
 
 
 def instruction_twice(original: Any) -> Any:
@@ -99,8 +105,8 @@ def one_refusal_condemns(_: Any) -> Any:
 
 
 def rows_mixed_up(original: Any) -> Any:
-    def store(self: Any, places: Any, matrix: Any, offer: Any) -> None:
-        original(self, places[::-1], matrix, offer)
+    def store(self: Any, places: Any, matrix: Any, squares: Any, offer: Any) -> None:
+        original(self, places[::-1], matrix, squares, offer)
 
     return store
 
