@@ -9,9 +9,11 @@ import pytest
 from docs.generate import PAGE, answers, page
 from qwen_embed_plugins.offers import Offer
 from qwen_embed_plugins.providers import _catalogue
+from tests.benchmarks import scale
 
 MADE = page()
 ROOT = Path(__file__).parent.parent
+SCALE = (ROOT / "docs" / "scale.md").read_text("utf-8")
 
 
 def test_the_page_of_providers_is_not_stale() -> None:
@@ -59,5 +61,15 @@ def test_refusals_are_shown_with_the_fault_and_their_source(tmp_path: Path) -> N
     assert list(answers("nobody", tmp_path)) == []
 
 
-def test_the_readme_leads_to_the_page() -> None:
-    assert "(docs/providers.md)" in (ROOT / "README.md").read_text("utf-8")
+@pytest.mark.parametrize("title", scale.TABLES)
+def test_the_page_of_scale_shows_what_its_model_prints(
+    title: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    scale.run()
+    printed = capsys.readouterr().out.split(f"{title}\n\n")[1].split("\n\n")[0]
+    assert f"\n\n{printed}\n\n" in SCALE, "put in what `python -m tests.benchmarks scale` prints"
+
+
+@pytest.mark.parametrize("name", ["providers", "scale"])
+def test_the_readme_leads_to_the_page(name: str) -> None:
+    assert f"(docs/{name}.md)" in (ROOT / "README.md").read_text("utf-8")

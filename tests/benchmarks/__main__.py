@@ -12,7 +12,7 @@ import orjson
 
 from tests.benchmarks.measuring import say
 
-NAMES = ("startup", "router", "worker", "writers", "waiting_line", "memory")
+NAMES = ("startup", "router", "worker", "writers", "waiting_line", "memory", "scale")
 
 
 def main() -> None:
