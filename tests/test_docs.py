@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,14 @@ from tests.benchmarks import scale
 MADE = page()
 ROOT = Path(__file__).parent.parent
 SCALE = (ROOT / "docs" / "scale.md").read_text("utf-8")
+
+
+@pytest.mark.parametrize(
+    "path", [*(ROOT / "docs").glob("*.md"), *ROOT.glob("*.md")], ids=lambda path: path.name
+)
+def test_nothing_is_still_to_be_filled_in(path: Path) -> None:
+    left = re.findall(r"^[A-Z]{4,}$|TODO|FIXME|XXX", path.read_text("utf-8"), re.MULTILINE)
+    assert left == []
 
 
 def test_the_page_of_providers_is_not_stale() -> None:
