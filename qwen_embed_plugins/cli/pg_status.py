@@ -18,7 +18,6 @@ from qwen_embed_plugins.cli.output import (
     print_blocks,
     print_json,
     print_table,
-    print_text,
 )
 
 if TYPE_CHECKING:
@@ -146,18 +145,18 @@ def _show(found: Sequence[_Look], as_json: bool) -> None:
     for item, progress in found:
         if progress.to_walk:
             share = f"{progress.walked} of about {progress.walked + progress.to_walk}"
-            print_text(f"{item.name}: {share} rows gone through")
+            click.echo(f"{item.name}: {share} rows gone through")
         if item.dead:
-            print_text(
+            click.echo(
                 f"{item.name}: {counted(item.dead, 'row')} refused for good, see "
                 f"qwen-embed pg dead {item.name}"
             )
         if item.last_error:
-            print_text(f"{item.name}: {item.last_error}")
+            click.echo(f"{item.name}: {item.last_error}")
     idle = [look.status.name for look in found if look.waits and not look.progress.workers]
     if idle:
         names = ", ".join(idle)
-        print_text(f"no worker is running for {names}. Start one: qwen-embed pg worker")
+        click.echo(f"no worker is running for {names}. Start one: qwen-embed pg worker")
 
 
 def _as_dict(status: VectorizerStatus, progress: VectorizerProgress) -> dict[str, Any]:
