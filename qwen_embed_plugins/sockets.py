@@ -25,6 +25,10 @@ SLICE_BYTES = 65_536
 """What is written at once: the blocking stream waits anew for each part that the other side takes,
 so a request that is read in small parts has to be handed over in small parts too."""
 
+READ_BYTES = 262_144
+"""What is read at once: httpcore asks for a quarter of it, and so takes 11 turns for the answer to
+32 texts. Less and more of it were slower."""
+
 # httpcore lets the last one out when a SOCKS proxy breaks off or speaks something else.
 FAILURES = (httpx.HTTPError, httpx.InvalidURL, socksio.SOCKSError)
 """What a client raises when there is no whole answer."""
@@ -115,7 +119,9 @@ class Stream(httpcore.NetworkStream):
         self._inner = inner
 
     def read(self, max_bytes: int, timeout: float | None = None) -> bytes:
-        return self._inner.read(max_bytes, _remaining(timeout, httpcore.ReadTimeout))
+        return self._inner.read(
+            max(max_bytes, READ_BYTES), _remaining(timeout, httpcore.ReadTimeout)
+        )
 
     def write(self, buffer: bytes, timeout: float | None = None) -> None:
         for start in range(0, len(buffer), SLICE_BYTES):
@@ -197,7 +203,9 @@ class AsyncStream(httpcore.AsyncNetworkStream):
         self._inner = inner
 
     async def read(self, max_bytes: int, timeout: float | None = None) -> bytes:
-        return await self._inner.read(max_bytes, _remaining(timeout, httpcore.ReadTimeout))
+        return await self._inner.read(
+            max(max_bytes, READ_BYTES), _remaining(timeout, httpcore.ReadTimeout)
+        )
 
     async def write(self, buffer: bytes, timeout: float | None = None) -> None:
         await self._inner.write(buffer, _remaining(timeout, httpcore.WriteTimeout))
