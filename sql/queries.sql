@@ -44,10 +44,12 @@ JOIN pg_catalog.pg_type t ON t.typnamespace = n.oid AND t.typname IN ('vector', 
 WHERE e.extname = 'vector';
 
 -- is_ready --
--- Whether the log from a block on, or a due retry, waits. One per vectorizer, joined by UNION ALL.
-SELECT {id}::int
-WHERE EXISTS (SELECT FROM {log} WHERE ctid >= {floor}::tid)
-    OR EXISTS (SELECT FROM {work} WHERE token IS NULL AND due_at <= statement_timestamp())
+-- Whether the log from a block on, or a due retry, waits, and how many blocks the log has, which may
+-- all be empty. One per vectorizer, joined by UNION ALL.
+SELECT {id}::int AS id,
+    EXISTS (SELECT FROM {log} WHERE ctid >= {floor}::tid)
+        OR EXISTS (SELECT FROM {work} WHERE token IS NULL AND due_at <= statement_timestamp()) AS waits,
+    pg_relation_size({log_name}::regclass) / current_setting('block_size')::int AS blocks
 
 -- open_lease --
 -- A new batch: its token is the fence, from a sequence and so never used again.

@@ -99,6 +99,7 @@ class Vectorizer:
             "id": sql.Literal(self.id),
             "space": sql.Literal(self.space),
             "log": sql.Identifier("qwen_embed", f"log_{self.id}"),
+            "log_name": sql.Literal(f"qwen_embed.log_{self.id}"),
             "work": sql.Identifier("qwen_embed", f"work_{self.id}"),
             "dead": sql.Identifier("qwen_embed", f"dead_{self.id}"),
             "marks": sql.Identifier("qwen_embed", f"mark_{self.id}"),

@@ -32,7 +32,8 @@ class LogFloor:
     def scanned(
         self, start: int, *, furthest: int | None, short: bool, now: float, seconds: float
     ) -> None:
-        """Note a scan: where it began, the furthest block it gave, whether it ran out of rows."""
+        """Note a scan: where it began, the furthest block it gave (or looked at, if it found
+        nothing), whether it ran out of rows."""
         if start == 0:
             self._wrapped_at, self._wrap_cost = now, seconds
         if furthest is not None:

@@ -247,12 +247,14 @@ class Pipeline:
         except psycopg.Error:
             # One of them is not as it was. Each will be told by its own taking, none by another's.
             return {lane.vectorizer.id for lane in lanes}
-        ready = {int(next(iter(row.values()))) for row in rows}
         spent = time.monotonic() - now
+        looks = {row["id"]: row for row in rows}
         for lane, start in starts:
-            if lane.vectorizer.id not in ready:
-                lane.floor.scanned(start, furthest=None, short=True, now=now, seconds=spent)
-        return ready
+            look = looks[lane.vectorizer.id]
+            if not look["waits"]:
+                last = max(0, look["blocks"] - 1)
+                lane.floor.scanned(start, furthest=last, short=True, now=now, seconds=spent)
+        return {number for number, look in looks.items() if look["waits"]}
 
     async def _take(self, lane: Lane) -> None:
         if not await self.asking.is_ready(lane):

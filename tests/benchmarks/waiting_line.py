@@ -103,7 +103,7 @@ async def _work(db: Database, batches: int) -> None:
 async def idle(db: Database) -> dict[str, float]:
     """Transactions a second of a worker that has nothing to do, and what a look takes."""
     stopping = asyncio.Event()
-    worker = asyncio.create_task(db.awork(once=False, stopping=stopping))
+    worker = asyncio.create_task(db.awork(once=False, stopping=stopping, poll_seconds=0.7))
     await asyncio.sleep(3.0)
     Timed.noted.clear()
     await asyncio.sleep(IDLE_SECONDS)

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
+import re
 from collections import Counter
 from collections.abc import Mapping
 from typing import Any
 
 import psycopg
 import pytest
+from psycopg import sql
 
-from qwen_embed_plugins.postgres._flow import Flow, Statement, arun
+from qwen_embed_plugins.postgres._flow import Flow, Row, Statement, arun
+from qwen_embed_plugins.postgres.session import Session
 from qwen_embed_plugins.postgres.vectors import BinaryArray
 from tests.integration.conftest import DIMENSIONS, Database
 
@@ -83,3 +87,42 @@ def test_a_batch_that_changes_nothing_sends_no_vector(
     assert db.work(batch_size=ROWS).equal == 2 * ROWS  # each row was changed twice
     assert sent.vector_bytes == 0
     assert sent.statements["_finish_flow"] <= 6 * sent.transactions["_finish_flow"]
+
+
+def test_an_idle_worker_does_not_read_a_bloated_log_at_each_look(
+    db: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Dead rows stay where another session's snapshot may still see them; a worker that has just
+    started knows of no row from which to go on."""
+    db.create(backfill=False)
+    with db.connect() as reader:
+        reader.isolation_level = psycopg.IsolationLevel.REPEATABLE_READ
+        reader.execute("SELECT 1")
+        db.rows(
+            "INSERT INTO qwen_embed.log_1 (op, k1) SELECT 'c', i FROM generate_series(1, 50000) i"
+        )
+        db.rows("DELETE FROM qwen_embed.log_1")
+        starts = asyncio.run(_looks(db, monkeypatch))
+    assert starts[0] == 0
+    blocks = db.value("SELECT pg_relation_size('qwen_embed.log_1') / 8192")
+    assert blocks > 100
+    # For rows that stand further up it starts over now and then, as often as is cheap.
+    assert starts.count(blocks - 1) > 0
+    assert set(starts) == {0, blocks - 1}
+
+
+async def _looks(db: Database, monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """From which block each of a worker's looks starts, until it has looked a while."""
+    starts: list[int] = []
+    stopping = asyncio.Event()
+    original = Session.ask
+
+    async def noting(self: Session, question: sql.Composed) -> list[Row]:
+        starts.append(int(re.findall(r"\((\d+),0\)", question.as_string())[0]))
+        if len(starts) >= 60:
+            stopping.set()
+        return await original(self, question)
+
+    monkeypatch.setattr(Session, "ask", noting)
+    await asyncio.wait_for(db.awork(once=False, stopping=stopping, poll_seconds=0.001), 60)
+    return starts
