@@ -14,7 +14,7 @@ import psycopg
 
 from qwen_embed_plugins.postgres import column, connect, queue
 from qwen_embed_plugins.postgres.kept import Kept, Ready
-from qwen_embed_plugins.postgres.session import CHANGED, RETRIED, Session, is_connection_loss
+from qwen_embed_plugins.postgres.session import CHANGED, RETRIED, Sessions, is_connection_loss
 
 if TYPE_CHECKING:
     from qwen_embed_plugins.postgres._flow import Flow
@@ -48,7 +48,7 @@ class WorkerProgress:
 class Finishing:
     """The writing side of one worker; `once` and `stopping` say how long it may try."""
 
-    session: Session
+    sessions: Sessions
     tending: Tending
     kept: Kept
     once: bool
@@ -108,7 +108,7 @@ class Finishing:
         lane, parts = attempt.lane, attempt.parts
         while parts is not None and parts.waiting:
             await self._write_part(lane, parts, others_pass=attempt.others_pass)
-        return await self.session.transact(self._finish_flow(attempt))
+        return await self.sessions.transact(self._finish_flow(attempt))
 
     async def _write_part(self, lane: Lane, parts: column.Parts, *, others_pass: bool) -> None:
         """One transaction on a user's own table. Rows that stay locked are left for later."""
@@ -116,7 +116,7 @@ class Finishing:
         flow = column.write_part(
             lane.vectorizer, parts, types=self.tending.types, others_pass=others_pass
         )
-        written = await self.session.transact(flow)
+        written = await self.sessions.transact(flow)
         if written is None:
             parts.waiting.clear()  # the lease is lost, as the finish will find
         elif not parts.note(rows, written):
@@ -135,7 +135,7 @@ class Finishing:
         reason = column.why_paused(lane.vectorizer)
         log.warning("paused", extra={"vectorizer": lane.vectorizer.name, "reason": reason})
         lane.rest("blocked", reason)
-        await self.session.transact(column.pause(lane.vectorizer, reason))
+        await self.sessions.transact(column.pause(lane.vectorizer, reason))
         await self.tending.refresh()
 
     def _finish_flow(self, attempt: _Attempt) -> Flow[Outcome | None]:

@@ -30,12 +30,19 @@ from qwen_embed_plugins.postgres.lanes import Counts, Lane
 from qwen_embed_plugins.postgres.metrics import Metrics
 from qwen_embed_plugins.postgres.presence import Presence
 from qwen_embed_plugins.postgres.queue import Batch
-from qwen_embed_plugins.postgres.session import CHANGED, RETRIED, Session, is_connection_loss
+from qwen_embed_plugins.postgres.session import (
+    CHANGED,
+    RETRIED,
+    Session,
+    Sessions,
+    is_connection_loss,
+)
 from qwen_embed_plugins.postgres.tending import Tending
 
 log = logging.getLogger("qwen_embed_plugins.postgres.worker")
 
 _GRACE_SECONDS = 5.0
+_WRITERS = 2
 _MOST_LEASES = 8  # full ones whose texts are in memory, whatever the number of vectorizers
 
 
@@ -88,7 +95,7 @@ class Pipeline:
             lease_seconds=self.lease_seconds,
             walk_rows_per_second=self.backfill_rows_per_second,
         )
-        self.taking, self.writing = Session(self.address), Session(self.address)
+        self.taking, self.writing = Session(self.address), Sessions(self.address, _WRITERS)
         kept = Kept()
         self.asking = Asking(self.tending, kept, self.embedder_for, self.chunking_for)
         self.finishing = Finishing(

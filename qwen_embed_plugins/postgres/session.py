@@ -155,6 +155,29 @@ class Session:
             await _closed(connection)
 
 
+class Sessions:
+    """Several connections: each transaction takes one that is free, or waits for one."""
+
+    def __init__(self, address: str, count: int) -> None:
+        self._all = tuple(Session(address) for _ in range(count))
+        self._free = list(self._all)
+        self._places = asyncio.Semaphore(count)
+
+    async def transact(self, flow: Flow[T]) -> T:
+        """`Session.transact` on one of them."""
+        async with self._places:
+            session = self._free.pop()
+            try:
+                return await session.transact(flow)
+            finally:
+                self._free.append(session)
+
+    async def close(self) -> None:
+        """Close all connections."""
+        for session in self._all:
+            await session.close()
+
+
 async def _closed(connection: psycopg.AsyncConnection[Any]) -> None:
     with contextlib.suppress(psycopg.Error):
         await connection.close()
