@@ -18,7 +18,7 @@ from typing import Any
 import psycopg
 
 from qwen_embed_plugins import postgres
-from qwen_embed_plugins.postgres import pipeline, tending
+from qwen_embed_plugins.postgres import pipeline, session, tending
 from qwen_embed_plugins.postgres.session import Session
 from tests.benchmarks.measuring import say
 from tests.integration.conftest import DIMENSIONS, MODEL, Database
@@ -151,7 +151,7 @@ def measure(rows: int) -> Iterator[dict[str, Any]]:
 
 def run() -> list[dict[str, Any]]:
     # The one seam: a worker's own transactions.
-    for module in (pipeline, tending):
+    for module in (pipeline, tending, session):
         setattr(module, "Session", Timed)  # noqa: B010  the type checker knows no such export
     say(f"a batch of {BATCH} rows: medians of {BATCHES} claims and finishes")
     return [figures for rows in SIZES for figures in measure(rows)]
