@@ -38,8 +38,9 @@ def squared_lengths(vectors: Matrix) -> Squares:
     """
     import numpy as np
 
-    whole = vectors.shape[1] // 256 * 256
-    parts = vectors[:, :whole].reshape(len(vectors), -1, 256)
+    blocks = vectors.shape[1] // 256
+    whole = blocks * 256
+    parts = vectors[:, :whole].reshape(len(vectors), blocks, 256)
     rest = vectors[:, whole:]
     with np.errstate(over="ignore", invalid="ignore"):
         sums: Squares = np.einsum("ijk,ijk->ij", parts, parts).sum(axis=1, dtype=np.float64)

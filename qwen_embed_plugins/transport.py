@@ -14,7 +14,7 @@ import threading
 import weakref
 from base64 import b64encode
 from collections import Counter
-from collections.abc import AsyncGenerator, AsyncIterator, Iterator
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, TypeAlias
@@ -166,9 +166,14 @@ def _to_send(request: WireRequest, job: Job) -> httpx.Request:
         request.method,
         url,
         content=request.content,
-        headers={**HEADERS, **request.headers, **login},
+        headers={**HEADERS, **_lower(request.headers), **login},
         extensions={"timeout": timeouts(job).as_dict()},
     )
+
+
+def _lower(headers: Mapping[str, str]) -> dict[str, str]:
+    """The headers of a plugin under the names that ours have, so that none is sent twice."""
+    return {name.lower(): value for name, value in headers.items()}
 
 
 @lru_cache(maxsize=64)

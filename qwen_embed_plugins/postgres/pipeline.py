@@ -43,6 +43,7 @@ log = logging.getLogger("qwen_embed_plugins.postgres.worker")
 
 _GRACE_SECONDS = 5.0
 _WRITERS = 2
+_LONG_LOG_BLOCKS = 200  # about 1 ms to read
 _MOST_LEASES = 8  # full ones whose texts are in memory, whatever the number of vectorizers
 
 
@@ -256,11 +257,14 @@ class Pipeline:
             return {lane.vectorizer.id for lane in lanes}
         spent = time.monotonic() - now
         looks = {row["id"]: row for row in rows}
+        blocks = sum(look["blocks"] for look in looks.values())
         for lane, start in starts:
             look = looks[lane.vectorizer.id]
             if not look["waits"]:
-                last = max(0, look["blocks"] - 1)
-                lane.floor.scanned(start, furthest=last, short=True, now=now, seconds=spent)
+                # Each by its size: a short log is not read the less for a long one beside it.
+                share = spent * look["blocks"] / max(1, blocks)
+                last = look["blocks"] - 1 if look["blocks"] >= _LONG_LOG_BLOCKS else None
+                lane.floor.scanned(start, furthest=last, short=True, now=now, seconds=share)
         return {number for number, look in looks.items() if look["waits"]}
 
     async def _take(self, lane: Lane) -> None:

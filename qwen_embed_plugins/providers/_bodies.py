@@ -8,6 +8,7 @@ Whatever looks odd is parsed again as a whole, so that mistakes are told as they
 
 from __future__ import annotations
 
+import random
 import threading
 from functools import cache
 from typing import Any
@@ -21,6 +22,9 @@ _LARGE_BYTES = 8_192
 _MARK = b'"embedding":"'
 _FIRST_MARK_WITHIN = 4_096
 _SHORTEST_ARRAY = 32
+
+_FIRST_NUMBER = (1 << 50) + random.getrandbits(40)
+"""What stands in for cut-out strings begins here: no server writes such a number by chance."""
 
 _parsers = threading.local()
 
@@ -50,7 +54,7 @@ def _without_strings(content: bytes) -> Any | None:
     whole, end = memoryview(content), 0
     while (start := content.find(_MARK, end)) >= 0:
         start += len(_MARK)
-        pieces += (content[end : start - 1], b"%d" % len(cut))
+        pieces += (content[end : start - 1], b"%d" % (_FIRST_NUMBER + len(cut)))
         end = content.find(b'"', start) + 1
         if not end:
             return None
@@ -60,7 +64,7 @@ def _without_strings(content: bytes) -> Any | None:
         body = orjson.loads(b"".join(pieces))
         rows = body["data"]
         numbers = [row["embedding"] for row in rows]
-        if numbers != [*range(len(cut))]:
+        if numbers != [*range(_FIRST_NUMBER, _FIRST_NUMBER + len(cut))]:
             return None
     except (orjson.JSONDecodeError, TypeError, KeyError):
         return None
@@ -90,7 +94,7 @@ def _with_arrays(content: bytes) -> Any | None:
     _parsers.parser = None
     try:
         body = _plain(parser.parse(content), simdjson)
-    except (ValueError, TypeError, RuntimeError):
+    except (ValueError, TypeError, LookupError, RuntimeError):
         return None
     _parsers.parser = parser
     return body
@@ -98,8 +102,11 @@ def _with_arrays(content: bytes) -> Any | None:
 
 def _plain(value: Any, simdjson: Any) -> Any:
     if isinstance(value, simdjson.Object):
+        names = list(value.keys())
+        if len(set(names)) < len(names):
+            raise ValueError("a name stands twice: simdjson gives the first value, others the last")
         # items() would make lists of Python numbers.
-        return {name: _plain(value[name], simdjson) for name in value.keys()}  # noqa: SIM118
+        return {name: _plain(value[name], simdjson) for name in names}
     if not isinstance(value, simdjson.Array):
         return value
     if len(value) >= _SHORTEST_ARRAY and isinstance(value[0], (int, float)):

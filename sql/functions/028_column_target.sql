@@ -71,7 +71,7 @@ BEGIN
     EXECUTE format('REVOKE ALL ON FUNCTION qwen_embed.vector_%s FROM PUBLIC', v.id);
     EXECUTE format('GRANT ALL ON FUNCTION qwen_embed.vector_%s TO %I', v.id, qwen_embed.keeper());
     EXECUTE format(
-        'CREATE TABLE IF NOT EXISTS qwen_embed.mark_%s (%s, content_hash bytea NOT NULL, vector_hash bytea NOT NULL, '
+        'CREATE TABLE IF NOT EXISTS qwen_embed.mark_%s (%s, content_hash bytea NOT NULL, vector_hash bytea, '
         'space text NOT NULL, offer text, embedded_at timestamptz NOT NULL DEFAULT clock_timestamp(), PRIMARY KEY (%s))',
         v.id, qwen_embed.key_definition(v, 'k', ' NOT NULL'), qwen_embed.numbered(v, 'k#'));
     EXECUTE format('COMMENT ON TABLE qwen_embed.mark_%s IS %L', v.id,

@@ -31,6 +31,7 @@ def test_each_text_is_sent_once_in_full_requests(
     assert len(sent) == -(-len(TEXTS) // largest)
     assert sorted(text for texts in sent for text in texts) == sorted(TEXTS)
     for request in server.requests:
+        assert request.headers["user-agent"].startswith("qwen-embed-plugins/")
         # Unpacking base64 costs several times what reading it does.
         assert request.headers["accept-encoding"] == "identity"
         assert len(orjson.dumps(request.body)) < 200 + sum(

@@ -73,6 +73,8 @@ bodies = st.fixed_dictionaries(
 @given(body=bodies, tight=st.booleans(), escaped=st.booleans())
 @example({"data": [{"embedding": BASE64}, {"embedding": 1}, {"embedding": BASE64}]}, True, False)
 @example({"data": [{"embedding": 0}, {"embedding": BASE64}]}, True, False)
+@example({"data": [{"embedding": 0}], "x": {"embedding": BASE64}}, True, False)
+@example({"a\0b": 1, "data": [{"embedding": [0.5] * 40}]}, True, False)
 @example({"data": [{"embedding": BASE64}], "usage": {"embedding": BASE64}}, True, False)
 def test_any_body(body: Any, tight: bool, escaped: bool) -> None:
     written = json.dumps(body, separators=(",", ":") if tight else None)
@@ -87,6 +89,7 @@ def test_any_body(body: Any, tight: bool, escaped: bool) -> None:
 @example(b'{"data":[{"embedding":"AAAA","embedding":"AAAA"}]}')
 @example(b'{"data":[{"embedding":"AAAA"}]')
 @example(b'[{"embedding":"AAAA"}]')
+@example(b'{"a":1,"a":2,"data":[1]}')
 @example(b'{"data":{"embedding":"AAAA"}}')
 @example(b'{"data":[{"x":"\xff","embedding":"AAAA"}]}')
 def test_any_bytes(content: bytes) -> None:
