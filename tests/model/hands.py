@@ -50,7 +50,6 @@ class Hand:
         self.next = ""
         """The statement at whose gate the flow stands."""
         self.wait_event: str | None = None
-        self.floor = 0
 
     def begin(self, flow: Flow[Any], name_of: Callable[[Statement], str]) -> None:
         """Open a transaction and go to the first gate."""
@@ -78,10 +77,6 @@ class Hand:
             name = name_of(statement)
             if name:
                 self._pass(name)
-            if name == "take_log":
-                # Where its scan starts is drawn when it is sent, not when the flow began.
-                values = {**(statement.values or {}), "floor": f"({self.floor},0)"}
-                statement = Statement(statement.query, values)
             reply = yield statement
 
     def _pass(self, name: str) -> None:

@@ -15,16 +15,18 @@ modelled where it matters:
 
 Not modelled: waiting lines for locks (who is first is anyone's guess, so all orders are tried),
 heartbeats (a lease may expire at any time, whatever was promised), the count of attempts, pauses by
-length (what waits may become due at any time), the log's floor as a number (a scan may start behind
-any row), and how many rows one take asks for. A reaper gets all its rows or waits for all: what it
-could hold meanwhile would end by `lock_timeout`, which comes at any wait.
+length (what waits may become due at any time), and where in the log a row lies: one may be put into
+the room of another that is gone, so floor and limit may let a take have any of them. A reaper gets
+all its rows or waits for all: what it could hold meanwhile would end by `lock_timeout`, which comes
+at any wait.
 Not in it: several chunks of a row, rows that cannot be read or written, partitions, a move to
 another space, vectors in the user's own table (`Instance.target` is where they would begin).
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import itertools
+from collections.abc import Iterable, Iterator, Sequence
 from typing import TypeVar
 
 from tests.model.explorer import Broken, Next
@@ -36,6 +38,7 @@ from tests.model.states import (
     TRUNCATED,
     Cell,
     Instance,
+    Logged,
     Outcome,
     Read,
     State,
@@ -43,6 +46,7 @@ from tests.model.states import (
     Task,
     Work,
     Worker,
+    in_log,
     name_of_text,
 )
 
@@ -61,6 +65,30 @@ def put(row: tuple[T, ...], place: int, value: T) -> tuple[T, ...]:
 
 def keys_named(keys: Sequence[int]) -> str:
     return ", ".join(f"k{key + 1}" for key in keys) or "nothing"
+
+
+def is_free(row: Logged) -> bool:
+    """Whether a row of the log is committed, and nobody's yet."""
+    return not (row.made or row.gone)
+
+
+def names_of_rows(rows: Iterable[Logged]) -> str:
+    names = [
+        "TRUNCATE" if row.what == TRUNCATED else f"k{row.what + 1}{' doubted' * row.doubt}"
+        for row in rows
+    ]
+    return ", ".join(names) or "nothing"
+
+
+def any_of(places: Sequence[int], log: Sequence[Logged]) -> list[list[int]]:
+    """Every choice among these rows of the log; of rows that are alike, the first are chosen."""
+    choices: list[list[int]] = [[]]
+    for _, group in itertools.groupby(places, key=lambda at: log[at]):
+        alike = list(group)
+        choices = [
+            [*chosen, *alike[:count]] for chosen in choices for count in range(len(alike) + 1)
+        ]
+    return choices
 
 
 def truncating(state: State) -> bool:
@@ -170,7 +198,7 @@ class Workers:
         return next(number for number in range(1, 100) if number not in used)
 
     def _open_lease(self, state: State, place: int) -> Moves:
-        log = any(not (row.made or row.gone) for row in state.log)
+        log = any(map(is_free, state.log))
         if log or self._due(state, place):
             token = 0 if self.bug == "a version of the row as fence" else self._token(state)
             yield Next(
@@ -194,11 +222,11 @@ class Workers:
         ]
 
     def _take_log(self, state: State, place: int) -> Moves:
-        """Rows from any row on: the floor is a hint, and may stand anywhere."""
-        free = [at for at, row in enumerate(state.log) if not (row.made or row.gone)]
-        starts = range(len(free) + bool(self._due(state, place) or not free))
-        for start in starts:
-            taken = free[start:]
+        """Any of the rows; none only where that is not all there is to take."""
+        free = [at for at, row in enumerate(state.log) if is_free(row)]
+        for taken in any_of(free, state.log):
+            if free and not (taken or self._due(state, place)):
+                continue
             log = list(state.log)
             for at in taken:
                 log[at] = log[at]._replace(gone=place + 1)
@@ -211,10 +239,10 @@ class Workers:
             worker = worker._replace(at="merging") if keys else self._on(worker)
             if self.bug == "claim and read in one statement":
                 worker = worker._replace(batch=tuple(self._see(state, key) for key in keys))
-            said = f"row {start + 1} and on: {len(taken)}" if free else "nothing"
+            said = f"{len(taken)} of {len(free)}: {names_of_rows(state.log[at] for at in taken)}"
             yield Next(
-                self._step(place, "take_log deletes", said, start),
-                self._with(state._replace(log=tuple(log)), place, worker),
+                self._step(place, "take_log deletes", said, sum(1 << at for at in taken)),
+                self._with(state._replace(log=in_log(log)), place, worker),
             )
 
     def _on(self, worker: Worker) -> Worker:
@@ -520,6 +548,6 @@ class Workers:
         if state.workers[place].at not in TAKING:
             return state
         return state._replace(
-            log=tuple(r._replace(gone=0) if r.gone == mine else r for r in state.log),
+            log=in_log(r._replace(gone=0) if r.gone == mine else r for r in state.log),
             tasks=tuple(task for task in state.tasks if task.made != mine),
         )

@@ -18,7 +18,7 @@ from qwen_embed_plugins.postgres import queue, walks
 from qwen_embed_plugins.postgres._flow import Flow
 from tests.model.hands import COMMIT, Hand, Stand
 from tests.model.planted import planted
-from tests.model.protocol import truncating
+from tests.model.protocol import is_free, truncating
 from tests.model.stage import NUMBERS, PAUSE, TEXTS, Named, Stage, vector
 from tests.model.states import ABSENT, NOT_BEGUN, TRUNCATED, At, Instance, State, Step
 
@@ -31,7 +31,7 @@ SELECT
           FROM qwen_embed.work_{n} ORDER BY k1),
     ARRAY(SELECT token FROM qwen_embed.lease ORDER BY token),
     ARRAY(SELECT jsonb_build_array(coalesce(k1, 0), op = 'a')
-          FROM qwen_embed.log_{n} ORDER BY ctid),
+          FROM qwen_embed.log_{n} ORDER BY coalesce(k1, 0), op = 'a'),
     ARRAY(SELECT jsonb_build_array(kind, reached[1]::int) FROM qwen_embed.task ORDER BY id)
 """
 
@@ -116,22 +116,15 @@ class Play:
             self._expect(step, hand.let_on(), "over" if name == COMMIT else "gate")
 
     def _take_log(self, step: Step, hand: Hand, before: State, place: int) -> None:
-        log = f"qwen_embed.log_{self.stage.n}"
-        committed = [row for row in before.log if not row.made]
-        free = [at for at, row in enumerate(committed) if not row.gone]
-        blocks = [
-            int(place.strip("()").split(",")[0])
-            for (place,) in self.stage.do(f"SELECT ctid::text FROM {log} ORDER BY ctid")
-        ]
-        taken = free[step.number :]
+        free = [(row, step.number >> at & 1) for at, row in enumerate(before.log) if is_free(row)]
         if before.workers[place].at == "opened":
             self._begin_take(step, hand, due_first=False)
-        hand.floor = blocks[taken[0]] if taken else max(blocks, default=0) + 1
         self.stage.do("SELECT pg_advisory_lock(%s, %s)", PAUSE, hand.pid)
-        stand = hand.let_on()
+        with self.stage.withheld([row for row, taken in free if not taken]):
+            stand = hand.let_on()
         if stand == "gate":
             self._unpause(hand)
-            if any(committed[at].what != TRUNCATED for at in taken):
+            if any(taken and row.what != TRUNCATED for row, taken in free):
                 raise Differs(f"{step}: nothing was merged")
         elif hand.wait_event != "advisory":
             raise Differs(f"{step}: waits for {hand.wait_event}")
@@ -373,6 +366,6 @@ class Play:
                 if row is not None
             },
             "leases": list(state.leases),
-            "log": [(row.what, row.doubt) for row in state.log if not row.made],
+            "log": sorted((row.what, row.doubt) for row in state.log if not row.made),
             "tasks": [(task.kind, task.reached) for task in state.tasks if not task.made],
         }

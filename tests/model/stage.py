@@ -4,8 +4,8 @@ Two parts of a statement can come apart: `take_log` deletes rows of the log befo
 keys, and others may act in between. A trigger on the work table stops it there, by an advisory lock
 (another one stops the sweep that a planted bug lets delete).
 
-In the log every row fills a block, so that the floor can stand before any of them; an old snapshot
-keeps Postgres from using a block twice.
+A take passes over rows of the log that another transaction has locked: so it is made to get no
+others than those that the model says.
 """
 
 from __future__ import annotations
@@ -13,7 +13,8 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import hashlib
-from collections.abc import Iterator, Mapping
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -26,7 +27,7 @@ from qwen_embed_plugins.postgres._flow import Query, Statement, run
 from qwen_embed_plugins.postgres.definition import Vectorizer, define_vectorizers, vector_types
 from qwen_embed_plugins.postgres.vectors import vector_text
 from tests.model.hands import Hand
-from tests.model.states import ABSENT, EMPTY, State
+from tests.model.states import ABSENT, EMPTY, Logged, State
 
 MODEL, DIMENSIONS = "qwen3-embedding-0.6b", 32
 TEXTS = {EMPTY: "", 1: "text A", 2: "text B", 3: "text C"}
@@ -39,8 +40,6 @@ _UNNAMED = ("open_lease", "add_orphans_task", "hold_lease", "close_lease", "next
 """Queries that are the same for every vectorizer."""
 
 _REHEARSED = """
-ALTER TABLE qwen_embed.log_{n} ADD COLUMN padding text DEFAULT repeat('x', 5000);
-ALTER TABLE qwen_embed.log_{n} ALTER COLUMN padding SET STORAGE PLAIN;
 CREATE FUNCTION stop() RETURNS trigger LANGUAGE plpgsql AS $$
 BEGIN
     PERFORM pg_advisory_xact_lock_shared({pause}, pg_backend_pid());
@@ -105,7 +104,7 @@ class Stage:
     def __init__(self, dsn: str) -> None:
         self.dsn = dsn
         self.eye = psycopg.connect(dsn, autocommit=True)
-        self.old = psycopg.connect(dsn)
+        self.holder = psycopg.connect(dsn)
         self.hands: dict[str, Hand] = {}
         self.apps: dict[str, psycopg.Connection[Any]] = {}
 
@@ -120,8 +119,6 @@ class Stage:
         self.vectorizer = run(self.eye, define_vectorizers())[0]
         self.n = self.vectorizer.id
         self.do(_REHEARSED.format(n=self.n, pause=PAUSE))
-        self.old.isolation_level = psycopg.IsolationLevel.REPEATABLE_READ
-        self.old.execute("SELECT txid_current()")
 
     def do(self, text: str, *values: object) -> Any:
         return self.eye.execute(text, values or None)
@@ -159,6 +156,21 @@ class Stage:
             )
         self.do("ALTER TABLE docs ENABLE TRIGGER USER")
 
+    @contextlib.contextmanager
+    def withheld(self, rows: Sequence[Logged]) -> Iterator[None]:
+        """Keep rows of the log from a take: as many of each kind, whichever they are."""
+        for row, count in Counter(rows).items():
+            found = self.holder.execute(
+                f"SELECT FROM qwen_embed.log_{self.n} "
+                "WHERE coalesce(k1, 0) = %s AND (op = 'a') = %s LIMIT %s FOR UPDATE SKIP LOCKED",
+                (row.what + 1, row.doubt, count),
+            )
+            assert found.rowcount == count, f"{found.rowcount} free rows like {row}, not {count}"
+        try:
+            yield
+        finally:
+            self.holder.rollback()
+
     def _store(self, key: int, text: str) -> None:
         self.do(
             "INSERT INTO docs_embedding (id, text, embedding, content_hash, space) "
@@ -178,7 +190,7 @@ class Stage:
         self.clear()
         for hand in self.hands.values():
             hand.close()
-        for app in [*self.apps.values(), self.old, self.eye]:
+        for app in [*self.apps.values(), self.holder, self.eye]:
             app.close()
 
 

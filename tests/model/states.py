@@ -6,6 +6,7 @@ locks follow from that. Keys are 0, 1, …; sessions have numbers, 0 stands for 
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
@@ -71,7 +72,7 @@ class Work(NamedTuple):
 
 
 class Logged(NamedTuple):
-    """A row of the log, in physical order. `made`: the session that has yet to commit it; `gone`:
+    """A row of the log. `made`: the session that has yet to commit it; `gone`:
     the one that has deleted it and has yet to commit that. `doubt`: an audit's, not a change."""
 
     what: int
@@ -195,11 +196,16 @@ class Step(NamedTuple):
     what: str
     detail: str = ""
     number: int = 0
-    """The key, the session, the first row that is looked at: what `what` needs."""
+    """The key, the session, the rows of the log as bits: what `what` needs."""
     text: int = 0
 
     def __str__(self) -> str:
         return f"{self.who}: {self.what}" + (f" ({self.detail})" if self.detail else "")
+
+
+def in_log(rows: Iterable[Logged]) -> tuple[Logged, ...]:
+    """Rows as a state keeps them: where one of them lies says nothing, so the order is fixed."""
+    return tuple(sorted(rows))
 
 
 def name_of_text(text: int) -> str:

@@ -23,6 +23,7 @@ from tests.model.states import (
     Walker,
     Worker,
     Writer,
+    in_log,
     name_of_text,
 )
 
@@ -149,7 +150,7 @@ class World:
         yield Next(
             Step(name, f"next_task, {query}", f"finds {keys_named(doomed or wanted)}"),
             held._replace(
-                log=state.log + logged,
+                log=in_log(state.log + logged),
                 walkers=put(state.walkers, place, Walker(True, reached, doomed)),
             ),
         )
@@ -191,7 +192,7 @@ class World:
         yield Next(Step(f"walker {place + 1}", what), after)
 
     def _committed(self, state: State, session: int) -> tuple[Logged, ...]:
-        return tuple(row._replace(made=0) if row.made == session else row for row in state.log)
+        return in_log(row._replace(made=0) if row.made == session else row for row in state.log)
 
     # The application
 
@@ -220,7 +221,7 @@ class World:
                 step,
                 state._replace(
                     writers=put(state.writers, place, changed),
-                    log=state.log + rows,
+                    log=in_log(state.log + rows),
                     left=state.left - 1,
                 ),
             )
@@ -279,7 +280,7 @@ class World:
             yield Next(Step("owner", "enqueue"), after)
         dead = [key for key, version in enumerate(state.dead) if version]
         if dead:
-            log = state.log + tuple(Logged(key, 0, 0) for key in dead)
+            log = in_log((*state.log, *(Logged(key, 0, 0) for key in dead)))
             yield Next(Step("owner", "retry"), state._replace(log=log, left=left))
 
     def _audit(self, state: State) -> Moves:
@@ -287,7 +288,7 @@ class World:
         for key, cell in enumerate(state.target):
             if cell.text and not state.doubted[key]:
                 after = state._replace(
-                    log=(*state.log, Logged(key, 0, 0, doubt=True)),
+                    log=in_log((*state.log, Logged(key, 0, 0, doubt=True))),
                     doubted=put(state.doubted, key, True),
                     left=state.left - 1,
                 )
