@@ -1,4 +1,4 @@
-"""Connections that keep to the deadline of the request which uses them.
+"""Connections of httpx's that keep to the deadline of the request which uses them.
 
 httpx bounds each operation on a socket: a server that sends a byte now and then, or a proxy that
 takes its time at each step, outlives any such bound. Here each operation gets what remains of the
@@ -7,7 +7,6 @@ request. The request is known by a context variable, since a connection serves o
 
 from __future__ import annotations
 
-import socket
 import ssl
 from collections.abc import Iterable
 from contextlib import suppress
@@ -18,16 +17,10 @@ import httpcore
 import httpx
 import socksio
 
+from qwen_embed_plugins.addresses import addresses, share
 from qwen_embed_plugins.deadlines import Deadline
 from qwen_embed_plugins.types import TransportFailure
-
-SLICE_BYTES = 65_536
-"""What is written at once: the blocking stream waits anew for each part that the other side takes,
-so a request that is read in small parts has to be handed over in small parts too."""
-
-READ_BYTES = 262_144
-"""What is read at once: httpcore asks for a quarter of it, and so takes 11 turns for the answer to
-32 texts. Less and more of it were slower."""
+from qwen_embed_plugins.ways import READ_BYTES, SLICE_BYTES
 
 # httpcore lets the last one out when a SOCKS proxy breaks off or speaks something else.
 FAILURES = (httpx.HTTPError, httpx.InvalidURL, socksio.SOCKSError)
@@ -158,14 +151,16 @@ class Backend(httpcore.NetworkBackend):
         local_address: str | None = None,
         socket_options: Options = None,
     ) -> httpcore.NetworkStream:
-        # The socket module would give the whole time to each address that a name has.
-        addresses = _addresses(host, port)
+        try:
+            found = addresses(host, port)
+        except OSError as error:
+            raise httpcore.ConnectError(str(error)) from error
         failed: Exception = httpcore.ConnectError(f"{host} has no address")
-        for tried, address in enumerate(addresses):
-            share = _share(timeout, len(addresses) - tried)
+        for tried, address in enumerate(found):
+            seconds = _share(timeout, len(found) - tried)
             try:
                 stream = self._inner.connect_tcp(
-                    address, port, share, local_address, socket_options
+                    address, port, seconds, local_address, socket_options
                 )
             except (httpcore.ConnectError, httpcore.ConnectTimeout) as error:
                 failed = error
@@ -175,25 +170,8 @@ class Backend(httpcore.NetworkBackend):
 
 
 def _share(timeout: float | None, addresses: int) -> float | None:
-    """How long to try one address while others wait for their turn."""
     left = _remaining(None, httpcore.ConnectTimeout)
-    if left is None:
-        return timeout
-    return left / addresses if timeout is None else min(left / addresses, timeout)
-
-
-def _addresses(host: str, port: int) -> list[str]:
-    try:
-        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
-    except OSError as error:
-        raise httpcore.ConnectError(str(error)) from error
-    return list(dict.fromkeys(_literal(place) for *_, place in found))
-
-
-def _literal(place: tuple[Any, ...]) -> str:
-    """The address alone, with the interface that a link-local one of IPv6 needs."""
-    scope = place[3] if len(place) == 4 else 0
-    return f"{place[0]}%{scope}" if scope else str(place[0])
+    return timeout if left is None else share(left, addresses, timeout)
 
 
 class AsyncStream(httpcore.AsyncNetworkStream):

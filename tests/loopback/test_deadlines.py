@@ -20,7 +20,6 @@ from qwen_embed_plugins.drivers import arun_exchange, run_exchange
 from qwen_embed_plugins.effects import Finished, Job
 from qwen_embed_plugins.plugins import load_plugins
 from qwen_embed_plugins.sockets import (
-    SLICE_BYTES,
     AsyncBackend,
     Backend,
     Keeping,
@@ -40,6 +39,7 @@ from qwen_embed_plugins.types import (
     WireRequest,
     WireResponse,
 )
+from qwen_embed_plugins.ways import SLICE_BYTES
 from tests.loopback_servers import RawServer, silent
 
 SECONDS = 0.4
@@ -75,8 +75,15 @@ def awaiting(job: Job) -> Finished:
     return asyncio.run(attempt())
 
 
+@pytest.fixture(params=["plain", "httpx"])
+def client(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whose connections plain servers are asked over."""
+    if request.param == "httpx":
+        monkeypatch.setattr("qwen_embed_plugins.transport._is_plain", lambda *_: False)
+
+
 @pytest.fixture(params=[blocking, awaiting])
-def attempt(request: pytest.FixtureRequest) -> Attempt:
+def attempt(request: pytest.FixtureRequest, client: None) -> Attempt:
     """Makes one attempt at an offer of these settings, in one colour and then in the other."""
 
     def make(

@@ -9,7 +9,7 @@ from typing import Any
 import certifi
 import pytest
 
-from qwen_embed_plugins.transport import common_options
+from qwen_embed_plugins.ways_httpx import common_options
 
 
 @pytest.fixture(autouse=True)

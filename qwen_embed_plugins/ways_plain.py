@@ -1,0 +1,279 @@
+"""The way out to plain servers for threads: the standard library's client, on sockets of ours.
+
+No proxy, no TLS, no name that needs reading: a server on this machine or next to it, where httpx
+would take longer than the server's answer.
+"""
+
+from __future__ import annotations
+
+import http.client
+import io
+import select
+import socket
+import threading
+import time
+import zlib
+from collections.abc import Iterable, Iterator
+from typing import TYPE_CHECKING, Any
+
+from qwen_embed_plugins.addresses import addresses, share
+from qwen_embed_plugins.deadlines import Deadline
+from qwen_embed_plugins.types import WireRequest, WireResponse
+from qwen_embed_plugins.ways import (
+    CONNECT_SECONDS,
+    KEEPALIVE_SECONDS,
+    MAX_IDLE,
+    READ_BYTES,
+    SLICE_BYTES,
+    Address,
+    Talk,
+    headers_of,
+    plain_address,
+)
+
+if TYPE_CHECKING:
+    from _typeshed import WriteableBuffer
+
+    from qwen_embed_plugins.effects import Job
+
+_WITH_BODY = frozenset({"POST", "PUT", "PATCH"})
+"""Methods for which a server waits for a body unless it is told that there is none."""
+
+BUFFER_BYTES = 65_536
+"""Heads and short answers are read through a buffer; longer ones go past it."""
+
+
+class PlainWay:
+    """Connections to plain servers, the one that was used last first."""
+
+    def __init__(self) -> None:
+        self._idle: dict[str, list[Connection]] = {}
+        self._lock = threading.Lock()
+
+    def fetch(self, request: WireRequest, job: Job, deadline: Deadline) -> WireResponse:
+        talk = Talk(request, job, deadline)
+        address = plain_address(request.url)
+        if address is None:
+            raise ValueError("no address of a plain server")
+        connection = self._idle_one(address.netloc) or _connected(address, talk)
+        try:
+            response = connection.talk(talk, address)
+        except TimeoutError as error:
+            connection.close()
+            raise talk.no_answer_in_time() from error
+        except (OSError, http.client.HTTPException, zlib.error) as error:
+            connection.close()
+            raise talk.broke(error) from error
+        except BaseException:
+            connection.close()
+            raise
+        self._keep(address.netloc, connection)
+        return response
+
+    def _idle_one(self, netloc: str) -> Connection | None:
+        """One of those that wait, unless its server has closed it or said something unasked."""
+        while True:
+            with self._lock:
+                waiting = self._idle.get(netloc)
+                if not waiting:
+                    return None
+                connection = waiting.pop()
+            if connection.is_fresh():
+                return connection
+            connection.close()
+
+    def _keep(self, netloc: str, connection: Connection) -> None:
+        if connection.is_reusable():
+            with self._lock:
+                waiting = self._idle.setdefault(netloc, [])
+                if len(waiting) < MAX_IDLE:
+                    waiting.append(connection)
+                    return
+        connection.close()
+
+    def close(self) -> None:
+        with self._lock:
+            idle, self._idle = self._idle, {}
+        for connection in (one for waiting in idle.values() for one in waiting):
+            connection.close()
+
+
+class Connection:
+    """One connection, whose every operation ends by the deadline of the request that it serves."""
+
+    def __init__(self, sock: socket.socket) -> None:
+        self._socket = sock
+        self._idle_since = 0.0
+        self._reusable = True
+        self._deadline = Deadline(0.0, 0.0)
+        self._http = _Http(self)
+
+    # A request and its answer
+
+    def talk(self, talk: Talk, address: Address) -> WireResponse:
+        self._deadline = talk.deadline
+        self._reusable = False
+        answer = self._http.ask(talk.request, address)
+        encoding = answer.getheader("content-encoding", "identity")
+        for part in _unpacked(_parts(answer, talk), encoding, talk):
+            talk.add(part)
+        self._reusable = not answer.will_close and not self._http.socket.said_more
+        self._idle_since = time.monotonic()
+        return talk.response(answer.status, answer.getheaders())
+
+    # What http.client needs of a socket
+
+    def send(self, content: bytes) -> None:
+        view = memoryview(content)
+        while view:
+            self._socket.settimeout(self._left_seconds())
+            view = view[self._socket.send(view[:SLICE_BYTES]) :]
+
+    def receive_into(self, buffer: WriteableBuffer) -> int:
+        self._socket.settimeout(self._left_seconds())
+        return self._socket.recv_into(buffer)
+
+    def _left_seconds(self) -> float:
+        left = self._deadline.left_seconds()
+        if left <= 0:
+            raise TimeoutError("no time left for this request")
+        return left
+
+    # Between requests
+
+    def is_reusable(self) -> bool:
+        return self._reusable
+
+    def is_fresh(self) -> bool:
+        """Whether it may serve another request: nobody closed it meanwhile."""
+        if not 0 <= time.monotonic() - self._idle_since < KEEPALIVE_SECONDS:
+            return False
+        if not hasattr(select, "poll"):  # Windows
+            return not select.select([self._socket], [], [], 0)[0]
+        poll = select.poll()
+        poll.register(self._socket, select.POLLIN)
+        return not poll.poll(0)
+
+    def close(self) -> None:
+        self._socket.close()
+
+
+class _Http(http.client.HTTPConnection):
+    """The protocol alone: it opens no connection and closes none."""
+
+    def __init__(self, connection: Connection) -> None:
+        super().__init__("")
+        self.socket = self.sock = _Socket(connection)
+        self._connection = connection
+        self._unsent: list[bytes] = []
+
+    def ask(self, request: WireRequest, address: Address) -> http.client.HTTPResponse:
+        """Send a request; gives the answer, whose body is yet to be read."""
+        headers = {"host": address.netloc, **headers_of(request)}
+        if request.content or request.method in _WITH_BODY:
+            headers["content-length"] = str(len(request.content))
+        self.putrequest(request.method, address.target, skip_host=True, skip_accept_encoding=True)
+        for name, value in headers.items():
+            self.putheader(name, value.encode("ascii"))
+        self.endheaders(request.content or None)
+        self._connection.send(b"".join(self._unsent))
+        self._unsent.clear()
+        return self.getresponse()
+
+    def send(self, data: Any) -> None:
+        # Head and body come apart, and would go out in two packets.
+        self._unsent.append(data)
+
+
+class _Socket:
+    """What http.client takes for a socket: it reads from it, and would close it too early."""
+
+    def __init__(self, connection: Connection) -> None:
+        self.said_more = False
+        self._connection = connection
+
+    def makefile(self, mode: str) -> io.BufferedReader:
+        return _Answer(self, _Incoming(self._connection))
+
+    def close(self) -> None:
+        """Not here: the answer is yet to be read."""
+
+
+class _Incoming(io.RawIOBase):
+    """The bytes that come in for one answer."""
+
+    def __init__(self, connection: Connection) -> None:
+        self.ended = False
+        self._connection = connection
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: WriteableBuffer) -> int:
+        return 0 if self.ended else self._connection.receive_into(buffer)
+
+
+class _Answer(io.BufferedReader):
+    """One answer. What came after its end would be taken for the next one's beginning."""
+
+    def __init__(self, sock: _Socket, incoming: _Incoming) -> None:
+        super().__init__(incoming, BUFFER_BYTES)
+        self._incoming = incoming
+        self._sock = sock
+
+    def close(self) -> None:
+        if not self.closed:
+            self._incoming.ended = True
+            self._sock.said_more = bool(self.peek(1))
+        super().close()
+
+
+def _connected(address: Address, talk: Talk) -> Connection:
+    """A new connection, to the first address of the name that answers."""
+    host, port, *_ = address
+    try:
+        found = addresses(host, port)
+        failed = OSError(f"{host} has no address")
+    except OSError as error:
+        raise talk.cannot_connect(error) from error
+    for tried, place in enumerate(found):
+        left = talk.deadline.left_seconds()
+        if left <= 0:
+            raise talk.no_connection_in_time()
+        seconds = share(left, len(found) - tried, CONNECT_SECONDS)
+        try:
+            sock = socket.create_connection((place, port), seconds)
+        except OSError as error:
+            failed = error
+        else:
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            return Connection(sock)
+    if isinstance(failed, TimeoutError):
+        raise talk.no_connection_in_time() from failed
+    raise talk.cannot_connect(failed) from failed
+
+
+def _parts(answer: http.client.HTTPResponse, talk: Talk) -> Iterator[bytes]:
+    """The body: all at once where its length is known, which spares a copy."""
+    if answer.length is not None:
+        talk.expect(answer.length)
+        yield answer.read()
+        return
+    while part := answer.read(READ_BYTES):
+        yield part
+
+
+def _unpacked(parts: Iterable[bytes], encoding: str, talk: Talk) -> Iterator[bytes]:
+    """The body as it was before its server packed it, which it was asked not to do."""
+    encoding = encoding.lower().strip()
+    if encoding in ("", "identity"):
+        yield from parts
+        return
+    if encoding not in ("gzip", "x-gzip", "deflate"):
+        raise http.client.HTTPException(f"it answered in {encoding}, and was asked not to")
+    unpacker = zlib.decompressobj(zlib.MAX_WBITS | 32)
+    for packed in parts:
+        while packed:
+            yield unpacker.decompress(packed, READ_BYTES)
+            packed = unpacker.unconsumed_tail
+    yield unpacker.flush()

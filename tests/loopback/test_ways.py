@@ -1,0 +1,374 @@
+"""Every way out gives the same answer for the same bytes, and says the same of a failure."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import gzip
+import socket
+import subprocess
+import sys
+import threading
+import time
+import zlib
+from collections.abc import Callable
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from qwen_embed_plugins.deadlines import Deadline
+from qwen_embed_plugins.transport import LARGE_BYTES, AsyncHttpTransport, HttpTransport
+from qwen_embed_plugins.types import TransportFailure, WireRequest, WireResponse
+from qwen_embed_plugins.ways import KEEPALIVE_SECONDS, Way, plain_address
+from qwen_embed_plugins.ways_aiohttp import AiohttpWay
+from qwen_embed_plugins.ways_httpx import AsyncHttpxWay, HttpxWay
+from qwen_embed_plugins.ways_plain import PlainWay
+from tests.loopback_servers import RawServer
+
+MOST_BYTES = 1_000_000
+OK = b"HTTP/1.1 200 OK\r\n"
+JOB: Any = SimpleNamespace(
+    max_answer_bytes=MOST_BYTES,
+    timeout_seconds=5.0,
+    offer=SimpleNamespace(proxy=None, private=True),
+)
+
+
+class InLoop:
+    """An awaiting way as a blocking one, in a loop of its own."""
+
+    def __init__(self, make: Callable[[], Any]) -> None:
+        self._loop = asyncio.new_event_loop()
+
+        async def made() -> Any:
+            return make()
+
+        self._way = self._loop.run_until_complete(made())
+
+    def fetch(self, request: WireRequest, job: Any, deadline: Deadline) -> WireResponse:
+        response: WireResponse = self._loop.run_until_complete(
+            self._way.fetch(request, job, deadline)
+        )
+        return response
+
+    def close(self) -> None:
+        self._loop.run_until_complete(self._way.aclose())
+        self._loop.close()
+
+
+WAYS: dict[str, Callable[[], Way]] = {
+    "http.client": PlainWay,
+    "httpx": lambda: HttpxWay(JOB),
+    "aiohttp": lambda: InLoop(AiohttpWay),
+    "httpx, awaited": lambda: InLoop(lambda: AsyncHttpxWay(JOB)),
+}
+
+
+@pytest.fixture(params=WAYS)
+def way(request: pytest.FixtureRequest) -> Any:
+    made = WAYS[request.param]()
+    yield made
+    made.close()
+
+
+def ask(way: Way, place: str, content: bytes = b"{}", **more: Any) -> WireResponse:
+    request = WireRequest(f"http://{place}/v1/embeddings?a=b", content, **more)
+    return way.fetch(request, JOB, Deadline.after(5))
+
+
+def read_request(connection: socket.socket) -> bytes:
+    """One request, whose body is as long as it says; empty when there is none any more."""
+    got = b""
+    while b"\r\n\r\n" not in got:
+        part = connection.recv(65536)
+        if not part:
+            return b""
+        got += part
+    head, _, body = got.partition(b"\r\n\r\n")
+    sizes = [line for line in head.lower().split(b"\r\n") if line.startswith(b"content-length:")]
+    size = int(sizes[0].split(b":")[1]) if sizes else 0
+    while len(body) < size:
+        body += connection.recv(65536)
+    return head + b"\r\n\r\n" + body
+
+
+class Speaking:
+    """Answers each request of a connection with the same bytes, and notes what it was asked."""
+
+    def __init__(self, answer: bytes, *, closes: bool = False) -> None:
+        self.answer = answer
+        self.closes = closes
+        self.requests: list[bytes] = []
+        self.connections = 0
+
+    def __call__(self, connection: socket.socket) -> None:
+        self.connections += 1
+        while request := read_request(connection):
+            self.requests.append(request)
+            connection.sendall(self.answer)
+            if self.closes:
+                return
+
+
+def sized(body: bytes, *headers: bytes, status: bytes = OK) -> bytes:
+    lines = b"".join(header + b"\r\n" for header in headers)
+    return status + lines + b"content-length: %d\r\n\r\n" % len(body) + body
+
+
+def chunked(*parts: bytes) -> bytes:
+    body = b"".join(b"%x\r\n%s\r\n" % (len(part), part) for part in parts)
+    return OK + b"transfer-encoding: chunked\r\n\r\n" + body + b"0\r\n\r\n"
+
+
+LONG = b"x" * 700_000
+ANSWERS: dict[str, tuple[bytes, bytes]] = {
+    "of known length": (sized(b"abc"), b"abc"),
+    "long": (sized(LONG), LONG),
+    "empty": (sized(b""), b""),
+    "in chunks": (chunked(b"ab", b"c", LONG), b"abc" + LONG),
+    "no content": (b"HTTP/1.1 204 No Content\r\n\r\n", b""),
+    "after a word to go on": (b"HTTP/1.1 100 Continue\r\n\r\n" + sized(b"abc"), b"abc"),
+    "packed": (sized(gzip.compress(LONG), b"Content-Encoding: gzip"), LONG),
+    "deflated": (sized(zlib.compress(b"abc"), b"content-encoding: deflate"), b"abc"),
+    "an error": (sized(b"no", status=b"HTTP/1.1 429 Slow Down\r\n"), b"no"),
+    "of an old server": (sized(b"abc", status=b"HTTP/1.0 200 OK\r\n"), b"abc"),
+}
+
+
+@pytest.mark.parametrize("name", ANSWERS)
+def test_an_answer_is_the_same_by_every_way(way: Way, name: str) -> None:
+    answer, content = ANSWERS[name]
+    with RawServer(Speaking(answer)) as server:
+        responses = [ask(way, server.place) for _ in range(2)]
+    assert [response.content for response in responses] == [content] * 2
+    assert responses[0].status == int(answer.rpartition(b"HTTP/1.")[2][2:5])
+
+
+def test_a_body_may_end_with_its_connection(way: Way) -> None:
+    speaking = Speaking(OK + b"\r\n" + LONG, closes=True)
+    with RawServer(speaking) as server:
+        assert [ask(way, server.place).content for _ in range(2)] == [LONG] * 2
+    assert speaking.connections == 2
+
+
+def test_headers_are_in_lower_case_and_joined(way: Way) -> None:
+    answer = sized(b"", b"Retry-After: 7", b"X-Limit: a", b"X-LIMIT: b", b"Set-Cookie: a=b")
+    speaking = Speaking(answer)
+    with RawServer(speaking) as server:
+        headers = ask(way, server.place).headers
+        ask(way, server.place)
+    assert (headers["retry-after"], headers["x-limit"]) == ("7", "a, b")
+    assert b"cookie" not in speaking.requests[1].lower()
+
+
+def test_a_request_is_the_same_by_every_way(way: Way) -> None:
+    speaking = Speaking(sized(b"abc"))
+    content = b"x" * 300_000
+    with RawServer(speaking) as server:
+        ask(way, server.place, content, headers={"Authorization": "Bearer k", "Accept": "a/b"})
+        ask(way, server.place, b"", method="GET")
+        ask(way, server.place, b"")
+    first, second, third = (
+        request.partition(b"\r\n\r\n")[0].lower().split(b"\r\n") for request in speaking.requests
+    )
+    assert first[0] == b"post /v1/embeddings?a=b http/1.1"
+    assert second[0].startswith(b"get ")
+    names = sorted(line.split(b":")[0] for line in first[1:] if b"connection" not in line)
+    assert names == sorted(
+        b"host accept content-type accept-encoding user-agent authorization content-length".split()
+    )
+    assert {b"accept: a/b", b"accept-encoding: identity", b"authorization: bearer k"} < {*first}
+    assert b"host: " + server.place.encode() in first
+    assert speaking.requests[0].endswith(b"\r\n\r\n" + content)
+    assert b"content-length: 0" in third
+    assert not any(line.startswith(b"content-length") for line in second)
+
+
+def test_a_connection_serves_again(way: Way) -> None:
+    speaking = Speaking(sized(b"abc"))
+    with RawServer(speaking) as server:
+        for _ in range(5):
+            ask(way, server.place)
+    assert speaking.connections == 1
+
+
+def test_one_that_its_server_closed_is_not_asked_again(way: Way) -> None:
+    speaking = Speaking(sized(b"abc"), closes=True)
+    with RawServer(speaking) as server:
+        for _ in range(5):
+            ask(way, server.place)
+            time.sleep(0.05)
+    assert speaking.connections == 5
+
+
+def test_one_that_was_idle_for_long_is_not_asked_again(
+    way: Way, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    speaking = Speaking(sized(b"abc"))
+    with RawServer(speaking) as server:
+        ask(way, server.place)
+        real = time.monotonic()
+        for clock in ("time.monotonic", "aiohttp.connector.monotonic"):
+            monkeypatch.setattr(clock, lambda: real + KEEPALIVE_SECONDS + 1)
+        ask(way, server.place)
+    assert speaking.connections == 2
+
+
+def test_what_comes_after_an_answer_is_nobodys_answer() -> None:
+    """A second answer that nobody asked for, in the same packet as the first."""
+    speaking = Speaking(sized(b"first") + sized(b"second"))
+    way = PlainWay()
+    with RawServer(speaking) as server:
+        assert [ask(way, server.place).content for _ in range(3)] == [b"first"] * 3
+    assert speaking.connections == 3
+    way.close()
+
+
+FAILURES: dict[str, tuple[bytes, str, str]] = {
+    "too long by its own word": (OK + b"content-length: 1000001\r\n\r\n", "too_big", "sent more"),
+    "too long in the end": (chunked(LONG, LONG), "too_big", "sent more than 1000000 bytes"),
+    "a bomb": (
+        sized(gzip.compress(b"0" * 100_000_000), b"content-encoding: gzip"),
+        "too_big",
+        "sent more than 1000000 bytes",
+    ),
+    "cut off": (OK + b"content-length: 100\r\n\r\nabc", "dropped", "broke"),
+    "cut off in a chunk": (chunked(b"abc")[:-8], "dropped", "broke"),
+    "nothing": (b"", "dropped", "broke"),
+    "no HTTP": (b"SSH-2.0-OpenSSH_9.2\r\n\r\n", "dropped", "broke"),
+    "a head without end": (OK + b"x: " + b"a" * 500_000, "dropped", "broke"),
+    "a proxy's question": (sized(b"", status=b"HTTP/1.1 407 No\r\n"), "connect", "the proxy wants"),
+    "broken packing": (sized(b"abc", b"content-encoding: gzip"), "dropped", "broke"),
+}
+
+
+@pytest.mark.parametrize("name", FAILURES)
+def test_a_failure_is_told_alike_and_the_next_request_is_served(way: Way, name: str) -> None:
+    answer, kind, said = FAILURES[name]
+    speaking = Speaking(answer, closes=True)
+    with RawServer(speaking) as server:
+        with pytest.raises(TransportFailure, match=said) as raised:
+            ask(way, server.place)
+        speaking.answer = sized(b"abc")
+        time.sleep(0.05)  # until it has closed
+        assert ask(way, server.place).content == b"abc"
+    assert raised.value.kind == kind
+    assert server.place in str(raised.value)
+
+
+def test_nobody_there(way: Way) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port = listener.getsockname()[1]
+    with pytest.raises(TransportFailure, match=f"cannot connect to 127.0.0.1:{port}: .*") as raised:
+        ask(way, f"127.0.0.1:{port}")
+    assert raised.value.kind == "connect"
+
+
+def test_a_key_with_a_line_end_is_not_sent(way: Way) -> None:
+    speaking = Speaking(sized(b"abc"))
+    with RawServer(speaking) as server, pytest.raises((TransportFailure, ValueError)):
+        ask(way, server.place, headers={"authorization": "k\r\nx-more: a"})
+    assert not speaking.requests
+
+
+def test_threads_share_a_way() -> None:
+    speaking, way = Speaking(sized(b"abc")), PlainWay()
+    found: list[bytes] = []
+
+    def work() -> None:
+        found.extend(ask(way, server.place).content for _ in range(50))
+
+    with RawServer(speaking) as server:
+        threads = [threading.Thread(target=work) for _ in range(8)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    assert found == [b"abc"] * 400
+    assert speaking.connections <= 8
+    way.close()
+
+
+# Which way a request takes
+
+ADDRESSES = {
+    "http://127.0.0.1:8080/v1/embeddings": ("127.0.0.1", 8080, "127.0.0.1:8080", "/v1/embeddings"),
+    "http://localhost": ("localhost", 80, "localhost", "/"),
+    "http://[::1]:11434/api/embed": ("::1", 11434, "[::1]:11434", "/api/embed"),
+    "http://gpu-box.local:80/a?b=c": ("gpu-box.local", 80, "gpu-box.local:80", "/a?b=c"),
+    "https://127.0.0.1:8080/v1": None,
+    "http://user:word@127.0.0.1:8080/v1": None,
+    "http://127.0.0.1:99999/v1": None,
+    "http://бокс:8080/v1": None,
+    "http://127.0.0.1:8080/a b": None,
+    "http://127.0.0.1:8080/a\r\nx: y": None,
+    "http://127.0.0.1:8080/v1\n": None,
+    "HTTP://127.0.0.1/": None,
+}
+
+
+@pytest.mark.parametrize("url", ADDRESSES)
+def test_plain_addresses(url: str) -> None:
+    assert plain_address(url) == ADDRESSES[url]
+
+
+def kinds(ways: Any) -> set[str]:
+    return {type(way).__name__ for way in ways.values()}
+
+
+def test_plain_servers_are_asked_without_httpx() -> None:
+    speaking = Speaking(sized(b"abc"))
+    transport, twin = HttpTransport(), AsyncHttpTransport()
+
+    async def both(request: WireRequest) -> set[str]:
+        await twin.send(request, JOB, Deadline.after(5))
+        return kinds((await twin._loop_ways())._ways)
+
+    with RawServer(speaking) as server:
+        url = f"http://{server.place}/v1"
+        transport.send(WireRequest(url), JOB, Deadline.after(5))
+        assert kinds(transport._ways) == {"PlainWay"}
+        assert asyncio.run(both(WireRequest(url))) == {"AiohttpWay"}
+        long = WireRequest(url, b"x" * (LARGE_BYTES + 1))
+        assert asyncio.run(both(long)) == {"AsyncHttpxWay"}
+    transport.close()
+
+
+def test_without_aiohttp_httpx_is_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    twin = AsyncHttpTransport()
+
+    async def sent(request: WireRequest) -> set[str]:
+        await twin.send(request, JOB, Deadline.after(5))
+        return kinds((await twin._loop_ways())._ways)
+
+    with RawServer(Speaking(sized(b"abc"))) as server:
+        assert asyncio.run(sent(WireRequest(f"http://{server.place}/v1"))) == {"AsyncHttpxWay"}
+
+
+LEFT = """
+import asyncio, sys
+from types import SimpleNamespace
+from qwen_embed_plugins.deadlines import Deadline
+from qwen_embed_plugins.transport import AsyncHttpTransport
+from qwen_embed_plugins.types import WireRequest
+
+job = SimpleNamespace(
+    max_answer_bytes=1000, timeout_seconds=5.0, offer=SimpleNamespace(proxy=None, private=True)
+)
+transport = AsyncHttpTransport()
+loop = asyncio.new_event_loop()
+loop.run_until_complete(transport.send(WireRequest(sys.argv[1]), job, Deadline.after(5)))
+if sys.argv[2] == "closed":
+    loop.close()
+"""
+
+
+@pytest.mark.parametrize("loop", ["closed", "open"])
+def test_a_loop_that_nobody_shuts_down_says_nothing(loop: str) -> None:
+    with RawServer(Speaking(sized(b"abc"))) as server:
+        command = [sys.executable, "-c", LEFT, f"http://{server.place}/v1", loop]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+    gc.collect()
