@@ -10,9 +10,11 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from typing import Any
 
 ROUNDS = 5
+_PROCESS = Path("/proc/self")
 
 
 @dataclass(frozen=True)
@@ -40,6 +42,8 @@ class Figure:
     wanted: float | None = None
     per_second: list[float] = field(default_factory=list)
     cpu_seconds_per_1000: list[float] = field(default_factory=list)
+    peak_mib: list[float] = field(default_factory=list)
+    """The most memory that this process held meanwhile; empty where the system does not tell."""
     ratios: list[float] = field(default_factory=list)
 
     def line(self) -> str:
@@ -47,6 +51,8 @@ class Figure:
             f"{self.name:44} {statistics.median(self.per_second):10,.0f} {self.unit}/s"
             f" {statistics.median(self.cpu_seconds_per_1000):8.3f} CPU s/1,000"
         )
+        if self.peak_mib:
+            said += f" {statistics.median(self.peak_mib):5.0f} MiB"
         if not self.ratios:
             return said
         low, high = min(self.ratios), max(self.ratios)
@@ -81,11 +87,14 @@ def _timed(case: Case, figure: Figure) -> float:
     """Seconds for one unit."""
     case.prepare()
     gc.collect()
+    forgotten = _forget_peak()
     began, cpu = time.perf_counter(), _cpu_seconds()
     units = case.run()
     seconds, cpu = time.perf_counter() - began, _cpu_seconds() - cpu
     figure.per_second.append(units / seconds)
     figure.cpu_seconds_per_1000.append(cpu / units * 1000)
+    if forgotten:
+        figure.peak_mib.append(_peak_mib())
     return seconds / units
 
 
@@ -93,6 +102,21 @@ def _cpu_seconds() -> float:
     """Of this process, and of those that it started and that have ended."""
     used = os.times()
     return used.user + used.system + used.children_user + used.children_system
+
+
+def _forget_peak() -> bool:
+    """Let Linux measure this process's peak anew; False where it does not."""
+    try:
+        _PROCESS.joinpath("clear_refs").write_text("5")
+    except OSError:
+        return False
+    return True
+
+
+def _peak_mib() -> float:
+    lines = _PROCESS.joinpath("status").read_text().splitlines()
+    [line] = (line for line in lines if line.startswith("VmHWM:"))
+    return int(line.split()[1]) / 1024
 
 
 def report(title: str, figures: Sequence[Figure]) -> dict[str, Any]:

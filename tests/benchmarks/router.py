@@ -140,10 +140,13 @@ def bulk(base_url: str, folder: Path, stack: ExitStack) -> list[dict[str, Any]]:
     ]
     peer = openai_embeddings(base_url)
     if peer is None:
-        say("  langchain-openai is not installed: no comparison with OpenAIEmbeddings")
+        say("  langchain-openai is not installed: no comparison with it and the openai SDK")
         return results
     lists = QwenEmbeddings(embedder=at_once)
+    client = openai_client(base_url)
     cases = [
+        Case("openai SDK, one at a time", lambda: embedded_by(client)),
+        Case("Embedder, one at a time", _embeds(in_turn), "openai SDK, one at a time"),
         Case("OpenAIEmbeddings", lambda: len(peer.embed_documents(TEXTS))),
         Case("Embedder, 8 threads", _embeds(at_once), "OpenAIEmbeddings", 5.0),
         Case(
@@ -153,9 +156,7 @@ def bulk(base_url: str, folder: Path, stack: ExitStack) -> list[dict[str, Any]]:
             1.8,
         ),
     ]
-    results.append(
-        report("the same beside LangChain's OpenAIEmbeddings", compare(_often(cases), unit="texts"))
-    )
+    results.append(report("the same beside others", compare(_often(cases), unit="texts")))
     return results
 
 
@@ -183,6 +184,21 @@ def openai_embeddings(base_url: str) -> Any:
         chunk_size=BATCH,
         check_embedding_ctx_length=False,
     )
+
+
+def openai_client(base_url: str) -> Any:
+    """The openai SDK's client, which langchain-openai brings along."""
+    return importlib.import_module("openai").OpenAI(base_url=base_url, api_key="none")
+
+
+def embedded_by(client: Any) -> int:
+    """A bulk job through it, as its users write it."""
+    rows = [
+        row.embedding
+        for part in portions()
+        for row in client.embeddings.create(model=MODEL, input=part).data
+    ]
+    return len(np.array(rows, np.float32))
 
 
 def queries(base_url: str, folder: Path, stack: ExitStack) -> dict[str, Any]:

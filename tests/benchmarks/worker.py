@@ -11,6 +11,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,7 @@ from tests.benchmarks.measuring import Case, compare, report
 from tests.postgres_servers import embedded_server
 
 BATCH = 500
+WORKERS = 4
 SIZES = (("qwen3-embedding-0.6b", 1024, 50_000), ("qwen3-embedding-8b", 4096, 20_000))
 BODY = "'row ' || i || ' has a text of about a hundred characters, as many tables have'"
 
@@ -115,6 +117,12 @@ def measure(model: str, dimensions: int, rows: int) -> dict[str, Any]:
             table.check()
             return rows
 
+        def several() -> int:
+            with ThreadPoolExecutor(WORKERS) as pool:
+                list(pool.map(lambda _: work(table.dsn, environ), range(WORKERS)))
+            table.check()
+            return rows
+
         cases = [
             Case("UPDATE … FROM unnest", table.write_plainly, prepare=lambda: table.fill("plain")),
             Case(
@@ -122,6 +130,12 @@ def measure(model: str, dimensions: int, rows: int) -> dict[str, Any]:
                 worker,
                 "UPDATE … FROM unnest",
                 0.5,
+                prepare=lambda: table.fill("docs"),
+            ),
+            Case(
+                f"{WORKERS} workers, whole processes",
+                several,
+                "UPDATE … FROM unnest",
                 prepare=lambda: table.fill("docs"),
             ),
         ]
