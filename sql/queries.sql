@@ -113,7 +113,7 @@ WHERE work.token = $1 AND work.id = ANY ($2);
 -- read_within --
 -- As many of those rows as the room holds; at least one.
 SELECT id, attempts, again, content, octets, content_hash, space
-FROM qwen_embed.read_within({query}, %(token)s, %(ids)s::bigint[], %(room)s, %(longest)s);
+FROM qwen_embed.read_within({query}, %(token)s, %(ids)s::bigint[], %(room)s, %(longest)s, %(short)s);
 
 -- read_chunks --
 -- The chunks that stand of these keys, each with the hash of its own text: equal text is not paid again.

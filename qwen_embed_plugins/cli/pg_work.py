@@ -36,7 +36,11 @@ if TYPE_CHECKING:
 @click.option("--only", multiple=True, metavar="NAME", help="Only this vectorizer; repeat it.")
 @click.option("--use", multiple=True, metavar="PROVIDER", help="Only these may receive texts.")
 @click.option(
-    "--batch-size", type=click.IntRange(min=1), default=500, show_default=True, help="Rows a batch."
+    "--batch-size",
+    type=click.IntRange(min=1),
+    default=1000,
+    show_default=True,
+    help="Rows a batch, fewer where they are long.",
 )
 @click.option(
     "--in-flight",

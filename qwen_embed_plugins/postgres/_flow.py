@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Awaitable, Callable, Generator, Mapping
 from dataclasses import dataclass
-from functools import wraps
+from functools import cached_property, wraps
 from typing import Any, Concatenate, ParamSpec, TypeAlias, TypeVar
 
 import psycopg
@@ -31,6 +31,15 @@ class Statement:
 
     query: Query
     values: Mapping[str, Any] | None = None
+
+
+class Often(sql.Composed):
+    """A query that is sent again and again, whose text is put together once."""
+
+    @cached_property
+    def with_values(self) -> sql.SQL:
+        """Its text as psycopg takes it where values go with it."""
+        return sql.SQL(_doubled(sql.Composed([*self])).as_string())
 
 
 _PLACEHOLDER = re.compile(r"(?<!%)%\((\w+)\)s")
@@ -75,7 +84,10 @@ async def arun(connection: psycopg.AsyncConnection[Any], flow: Flow[T]) -> T:
 
 def _sendable(statement: Statement) -> Query:
     """The query; where values go with it, psycopg would read a % inside a name as a placeholder."""
-    return statement.query if statement.values is None else _doubled(statement.query)
+    query = statement.query
+    if statement.values is None:
+        return query
+    return query.with_values if isinstance(query, Often) else _doubled(query)
 
 
 def _doubled(part: Query) -> Query:

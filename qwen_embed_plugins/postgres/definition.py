@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -11,7 +11,7 @@ from psycopg import sql
 
 from qwen_embed_plugins.errors import DatabaseError
 from qwen_embed_plugins.postgres import _sql
-from qwen_embed_plugins.postgres._flow import Flow, Query, Row, Statement
+from qwen_embed_plugins.postgres._flow import Flow, Often, Query, Row, Statement
 from qwen_embed_plugins.postgres.vectors import Storage
 
 # Where vectors are in a column their view shows none without a row. Its marks do.
@@ -180,8 +180,23 @@ class Vectorizer:
             alternatives.append(sql.SQL("({})").format(sql.SQL(" AND ").join(terms)))
         return sql.SQL("({})").format(sql.SQL(" OR ").join(alternatives))
 
+    @cached_property
+    def _queries(self) -> dict[tuple[str, ...], Often]:
+        return {}
+
     def query(self, name: str, **more: Query | sql.Identifier | sql.Literal) -> sql.Composed:
         """The named query with this vectorizer's tables and columns in it, or others for them."""
+        if not more.keys() <= _ALWAYS_ALIKE:
+            return self._made(name, more)
+        key = (name, *(more[part].as_string() for part in sorted(more)))
+        known = self._queries.get(key)
+        if known is None:
+            known = self._queries[key] = Often([*self._made(name, more)])
+        return known
+
+    def _made(
+        self, name: str, more: Mapping[str, Query | sql.Identifier | sql.Literal]
+    ) -> sql.Composed:
         fragments = {**self._fragments, **more}
         if self.in_column and name in _OF_ALL_KEYS:
             fragments["target"] = fragments["marks"]
@@ -190,6 +205,10 @@ class Vectorizer:
     def vector_type(self, types: VectorTypes) -> sql.Identifier:
         """The column type of its vectors."""
         return sql.Identifier(types.schema, self.storage)
+
+
+# What of a query's further parts is the same each time; a place in a walk is not.
+_ALWAYS_ALIKE = frozenset({"query", "vector_send", "vector_type"})
 
 
 def _written(text: str) -> sql.SQL:

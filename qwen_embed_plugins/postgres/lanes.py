@@ -126,6 +126,10 @@ class Lane:
         """How many rows the next take asks for; texts that no lease has room for stay untouched."""
         return min(most, most if self.room is None else self.room)
 
+    def rows_are_short(self, rows: int) -> bool:
+        """Whether so many rows like the last ones would fill less than half of a lease."""
+        return self.room is not None and self.room >= 2 * rows
+
     def tell(self) -> Flow[None]:
         """Write the reason where the view `status` shows it."""
         values: dict[str, Any] = {

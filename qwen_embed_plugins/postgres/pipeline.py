@@ -280,6 +280,7 @@ class Pipeline:
             limit=limit,
             lease_seconds=self.lease_seconds,
             due_first=lane.due_first,
+            short=lane.rows_are_short(limit),
         )
         try:
             taken = await self.taking.transact(flow)
@@ -296,7 +297,8 @@ class Pipeline:
             self._start_processing(lane, taken.batch)
 
     async def _not_taken(self, lane: Lane, error: psycopg.Error) -> None:
-        lane.hungry = False
+        # Rows that are long by now may have taken too long to be read as short ones.
+        lane.hungry, lane.room = False, None
         if isinstance(error, RETRIED):
             log.info("taking gives way", extra={"reason": connect.explain(error)})
             lane.give_way(random.uniform(0.02, 0.2))

@@ -42,7 +42,7 @@ async def arun_worker(
     settings: SettingsLike = None,
     embedder_for: EmbedderFactory | None = None,
     registry: Registry | None = None,
-    batch_size: int = 500,
+    batch_size: int = 1000,
     in_flight: int = 4,
     lease_seconds: float = 30.0,
     poll_seconds: float = 0.7,

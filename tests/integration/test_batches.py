@@ -11,7 +11,8 @@ import pytest
 
 from qwen_embed_plugins import postgres
 from qwen_embed_plugins.postgres import _sql, queue
-from qwen_embed_plugins.postgres._flow import Row
+from qwen_embed_plugins.postgres._flow import Row, run
+from qwen_embed_plugins.postgres.definition import define_vectorizers
 from qwen_embed_plugins.tokens import estimate_tokens
 from tests.integration.conftest import Database
 
@@ -285,3 +286,62 @@ def test_live_changes_wait_for_a_bounded_part_of_a_backfill(db: Database) -> Non
     db.stub.during = watch
     db.work(batch_size=10)
     assert 10 < done_at <= 40  # of 200
+
+
+SIZES = (0, 1, 1, 3, 10, 10, 11, 40, 41, 1000)
+
+
+@pytest.mark.parametrize("room", [1, 12, 40, 100, 2000])
+@pytest.mark.parametrize("longest", [10, 40, 5000])
+def test_short_texts_are_read_faster_and_no_otherwise(
+    db: Database, room: int, longest: int
+) -> None:
+    """What is read goes up to the row that fills the room, and leaves out what is too long."""
+    db.create(backfill=False)
+    for key, size in enumerate(SIZES):
+        db.rows(f"INSERT INTO docs VALUES ({key}, repeat('x', {size}))")
+    db.rows("INSERT INTO docs VALUES (99, NULL)")
+    db.rows("DELETE FROM docs WHERE id = 3")
+    db.rows("TRUNCATE qwen_embed.log_1")
+    keys = [*range(len(SIZES)), 99]
+    db.rows(f"INSERT INTO qwen_embed.work_1 (k1, token) SELECT unnest(ARRAY{keys}), 7")
+    with db.connect() as connection:
+        query = run(connection, define_vectorizers())[0].query("read_rows").as_string()
+
+    def read(short: bool) -> list[tuple[Any, ...]]:
+        return db.rows(
+            "SELECT id, content, octets FROM qwen_embed.read_within(%s, 7, ("
+            "SELECT array_agg(id ORDER BY id) FROM qwen_embed.work_1), %s, %s, %s)",
+            query, room, longest, short,
+        )  # fmt: skip
+
+    for rows in (read(False), read(True)):
+        sizes = [size if size <= longest else 0 for _, _, size in rows]
+        assert sum(sizes[:-1]) < room
+        assert sum(sizes) >= room or len(rows) == len(keys)
+        for _, content, size in rows:
+            assert content == ("x" * size if 0 < size <= longest else None)
+        assert len({row[0] for row in rows}) == len(rows) >= 1
+
+
+def test_rows_that_are_long_all_at_once_are_held_one_lease_at_a_time(
+    db: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After short ones, by which the worker reads many in one query."""
+    reads = Reads(monkeypatch)
+    db.create(backfill=False)
+    db.rows("INSERT INTO docs SELECT i, 'text ' || i FROM generate_series(1, 300) i")
+    db.rows("INSERT INTO docs SELECT i, i || repeat('x', 131072) FROM generate_series(301, 400) i")
+    asked: list[bool] = []
+    original = queue.take
+
+    def noting(*arguments: Any, **options: Any) -> Any:
+        asked.append(options["short"])
+        return original(*arguments, **options)
+
+    monkeypatch.setattr(queue, "take", noting)
+    assert db.work(batch_size=100).embedded == 400
+    assert max(reads.takes) <= LEASE_BYTES + 131_075
+    assert True in asked[:4]
+    assert False in asked[4:]
+    db.drained()
