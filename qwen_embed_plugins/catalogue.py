@@ -154,11 +154,11 @@ def build_catalogue(settings: Settings, registry: Registry) -> Catalogue:
             left_out[table.name] = outcome
         else:
             offers.append(outcome)
-    unnamed = frozenset(name for name in left_out if not _is_named(name, settings, registry))
+    unnamed = frozenset(name for name in left_out if not is_named(name, settings, registry))
     return Catalogue(model, tuple(offers), left_out, unnamed)
 
 
-def _is_named(name: str, settings: Settings, registry: Registry) -> bool:
+def is_named(name: str, settings: Settings, registry: Registry) -> bool:
     """Whether settings or the environment speak of a provider."""
     if name in settings.providers or name in (settings.use or ()) or name in settings.api_keys:
         return True

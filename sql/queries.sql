@@ -547,6 +547,14 @@ SELECT
     (SELECT count(*) FROM {work} WHERE token IS NULL AND due_at <= statement_timestamp()) AS due,
     (SELECT count(*) FROM qwen_embed.task WHERE vectorizer = {id}) AS tasks;
 
+-- surroundings --
+-- What a server is, and what of ours is in the database; works without an installation, and on any server.
+SELECT current_setting('server_version') AS version, current_setting('server_version_num')::int AS number,
+    current_user AS role, current_database() AS database,
+    (SELECT extversion FROM pg_catalog.pg_extension WHERE extname = 'vector') AS vector,
+    (SELECT default_version FROM pg_catalog.pg_available_extensions WHERE name = 'vector') AS vector_at_hand,
+    to_regclass('qwen_embed.migration') IS NOT NULL AS installed;
+
 -- index_site --
 -- All that building or measuring the index of a vectorizer needs to know. Fails for an unknown name.
 SELECT v.id, v.name, v.storage, v.index_kind, v.dimensions, t.oid AS table_id, n.nspname AS schema,
