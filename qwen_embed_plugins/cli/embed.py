@@ -5,15 +5,30 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass
+from itertools import islice
+from typing import IO, TYPE_CHECKING, Any
 
 import click
 
 from qwen_embed_plugins.cli.failures import Unfinished
 from qwen_embed_plugins.cli.progress import Meter, metered
 from qwen_embed_plugins.cli.session import common_options, current, embedding_options, joined
-from qwen_embed_plugins.cli.texts import count_lines, lines_of, portions
-from qwen_embed_plugins.cli.vector_files import FORMATS, VectorWriter, destination, writer_for
+from qwen_embed_plugins.cli.texts import (
+    Unreadable,
+    column_of,
+    count_texts,
+    fields_of,
+    lines_of,
+    portions,
+)
+from qwen_embed_plugins.cli.vector_files import (
+    FORMATS,
+    VectorWriter,
+    appending,
+    destination,
+    writer_for,
+)
 from qwen_embed_plugins.hookspecs import hookimpl
 
 if TYPE_CHECKING:
@@ -33,6 +48,8 @@ SHOWN_FAILURES = 10
       qwen-embed embed "Hello" "Привет" --dimensions 1024
       qwen-embed embed --query "capital of China" --use ollama
       qwen-embed embed --file texts.txt --format npy --output vectors.npy
+      qwen-embed embed --file rows.csv --field body --format jsonl \\
+          --output vectors.jsonl --resume
     """
 )
 @click.argument("texts", nargs=-1, metavar="[TEXT]...")
@@ -42,6 +59,12 @@ SHOWN_FAILURES = 10
     metavar="FILE",
     help="Embed each line of FILE; - is standard input.",
 )
+@click.option(
+    "--field",
+    metavar="NAME",
+    help="With --file: this field of each line's JSON object, or this column of a CSV file.",
+)
+@click.option("--csv", "is_csv", is_flag=True, help="It is CSV, though its name ends otherwise.")
 @click.option("--query", is_flag=True, help="Embed as queries: the instruction goes before each.")
 @click.option(
     "--output",
@@ -58,6 +81,11 @@ SHOWN_FAILURES = 10
     help="json: a list of lists; jsonl: a list a line; npy: a float32 matrix.",
 )
 @click.option(
+    "--resume",
+    is_flag=True,
+    help="Go on with an --output of jsonl that was begun: its lines are not paid again.",
+)
+@click.option(
     "--keep-going",
     is_flag=True,
     help="Write the vectors there are; null (NaN in npy) where a text has none.",
@@ -67,9 +95,12 @@ SHOWN_FAILURES = 10
 def embed(
     texts: tuple[str, ...],
     file: str | None,
+    field: str | None,
+    is_csv: bool,
     query: bool,
     output: str | None,
     form: str,
+    resume: bool,
     keep_going: bool,
     model: str | None,
     dimensions: int | None,
@@ -78,9 +109,13 @@ def embed(
     """Turn texts into vectors of unit length, one for each text, in order.
 
     A text that nobody takes is named on standard error and the exit code is 1. Then nothing is
-    written (jsonl on standard output ends before that text), unless --keep-going.
+    written (jsonl on standard output, or with --resume, ends before that text), unless
+    --keep-going.
     """
-    _check(texts, file, output, form)
+    source = Source(file, field, is_csv or (file or "").lower().endswith(".csv"))
+    _check(texts, source, output, form)
+    if resume and (output is None or form != "jsonl"):
+        raise click.UsageError("--resume goes on with a file: add --format jsonl --output FILE")
     settings = current().load_settings(model=model, dimensions=dimensions, use=joined(use))
     from qwen_embed_plugins.embedder import Embedder
     from qwen_embed_plugins.plugins import load_plugins
@@ -90,8 +125,11 @@ def embed(
     at_once = form != "jsonl" and not (form == "json" and keep_going)
     with (
         Embedder(settings, registry=registry) as embedder,
-        _source(texts, file) as source,
-        destination(output, at_once=at_once) as target,
+        source.opened(texts) as found,
+        _target(output, embedder.space.dimensions, at_once=at_once, resume=resume) as (
+            target,
+            done,
+        ),
     ):
         job = _Job(
             embedder,
@@ -99,31 +137,80 @@ def embed(
             role="query" if query else "document",
             unit="line" if file else "text",
             keep_going=keep_going,
+            done=_skipped(found, done, output),
         )
         quiet = current().quiet or file is None
-        total = count_lines(file) if file and not quiet else len(texts)
+        total = len(texts) if quiet or not file else count_texts(file, is_csv=source.is_csv_field)
         with metered("Embedding", total, quiet=quiet) as meter:
             counter.meter = meter
-            job.run(source, counter)
+            counter.reach(job.count)
+            job.run(found, counter)
     job.report()
 
 
-def _check(texts: Sequence[str], file: str | None, output: str | None, form: str) -> None:
-    if texts and file:
+@dataclass(frozen=True, slots=True)
+class Source:
+    """Where texts come from: arguments, or a file's lines, one field of them, or a CSV column."""
+
+    file: str | None
+    field: str | None
+    is_csv: bool
+
+    @property
+    def is_csv_field(self) -> bool:
+        return self.is_csv and self.field is not None
+
+    @contextmanager
+    def opened(self, texts: Sequence[str]) -> Iterator[Iterator[str]]:
+        """The texts, not read at once."""
+        if self.file is None:
+            yield iter(texts)
+            return
+        if self.field is None:
+            reading = lines_of(self.file)
+        elif self.is_csv:
+            reading = column_of(self.file, self.field)
+        else:
+            reading = fields_of(self.file, self.field)
+        with reading as found:
+            yield found
+
+
+def _check(texts: Sequence[str], source: Source, output: str | None, form: str) -> None:
+    if texts and source.file:
         raise click.UsageError("give texts or --file, not both")
-    if not texts and not file:
+    if source.field is not None and not source.file:
+        raise click.UsageError("--field names what to read of a --file")
+    if source.is_csv and source.field is None:
+        raise click.UsageError("of a CSV file one column is embedded: add --field NAME")
+    if not texts and not source.file:
         raise click.UsageError("no text: give TEXT, or --file FILE (- is standard input)")
     if form == "npy" and output is None and sys.stdout.isatty():
         raise click.UsageError("npy is binary: add --output FILE, or send it into a pipe")
 
 
 @contextmanager
-def _source(texts: tuple[str, ...], file: str | None) -> Iterator[Iterable[str]]:
-    if file is None:
-        yield texts
+def _target(
+    output: str | None, dimensions: int, *, at_once: bool, resume: bool
+) -> Iterator[tuple[IO[bytes], int]]:
+    """Where rows go, and how many are there already."""
+    if resume and output is not None:
+        with appending(output, dimensions) as begun:
+            yield begun
     else:
-        with lines_of(file) as lines:
-            yield lines
+        with destination(output, at_once=at_once) as target:
+            yield target, 0
+
+
+def _skipped(texts: Iterator[str], done: int, output: str | None) -> int:
+    """Pass over the texts that have their row already."""
+    passed = sum(1 for _ in islice(texts, done))
+    if passed < done:
+        raise click.UsageError(
+            f"--resume: {output} has {done} lines, and there are {passed} texts only: it was begun "
+            "with others"
+        )
+    return done
 
 
 class _Counter:
@@ -156,19 +243,20 @@ class _Job:
         role: Role,
         unit: str,
         keep_going: bool,
+        done: int = 0,
     ) -> None:
         self._embedder = embedder
         self._writer = writer
         self._role: Role = role
         self._unit = unit
         self._keep_going = keep_going
-        self.count = 0
+        self.count = done
         self.failed = 0
 
     def run(self, texts: Iterable[str], counter: _Counter) -> None:
         for portion in portions(texts):
             result = self._embedder.embed(portion, self._role)
-            self._name_failures(result.errors)
+            self._name_failures(result.errors, portion)
             self._write(result)
             self.count += len(portion)
             counter.reach(self.count)
@@ -192,14 +280,20 @@ class _Job:
         texts = "text has" if self.failed == 1 else "texts have"
         return f"{self.failed} {texts} no vector"
 
-    def _name_failures(self, errors: Sequence[TextError]) -> None:
+    def _name_failures(self, errors: Sequence[TextError], portion: Sequence[str]) -> None:
         for error in errors:
             self.failed += 1
             if self.failed <= SHOWN_FAILURES:
                 number = self.count + error.position + 1
-                _say(f"{self._unit} {number}: {error.kind}: {error.message}")
+                _say(f"{self._unit} {number}: {_why(error, portion[error.position])}")
             elif self.failed == SHOWN_FAILURES + 1:
                 _say("further ones are only counted")
+
+
+def _why(error: TextError, text: str) -> str:
+    if isinstance(text, Unreadable):
+        return f"bad_input: {text.reason}"
+    return f"{error.kind}: {error.message}"
 
 
 def _say(message: Any) -> None:

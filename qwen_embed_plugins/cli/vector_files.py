@@ -11,6 +11,8 @@ from pathlib import Path
 from tempfile import SpooledTemporaryFile
 from typing import IO, TYPE_CHECKING, Any, Protocol
 
+import click
+
 if TYPE_CHECKING:
     from qwen_embed_plugins.types import Matrix
 
@@ -43,9 +45,10 @@ class _JsonLinesWriter:
     def write(self, vectors: Matrix, missing: Collection[int]) -> None:
         for place, row in enumerate(vectors):
             self._file.write(_json_row(row, place in missing) + b"\n")
+        self._file.flush()  # whoever reads along, or goes on after a kill, has all that is paid
 
     def finish(self) -> None:
-        self._file.flush()
+        """Each line is whole."""
 
 
 class _JsonWriter:
@@ -110,6 +113,40 @@ def destination(output: str | None, *, at_once: bool) -> Iterator[IO[bytes]]:
             shutil.copyfileobj(file, sys.stdout.buffer)
     else:
         yield sys.stdout.buffer
+
+
+@contextmanager
+def appending(output: str, dimensions: int) -> Iterator[tuple[IO[bytes], int]]:
+    """A file of JSON lines to go on with, and how many whole ones are in it. A line that was cut
+    off goes. Raises `UsageError` if its vectors have another length."""
+    path = Path(output)
+    with path.open("r+b" if path.exists() else "w+b") as file:
+        done, end = 0, 0
+        for line in file:
+            if not line.endswith(b"\n"):
+                break
+            if done == 0 and line != b"null\n":
+                _require_length(line, dimensions, output)
+            done, end = done + 1, end + len(line)
+        file.seek(end)
+        file.truncate()
+        yield file, done
+
+
+def _require_length(line: bytes, dimensions: int, output: str) -> None:
+    import orjson
+
+    try:
+        found = orjson.loads(line)
+    except orjson.JSONDecodeError:
+        found = None
+    if not isinstance(found, list):
+        raise click.UsageError(f"--resume: {output} does not hold a list of numbers in each line")
+    if len(found) != dimensions:
+        raise click.UsageError(
+            f"--resume: {output} holds vectors of {len(found)} numbers, these have {dimensions}; "
+            "name another file, or the settings that it was begun with"
+        )
 
 
 @contextmanager
