@@ -82,3 +82,25 @@ def test_the_page_of_scale_shows_what_its_model_prints(
 @pytest.mark.parametrize("name", ["providers", "scale"])
 def test_the_readme_leads_to_the_page(name: str) -> None:
     assert f"(docs/{name}.md)" in (ROOT / "README.md").read_text("utf-8")
+
+
+def test_the_messages_of_the_troubleshooting_page_are_ours() -> None:
+    """Each piece of a quoted message, "…" standing for what differs, is in our sources, or is a
+    word of the status view."""
+    page = (ROOT / "docs" / "troubleshooting.md").read_text("utf-8")
+    table = page.partition("|---|---|---|\n")[2].partition("\n\n")[0]
+    sources = "\n".join(
+        path.read_text("utf-8")
+        for folder, pattern in (("qwen_embed_plugins", "**/*.py"), ("sql", "**/*.sql"))
+        for path in sorted((ROOT / folder).glob(pattern))
+    )
+    # A literal that goes on in the next line is one message.
+    sources = re.sub(r'"\n\s*f?"', "", sources)
+    missing = [
+        piece
+        for row in table.splitlines()
+        for quoted in re.findall(r"`([^`]+)`", row.split(" | ")[0])
+        for piece in re.split(r"\s*…\s*", quoted)
+        if piece not in sources
+    ]
+    assert not missing
