@@ -36,6 +36,21 @@ def retry(name: str) -> str:
     return _only(vectorizers.retry(name))
 
 
+def suspend(name: str) -> str:
+    """What `suspend` runs."""
+    return _only(vectorizers.suspend(name))
+
+
+def repair(name: str) -> str:
+    """What `repair` runs."""
+    return _only(vectorizers.repair(name))
+
+
+def redefine(name: str, **arguments: Any) -> str:
+    """What `redefine` runs."""
+    return _only(vectorizers.redefine(name, **arguments))
+
+
 def cancel(name: str) -> str:
     """What `cancel_move` runs."""
     return _only(vectorizers.cancel_move(name))

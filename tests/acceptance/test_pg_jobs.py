@@ -133,3 +133,34 @@ def test_an_audit_says_what_it_found(run: Run, docs: Database) -> None:
         "pg", "audit", "docs", "--offer", "ollama/qwen3-embedding-8b", "--since", "2026-01-01"
     )
     assert "doubted: 30 with a vector of that offer" in done.out
+
+
+def test_the_text_of_rows_changes_and_what_was_lost_comes_back(
+    run: Run, database: Database, server: SimulatedServer
+) -> None:
+    database.execute(
+        "CREATE TABLE docs (id int PRIMARY KEY, title text, body text)",
+        "INSERT INTO docs VALUES (1, 'a', 'one'), (2, '', 'two')",
+    )
+    space = ("--model", "qwen3-embedding-0.6b", "--dimensions", "64")
+    run("pg", "install")
+    run("pg", "create", "docs", "--column", "body", *space)
+    work = ("pg", "worker", "--once")
+    assert run(*work, OLLAMA_HOST=server.url).code == 0
+    asked = server.request_count
+    done = run("pg", "redefine", "docs", "--column", "title", "--column", "body")
+    assert (done.code, done.out) == (0, "redefined docs: workers look at every row\n")
+    assert run(*work, OLLAMA_HOST=server.url).code == 0
+    sent = [text for request in server.requests[asked:] for text in request.texts]
+    assert "a\none" in sent
+    assert "two" not in sent  # its text is what it was
+    assert run("pg", "redefine", "docs").code == 2
+    done = run("pg", "suspend", "docs")
+    assert done.out == "suspended docs: change the table, then qwen-embed pg resume docs\n"
+    database.execute("ALTER TABLE docs ALTER COLUMN body TYPE varchar(100)")
+    assert run("pg", "resume", "docs").code == 0
+    database.execute("ALTER TABLE docs DISABLE TRIGGER USER", "UPDATE docs SET body = 'uno'")
+    assert run("pg", "status", "--json").json[0]["state"] == "broken"
+    assert run("pg", "repair", "docs").out == "repaired docs: workers look at every row\n"
+    assert run(*work, OLLAMA_HOST=server.url).code == 0
+    assert run("pg", "audit", "docs").code == 0

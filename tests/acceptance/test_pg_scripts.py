@@ -91,6 +91,10 @@ def test_each_command_and_its_script_do_the_same(pair: Pair) -> None:
     assert pair.both("pause", "docs").code == 0
     assert pair.both("resume", "docs").code == 0
     assert pair.both("retry", "docs").code == 0
+    assert pair.both("suspend", "docs").code == 0
+    assert pair.both("resume", "docs").code == 0
+    assert pair.both("redefine", "docs", "--template", "{body}: {It's %s}").code == 0
+    assert pair.both("repair", "docs").code == 0
     role = pair.by_command.execute("SELECT current_user")[0][0]
     assert pair.both("grant", role, "--worker", "--only", "docs").code == 0
     assert pair.both("grant", role, "--worker", "--owner").code == 0
