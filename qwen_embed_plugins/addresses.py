@@ -8,7 +8,10 @@ from typing import Any
 
 def addresses(host: str, port: int) -> list[str]:
     """The addresses of a host, in the order in which to try them. Raises `OSError`; blocks."""
-    found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    try:
+        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    except UnicodeError as error:  # a label that is empty or too long
+        raise OSError(str(error)) from error
     return list(dict.fromkeys(_literal(place) for *_, place in found))
 
 

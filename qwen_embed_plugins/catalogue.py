@@ -434,11 +434,24 @@ def _api_key(
                 f"providers.{table.name}: the variable {table.api_key_env} is not set; set it or "
                 "remove api_key_env"
             )
-        return settings.environ[table.api_key_env]
+        return _copied_whole(settings.environ[table.api_key_env], table.api_key_env)
     if provider_class.api_key_env is None:
         return None
     variables = (provider_class.api_key_env, *provider_class.other_key_envs)
-    return next(filter(None, map(settings.environ.get, variables)), None)
+    named = next((name for name in variables if settings.environ.get(name)), None)
+    return _copied_whole(settings.environ[named], named) if named else None
+
+
+def _copied_whole(key: str, variable: str) -> str:
+    """The key without what copying leaves around it. Raises `ConfigurationError` for one that no
+    header may hold."""
+    key = key.strip()
+    if not (key and key.isascii() and key.isprintable()):
+        raise ConfigurationError(
+            f"the key in {variable} has a line end or other letters in it that no key has; copy it "
+            "again"
+        )
+    return key
 
 
 def _proxy(table: ProviderSettings, settings: Settings) -> str | None:

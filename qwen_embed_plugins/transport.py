@@ -12,7 +12,7 @@ import threading
 import weakref
 from collections import Counter
 from collections.abc import AsyncGenerator, Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, TypeAlias
 
 from qwen_embed_plugins.deadlines import Deadline
@@ -187,9 +187,10 @@ class _LoopWays:
 
 def _async_maker(key: Key) -> Callable[[Job], AsyncWay]:
     if key is None and importlib.util.find_spec("aiohttp") is not None:
-        from qwen_embed_plugins.ways_aiohttp import AiohttpWay
+        with suppress(ImportError):  # one that is broken or too old is not used
+            from qwen_embed_plugins.ways_aiohttp import AiohttpWay
 
-        return lambda _: AiohttpWay()
+            return lambda _: AiohttpWay()
     from qwen_embed_plugins.ways_httpx import AsyncHttpxWay
 
     return AsyncHttpxWay

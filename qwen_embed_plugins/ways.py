@@ -47,7 +47,7 @@ HEADERS = {
 
 # No login, nothing that would have to be encoded: an address with more in it is httpx's to read.
 _PLAIN = re.compile(
-    r"http://([a-z0-9._-]+|\[[0-9a-f:.]+\])(?::([0-9]{1,5}))?(/[\w./~:@!$&'()*+,;=%?-]*)?",
+    r"http://((?:[a-z0-9_-]{1,63}\.)*[a-z0-9_-]{1,63}|\[[0-9a-f:.]+\])(?::([0-9]{1,5}))?(/[\w./~:@!$&'()*+,;=%?-]*)?",
     re.ASCII,
 )
 
@@ -151,7 +151,8 @@ class Talk:
     # Failures
 
     def cannot_connect(self, error: Exception) -> TransportFailure:
-        return TransportFailure("connect", f"cannot connect to {self._place()}: {_said(error)}")
+        said = self._said(error)
+        return TransportFailure("connect", f"cannot connect to {self._place()}: {said}")
 
     def no_connection_in_time(self) -> TransportFailure:
         seconds = min(CONNECT_SECONDS, self.deadline.seconds)
@@ -163,18 +164,24 @@ class Talk:
         return TransportFailure("timeout", said)
 
     def broke(self, error: Exception) -> TransportFailure:
-        said = f"the connection to {self._place()} broke: {_said(error)}"
+        said = f"the connection to {self._place()} broke: {self._said(error)}"
         return TransportFailure("dropped", said)
+
+    def cannot_be_sent(self) -> TransportFailure:
+        """Without a word of the header that no client takes: it may be a key."""
+        said = f"nothing was sent to {self._place()}: a header has a line end or letters in it that"
+        return TransportFailure("connect", f"{said} no request may have; is the key copied whole?")
+
+    def _said(self, error: Exception) -> str:
+        """Its words, the whole address not among them, which may hold a key."""
+        said = str(error).replace(self.request.url, self._place())
+        return without_secrets(said or type(error).__name__)[:200]
 
     def _place(self) -> str:
         """Where the request goes and by which proxy of the settings."""
         there = place_of(self.request.url)
         proxy = self._job.offer.proxy
         return f"{there} through the proxy {place_of(proxy)}" if proxy else there
-
-
-def _said(error: Exception) -> str:
-    return without_secrets(str(error) or type(error).__name__)[:200]
 
 
 def _joined(headers: Iterable[tuple[str, str]]) -> dict[str, str]:

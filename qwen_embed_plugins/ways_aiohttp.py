@@ -23,6 +23,9 @@ from qwen_embed_plugins.ways import (
 if TYPE_CHECKING:
     from qwen_embed_plugins.effects import Job
 
+LONGEST_LINE_BYTES = 65_536
+"""As http.client has it; aiohttp's own is an eighth of that."""
+
 EXACT_SECONDS = 86_400
 """Limits are not rounded up to whole seconds."""
 
@@ -60,9 +63,12 @@ class AiohttpWay:
             cookie_jar=aiohttp.DummyCookieJar(),
             trust_env=False,
             read_bufsize=READ_BYTES,
+            max_line_size=LONGEST_LINE_BYTES,
+            max_field_size=LONGEST_LINE_BYTES,
             trace_configs=[_tracing()],
         )
         self._under_way = 0
+        self._retired = False
         weakref.finalize(self, _let_go, self._session, connector)
 
     async def fetch(self, request: WireRequest, job: Job, deadline: Deadline) -> WireResponse:
@@ -73,6 +79,8 @@ class AiohttpWay:
             return await self._fetch(request, Talk(request, job, deadline))
         finally:
             self._under_way -= 1
+            if self._retired and not self._under_way:
+                await self._session.close()
 
     async def _fetch(self, request: WireRequest, talk: Talk) -> WireResponse:
         left = talk.deadline.left_seconds()
@@ -99,11 +107,18 @@ class AiohttpWay:
             raise late() from error
         except aiohttp.ClientConnectorError as error:
             raise talk.cannot_connect(error.os_error) from error
+        except aiohttp.ClientResponseError as error:
+            raise talk.broke(OSError(error.message)) from error
         except (aiohttp.ClientError, OSError) as error:
             raise talk.broke(error) from error
+        except ValueError as error:
+            raise talk.cannot_be_sent() from error
 
     async def aclose(self) -> None:
-        await self._session.close()
+        """Close the connections; while requests are under way, with the last of them."""
+        self._retired = True
+        if not self._under_way:
+            await self._session.close()
 
 
 def _let_go(session: aiohttp.ClientSession, connector: Any) -> None:

@@ -14,6 +14,7 @@ import threading
 import time
 import zlib
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from qwen_embed_plugins.addresses import addresses, share
@@ -64,6 +65,9 @@ class PlainWay:
         except (OSError, http.client.HTTPException, zlib.error) as error:
             connection.close()
             raise talk.broke(error) from error
+        except ValueError as error:
+            connection.close()
+            raise talk.cannot_be_sent() from error
         except BaseException:
             connection.close()
             raise
@@ -83,13 +87,15 @@ class PlainWay:
             connection.close()
 
     def _keep(self, netloc: str, connection: Connection) -> None:
-        if connection.is_reusable():
-            with self._lock:
-                waiting = self._idle.setdefault(netloc, [])
-                if len(waiting) < MAX_IDLE:
-                    waiting.append(connection)
-                    return
-        connection.close()
+        over: list[Connection] = []
+        with self._lock:
+            waiting = self._idle.setdefault(netloc, [])
+            while waiting and not waiting[0].is_fresh():  # the one that waits longest
+                over.append(waiting.pop(0))
+            keep = connection.is_reusable() and len(waiting) < MAX_IDLE
+            (waiting if keep else over).append(connection)
+        for each in over:
+            each.close()
 
     def close(self) -> None:
         with self._lock:
@@ -158,8 +164,35 @@ class Connection:
         self._socket.close()
 
 
+class _Response(http.client.HTTPResponse):
+    """An answer that is refused where its length is in doubt, as httpx and aiohttp refuse it."""
+
+    def begin(self) -> None:
+        super().begin()
+        lengths = {length.strip() for length in self.headers.get_all("content-length", [])}
+        if self.headers.defects or len(lengths) > 1 or not all(map(str.isdecimal, lengths)):
+            raise http.client.HTTPException("its headers are no HTTP")
+
+    def _read_status(self) -> tuple[str, int, str]:
+        while True:
+            version, status, reason = super()._read_status()  # type: ignore[misc]
+            if status == http.client.SWITCHING_PROTOCOLS:
+                raise http.client.HTTPException("it switches to another protocol")
+            if not http.client.CONTINUE < status < http.client.OK:
+                return version, status, reason
+            http.client.parse_headers(self.fp)  # of a word beforehand, such as 103
+
+    def _read_next_chunk_size(self) -> int:
+        size: int = super()._read_next_chunk_size()  # type: ignore[misc]
+        if size < 0:
+            raise http.client.HTTPException("a chunk of it has a negative length")
+        return size
+
+
 class _Http(http.client.HTTPConnection):
     """The protocol alone: it opens no connection and closes none."""
+
+    response_class = _Response
 
     def __init__(self, connection: Connection) -> None:
         super().__init__("")
@@ -176,8 +209,15 @@ class _Http(http.client.HTTPConnection):
         for name, value in headers.items():
             self.putheader(name, value.encode("ascii"))
         self.endheaders(request.content or None)
-        self._connection.send(b"".join(self._unsent))
+        content = b"".join(self._unsent)
         self._unsent.clear()
+        try:
+            self._connection.send(content)
+        except (BrokenPipeError, ConnectionResetError) as error:
+            # Who refuses a request need not read it; what he says stands before the broken end.
+            with suppress(OSError, http.client.HTTPException):
+                return self.getresponse()
+            raise error
         return self.getresponse()
 
     def send(self, data: Any) -> None:
@@ -246,7 +286,8 @@ def _connected(address: Address, talk: Talk) -> Connection:
         except OSError as error:
             failed = error
         else:
-            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            with suppress(OSError):  # macOS: the other side has broken it already, as will show
+                sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             return Connection(sock)
     if isinstance(failed, TimeoutError):
         raise talk.no_connection_in_time() from failed

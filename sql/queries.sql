@@ -553,7 +553,9 @@ SELECT current_setting('server_version') AS version, current_setting('server_ver
     current_user AS role, current_database() AS database,
     (SELECT extversion FROM pg_catalog.pg_extension WHERE extname = 'vector') AS vector,
     (SELECT default_version FROM pg_catalog.pg_available_extensions WHERE name = 'vector') AS vector_at_hand,
-    to_regclass('qwen_embed.migration') IS NOT NULL AS installed;
+    EXISTS (
+        SELECT FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+        WHERE n.nspname = 'qwen_embed' AND c.relname = 'migration') AS installed;
 
 -- index_site --
 -- All that building or measuring the index of a vectorizer needs to know. Fails for an unknown name.

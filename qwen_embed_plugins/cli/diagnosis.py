@@ -100,7 +100,7 @@ def of_state(settings: Settings) -> Iterator[Diagnosis]:
     place = settings.state_place()
     path = place.path
     try:
-        if path is not None and not path.exists():
+        if path is not None and not _is_there(path):
             yield _to_be_made("state", path, "what was spent and learnt is not kept")
             return
         books = books_of(settings)
@@ -125,7 +125,7 @@ def of_cache(settings: Settings) -> Iterator[Diagnosis]:
     if named is None:
         return
     path = Path(named)
-    if not path.exists():
+    if not _is_there(path):
         yield _to_be_made("cache", path, "vectors are not kept")
     elif path.is_file() and os.access(path, os.R_OK | os.W_OK):
         yield Diagnosis("cache", "ok", f"{path} can be written")
@@ -134,9 +134,14 @@ def of_cache(settings: Settings) -> Iterator[Diagnosis]:
         yield Diagnosis("cache", "wrong", f"{path} cannot be written", remedy)
 
 
+def _is_there(path: Path) -> bool:
+    # Path.exists raises where a folder above may not be entered.
+    return os.path.exists(path)  # noqa: PTH110
+
+
 def _to_be_made(area: str, path: Path, otherwise: str) -> Diagnosis:
     """A file that appears with the first text: whether the folder lets it."""
-    folder = next(parent for parent in path.absolute().parents if parent.exists())
+    folder = next(parent for parent in path.absolute().parents if _is_there(parent))
     if folder.is_dir() and os.access(folder, os.W_OK | os.X_OK):
         return Diagnosis(area, "ok", f"{path} is made with the first text")
     said = f"{path} cannot be made, so {otherwise}: {folder} is not a folder that can be written"

@@ -87,14 +87,23 @@ def column_of(file: str, column: str) -> Iterator[Iterator[str]]:
     """One column of a CSV file, by its name in the first line. Raises `UsageError` if there is no
     such column."""
     with _opened(file, newline="") as reader:
-        rows = csv.reader(reader)
+        rows = csv.reader(reader, strict=True)
         csv.field_size_limit(LONGEST_FIELD)
         titles = next(rows, [])
         if column not in titles:
             named = ", ".join(map(repr, titles)) or "none"
             raise click.UsageError(f"--field {column}: no such column, there are: {named}")
         place = titles.index(column)
-        yield (_cell(row, place) for row in rows if row)
+        yield _cells(rows, place, file)
+
+
+def _cells(rows: Any, place: int, file: str) -> Iterator[str]:
+    try:
+        for row in rows:
+            if row:
+                yield _cell(row, place)
+    except csv.Error as error:
+        raise click.UsageError(f"--file {file}: no CSV at line {rows.line_num}: {error}") from None
 
 
 def _cell(row: list[str], place: int) -> str:

@@ -120,17 +120,28 @@ def appending(output: str, dimensions: int) -> Iterator[tuple[IO[bytes], int]]:
     """A file of JSON lines to go on with, and how many whole ones are in it. A line that was cut
     off goes. Raises `UsageError` if its vectors have another length."""
     path = Path(output)
+    if path.exists() and not path.is_file():
+        raise click.UsageError(f"--resume: {output} is no file that could be gone on with")
     with path.open("r+b" if path.exists() else "w+b") as file:
         done, end = 0, 0
+        checked = False
         for line in file:
+            _require_ours(line, output)
             if not line.endswith(b"\n"):
                 break
-            if done == 0 and line != b"null\n":
+            if not checked and line != b"null\n":
                 _require_length(line, dimensions, output)
+                checked = True
             done, end = done + 1, end + len(line)
         file.seek(end)
         file.truncate()
         yield file, done
+
+
+def _require_ours(line: bytes, output: str) -> None:
+    """Before anything is cut off: what we write begins so, and so does what is left of it."""
+    if not (line.startswith(b"[") or b"null\n".startswith(line)):
+        raise click.UsageError(f"--resume: {output} does not hold a list of numbers in each line")
 
 
 def _require_length(line: bytes, dimensions: int, output: str) -> None:

@@ -91,12 +91,12 @@ class Scan(NamedTuple):
 class Taken(NamedTuple):
     """The outcome of one take: `scan` is None if retries left no room for the log.
 
-    `room` is how many rows like these fit into one lease.
+    `room` is how many rows like these fit into one lease; None where no text tells.
     """
 
     batch: Batch | None
     scan: Scan | None
-    room: int
+    room: int | None
 
 
 class Burial(NamedTuple):
@@ -181,7 +181,8 @@ def take(
         yield Statement(_sql.query("close_lease"), {"token": token})
         return Taken(None, scan, limit)
     batch = yield from _read(vectorizer, token, ids, short)
-    return Taken(batch, scan, rows_that_fit(batch, lease_tokens(vectorizer)))
+    room = rows_that_fit(batch, lease_tokens(vectorizer)) if batch.octets else None
+    return Taken(batch, scan, room)
 
 
 def _take_due(vectorizer: Vectorizer, token: int, limit: int) -> Flow[list[int]]:

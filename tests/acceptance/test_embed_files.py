@@ -77,6 +77,11 @@ MISTAKES = [
     (["--file", "rows.csv"], "of a CSV file one column is embedded: add --field NAME"),
     (["--file", "rows.csv", "--field", "text"], "no such column, there are: 'id', 'body'"),
     (["--file", "rows.csv", "--field", "body", "--resume"], "add --format jsonl --output FILE"),
+    (["--file", "torn.csv", "--field", "body"], "no CSV at line 3: "),
+    (
+        ["bread", "--resume", "--output", "/dev/null", "--format", "jsonl"],
+        "is no file that could be gone on with",
+    ),
     (["bread", "--resume", "--output", "v.json"], "add --format jsonl --output FILE"),
 ]
 
@@ -84,6 +89,7 @@ MISTAKES = [
 @pytest.mark.parametrize(("arguments", "said"), MISTAKES)
 def test_mistakes(run: Run, ollama: SimulatedServer, arguments: list[str], said: str) -> None:
     Path("rows.csv").write_text(CSV, "utf-8")
+    Path("torn.csv").write_text('id,body\n1,"no end\n2,b', "utf-8")
     done = run("embed", *arguments)
     assert done.code == 2
     assert said in done.complaint
@@ -127,6 +133,9 @@ def test_a_file_of_others_is_not_gone_on_with(run: Run, ollama: SimulatedServer)
         (b"[0.5, 0.5]\n", "out.jsonl holds vectors of 2 numbers, these have 4096"),
         (b'{"a": 1}\n', "out.jsonl does not hold a list of numbers in each line"),
         (b"null\n" * 5, "out.jsonl has 5 lines, and there are 3 texts only"),
+        (b"null\n[0.5, 0.5]\n", "out.jsonl holds vectors of 2 numbers, these have 4096"),
+        (b"a whole document", "out.jsonl does not hold a list of numbers in each line"),
+        (b"null\na whole document", "out.jsonl does not hold a list of numbers in each line"),
     ):
         Path("out.jsonl").write_bytes(content)
         done = run(*RESUME)

@@ -132,6 +132,10 @@ ANSWERS: dict[str, tuple[bytes, bytes]] = {
     "packed": (sized(gzip.compress(LONG), b"Content-Encoding: gzip"), LONG),
     "deflated": (sized(zlib.compress(b"abc"), b"content-encoding: deflate"), b"abc"),
     "an error": (sized(b"no", status=b"HTTP/1.1 429 Slow Down\r\n"), b"no"),
+    "after early hints": (
+        b"HTTP/1.1 103 Early Hints\r\nlink: </a>\r\n\r\n" + sized(b"abc"),
+        b"abc",
+    ),
     "of an old server": (sized(b"abc", status=b"HTTP/1.0 200 OK\r\n"), b"abc"),
 }
 
@@ -233,6 +237,22 @@ FAILURES: dict[str, tuple[bytes, str, str]] = {
         "too_big",
         "sent more than 1000000 bytes",
     ),
+    "chunks of negative length": (
+        OK + b"transfer-encoding: chunked\r\n\r\n-5\r\nabc\r\n0\r\n\r\n",
+        "dropped",
+        "broke",
+    ),
+    "chunks of a length that means all": (
+        OK + b"transfer-encoding: chunked\r\n\r\n-1\r\n" + LONG + b"\r\n0\r\n\r\n",
+        "dropped",
+        "broke",
+    ),
+    "two lengths": (
+        OK + b"content-length: 2\r\ncontent-length: 5\r\n\r\nhello",
+        "dropped",
+        "broke",
+    ),
+    "a length that is none": (OK + b"content-length: abc\r\n\r\nabc", "dropped", "broke"),
     "cut off": (OK + b"content-length: 100\r\n\r\nabc", "dropped", "broke"),
     "cut off in a chunk": (chunked(b"abc")[:-8], "dropped", "broke"),
     "nothing": (b"", "dropped", "broke"),
@@ -255,6 +275,83 @@ def test_a_failure_is_told_alike_and_the_next_request_is_served(way: Way, name: 
         assert ask(way, server.place).content == b"abc"
     assert raised.value.kind == kind
     assert server.place in str(raised.value)
+
+
+def refuses_early(connection: socket.socket) -> None:
+    """Answers when it has seen the head, and reads no more."""
+    got = b""
+    while b"\r\n\r\n" not in got:
+        got += connection.recv(1000)
+    connection.sendall(sized(b"too big", b"connection: close", status=b"HTTP/1.1 413 No\r\n"))
+
+
+# Not httpx's awaiting transport: it gives up where writing fails (httpx 0.28, httpcore 1.0).
+@pytest.mark.parametrize("name", ["http.client", "httpx", "aiohttp"])
+def test_who_refuses_a_request_before_he_has_read_it_is_heard(name: str) -> None:
+    way = WAYS[name]()
+    with RawServer(refuses_early) as server:
+        response = ask(way, server.place, b"x" * 900_000)
+    assert (response.status, response.content) == (413, b"too big")
+    way.close()
+
+
+def test_no_address_with_its_parameters_is_in_a_message(way: Way) -> None:
+    with RawServer(Speaking(b"HTTP/9 garbage\r\n\r\n", closes=True)) as server:
+        request = WireRequest(f"http://{server.place}/v1?key=s3cret", b"{}")
+        with pytest.raises(TransportFailure) as raised:
+            way.fetch(request, JOB, Deadline.after(5))
+    assert "s3cret" not in str(raised.value)
+    assert server.place in str(raised.value)
+
+
+def test_connections_that_nobody_needs_are_closed(monkeypatch: pytest.MonkeyPatch) -> None:
+    way, slow = PlainWay(), threading.Barrier(8)
+
+    class Waiting(Speaking):
+        def __call__(self, connection: socket.socket) -> None:
+            if read_request(connection):
+                slow.wait(10)
+                connection.sendall(self.answer)
+            super().__call__(connection)
+
+    with RawServer(Waiting(sized(b"abc"))) as server:
+        threads = [threading.Thread(target=ask, args=(way, server.place)) for _ in range(8)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        [waiting] = way._idle.values()
+        assert len(waiting) == 8
+        real = time.monotonic()
+        last = waiting[-1]
+        monkeypatch.setattr(time, "monotonic", lambda: real + KEEPALIVE_SECONDS / 2)
+        last._idle_since = time.monotonic()
+        monkeypatch.setattr(time, "monotonic", lambda: real + KEEPALIVE_SECONDS + 1)
+        ask(way, server.place)
+        assert len(waiting) == 1
+    way.close()
+
+
+async def test_closing_waits_for_what_is_under_way() -> None:
+    released = threading.Event()
+
+    class Late(Speaking):
+        def __call__(self, connection: socket.socket) -> None:
+            while read_request(connection):
+                released.wait(10)
+                connection.sendall(self.answer)
+
+    with RawServer(Late(sized(b"abc"))) as server:
+        transport = AsyncHttpTransport()
+        request = WireRequest(f"http://{server.place}/v1", b"{}")
+        sent = [
+            asyncio.create_task(transport.send(request, JOB, Deadline.after(5))) for _ in range(3)
+        ]
+        await asyncio.sleep(0.2)
+        await transport.aclose()
+        released.set()
+        responses = await asyncio.gather(*sent)
+    assert [response.content for response in responses] == [b"abc"] * 3
 
 
 def test_nobody_there(way: Way) -> None:
