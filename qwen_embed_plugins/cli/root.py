@@ -22,6 +22,7 @@ COMMANDS = {
     "usage": Lazy("usage:usage", "Show what was used, and what is left."),
     "plugins": Lazy("plugins:plugins", "List plugins and what each provides."),
     "settings": Lazy("settings:settings", "Show each setting and where it came from."),
+    "serve": Lazy("serve:serve", "Serve embeddings to OpenAI's clients."),
     "demo": Lazy("demo:demo", "Watch a Postgres table embed itself, and search it."),
     "pg": Lazy("pg:pg", "Postgres tables that embed themselves."),
 }
