@@ -1,14 +1,15 @@
-"""Answers in OpenAI's shapes, as bytes."""
+"""Answers in OpenAI's shapes."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import orjson
 import pybase64
+from starlette.responses import Response, StreamingResponse
 
 from qwen_embed_plugins.server.asked import Encoding
 from qwen_embed_plugins.spaces import EmbeddingSpace
@@ -16,28 +17,46 @@ from qwen_embed_plugins.spaces import EmbeddingSpace
 if TYPE_CHECKING:
     from qwen_embed_plugins.types import Matrix
 
+JSON = "application/json"
+
 ROWS_AT_ONCE = 32
-"""So many rows are written before others have their turn: 32 of 4,096 numbers take some 10 ms."""
+"""So many rows are one part: 32 of 4,096 numbers take some 10 ms to write, and are 1.5 MB."""
 
 
-async def embeddings(
-    vectors: Matrix, encoding: Encoding, space: EmbeddingSpace, tokens: int
-) -> bytes:
-    """The answer with all vectors, in order. Base64 is of float32, the lowest byte first."""
-    rows = np.ascontiguousarray(vectors, dtype="<f4")
+def embeddings(vectors: Matrix, encoding: Encoding, space: EmbeddingSpace, tokens: int) -> Response:
+    """The answer with all vectors, in order. Base64 is of float32, the lowest byte first.
+
+    A long one is written as its client reads it: 2,048 vectors may be 90 MB of JSON.
+    """
+    parts = _parts(np.ascontiguousarray(vectors, dtype="<f4"), encoding, space, tokens)
+    if len(vectors) <= ROWS_AT_ONCE:
+        return Response(b"".join(parts), media_type=JSON)
+    return StreamingResponse(_in_turn(parts), media_type=JSON)
+
+
+async def _in_turn(parts: Iterator[bytes]) -> AsyncIterator[bytes]:
+    """The parts one by one, and others' turn between them: the loop has to see a client leave."""
+    for part in parts:
+        yield part
+        await asyncio.sleep(0)
+
+
+def _parts(rows: Matrix, encoding: Encoding, space: EmbeddingSpace, tokens: int) -> Iterator[bytes]:
     written = _WRITTEN[encoding]
-    parts = [b'{"object":"list","data":[']
-    for index, row in enumerate(rows):
-        if index:
-            parts.append(b",")
-        parts.append(b'{"object":"embedding","index":%d,"embedding":' % index)
-        parts.append(written(row))
-        parts.append(b"}")
-        if index % ROWS_AT_ONCE == ROWS_AT_ONCE - 1:
-            await asyncio.sleep(0)
+    yield b'{"object":"list","data":['
+    for first in range(0, len(rows), ROWS_AT_ONCE):
+        items = [
+            b'{"object":"embedding","index":%d,"embedding":%b}' % (first + place, written(row))
+            for place, row in enumerate(rows[first : first + ROWS_AT_ONCE])
+        ]
+        yield (b"," if first else b"") + b",".join(items)
     usage = {"prompt_tokens": tokens, "total_tokens": tokens}
-    parts.append(b'],"model":%b,"usage":%b}' % (orjson.dumps(space.model), orjson.dumps(usage)))
-    return b"".join(parts)
+    yield b'],"model":%b,"usage":%b}' % (orjson.dumps(space.model), orjson.dumps(usage))
+
+
+def as_json(content: Any, status: int = 200) -> Response:
+    """Any other answer."""
+    return Response(orjson.dumps(content), status, media_type=JSON)
 
 
 def _floats(row: Any) -> bytes:

@@ -8,7 +8,6 @@ import time
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
-import orjson
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
@@ -18,7 +17,8 @@ from starlette.routing import Route
 
 from qwen_embed_plugins.server import answers
 from qwen_embed_plugins.server.admission import Room
-from qwen_embed_plugins.server.asked import Asked, check_model, read
+from qwen_embed_plugins.server.answers import as_json
+from qwen_embed_plugins.server.asked import check_model, read
 from qwen_embed_plugins.server.counts import GONE, Counts, Metrics
 from qwen_embed_plugins.server.guard import Guard
 from qwen_embed_plugins.server.joining import Joiner, Kind
@@ -127,17 +127,12 @@ class Application:
     async def _embeddings(self, request: Request) -> Response:
         with self._room.entered(request.headers):
             asked = read(await self._room.body(request), self._space)
-            content = await self._while_wanted(request, self._answer(asked))
-        return Response(content, media_type="application/json")
-
-    async def _answer(self, asked: Asked) -> bytes:
-        kind = Kind(asked.role, asked.instruction)
-        embedded = await self._joiner.embed(asked.texts, kind)
+            kind = Kind(asked.role, asked.instruction)
+            work = self._joiner.embed(asked.texts, kind)
+            embedded = await self._while_wanted(request, work)
         if embedded.errors:
             raise texts_without_vector(embedded.errors, len(asked.texts))
-        return await answers.embeddings(
-            embedded.vectors, asked.encoding, self._space, embedded.tokens
-        )
+        return answers.embeddings(embedded.vectors, asked.encoding, self._space, embedded.tokens)
 
     async def _embed(self, texts: Sequence[str], kind: Kind) -> EmbedResult:
         result = await self._embedder.embed(texts, kind.role, instruction=kind.instruction)
@@ -165,11 +160,11 @@ class Application:
     # What else may be asked
 
     async def _models(self, request: Request) -> Response:
-        return _json({"object": "list", "data": [answers.model(self._space, self._since)]})
+        return as_json({"object": "list", "data": [answers.model(self._space, self._since)]})
 
     async def _model(self, request: Request) -> Response:
         check_model(request.path_params["name"], self._space)
-        return _json(answers.model(self._space, self._since))
+        return as_json(answers.model(self._space, self._since))
 
     async def _scrape(self, request: Request) -> Response:
         content = generate_latest(self._metrics.registry)
@@ -178,8 +173,8 @@ class Application:
     async def _health(self, request: Request) -> Response:
         """Whether this process takes requests; asks no offer, which would cost something."""
         if self._stopping:
-            return _json({"status": "stopping"}, 503)
-        return _json({"status": "ok"})
+            return as_json({"status": "stopping"}, 503)
+        return as_json({"status": "ok"})
 
 
 async def _disconnected(request: Request) -> None:
@@ -188,12 +183,8 @@ async def _disconnected(request: Request) -> None:
         pass
 
 
-def _json(content: Any, status: int = 200) -> Response:
-    return Response(orjson.dumps(content), status, media_type="application/json")
-
-
 def _refused(refusal: Refusal) -> Response:
-    response = _json(refusal.content(), refusal.status)
+    response = as_json(refusal.content(), refusal.status)
     response.headers.update(refusal.headers())
     return response
 
