@@ -105,9 +105,13 @@ class Serving:
         return 0.0
 
     def until(self, holds: Callable[[], bool]) -> None:
-        while not holds():
+        """Wait for something that will come; a minute without it is a failure, not a hang."""
+        for _ in range(3_000):
             assert self.process.poll() is None, self.err
+            if holds():
+                return
             time.sleep(0.02)
+        raise AssertionError(self.err)
 
     def ended(self) -> tuple[int, str]:
         """Wait for its end; gives the exit code and its last word."""
