@@ -60,7 +60,6 @@ class Application:
         self._joiner = Joiner(self._embed)
         self._metrics = Metrics(counts, lambda: self.under_way, lambda: self._joiner.joined)
         self._since = int(time.time())
-        self._stopping = False
         self._given_up: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self.asgi: ASGIApp = Lingering(self._routed())
 
@@ -68,10 +67,6 @@ class Application:
     def under_way(self) -> int:
         """Requests for embeddings that have not ended."""
         return self._room.requests
-
-    def stop(self) -> None:
-        """Say from now on, to whoever asks for health, that this server ends."""
-        self._stopping = True
 
     def give_up(self) -> None:
         """Refuse whatever is still under way."""
@@ -172,8 +167,6 @@ class Application:
 
     async def _health(self, request: Request) -> Response:
         """Whether this process takes requests; asks no offer, which would cost something."""
-        if self._stopping:
-            return as_json({"status": "stopping"}, 503)
         return as_json({"status": "ok"})
 
 

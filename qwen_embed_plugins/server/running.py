@@ -122,7 +122,6 @@ class _Server(uvicorn.Server):
 
 def _stop(server: uvicorn.Server, application: Application) -> None:
     """Take no more, finish what is under way, give up what takes too long."""
-    application.stop()
     server.should_exit = True
     log.info("stopping", extra={"requests_under_way": application.under_way})
     asyncio.get_running_loop().call_later(FINISHING_SECONDS, application.give_up)

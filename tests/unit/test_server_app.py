@@ -108,7 +108,6 @@ async def test_what_takes_too_long_at_the_end_is_refused_and_cancelled() -> None
     asked = asyncio.create_task(post(app))
     await began.wait()
     assert app.under_way == 1
-    app.stop()
     app.give_up()
     answer = await asked
     assert (answer.status_code, answer.json()["error"]["code"]) == (503, "stopping")
