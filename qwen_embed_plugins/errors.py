@@ -74,7 +74,8 @@ class PartialFailure(QwenEmbedError):
 class NoOfferLeft(QwenEmbedError):
     """No offer could serve. `reasons` maps each offer to why, `again` those that rest to when they
     are asked again, and `retry_at` says when it is worth another try (all in seconds since the
-    epoch; None: not before the settings change)."""
+    epoch; None: not before the settings change). `kinds` has the kind of fault of those that rest.
+    """
 
     def __init__(
         self,
@@ -83,11 +84,13 @@ class NoOfferLeft(QwenEmbedError):
         reasons: Mapping[str, str],
         retry_at: float | None = None,
         again: Mapping[str, float] | None = None,
+        kinds: Mapping[str, FaultKind] | None = None,
     ) -> None:
         super().__init__(message)
         self.reasons = dict(reasons)
         self.retry_at = retry_at
         self.again = dict(again or {})
+        self.kinds = dict(kinds or {})
 
 
 class BudgetExceeded(QwenEmbedError):

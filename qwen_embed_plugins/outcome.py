@@ -154,6 +154,11 @@ class Outcome:
                 moments[offer.key] = self.router.tariffs.changes_at(offer, now)
         return {key: moment for key, moment in moments.items() if moment < float("inf")}
 
+    def _kinds(self) -> dict[str, FaultKind]:
+        """Why the offers that rest do so."""
+        pauses = {offer.key: self.router.pause(offer) for offer in self.router.catalogue.offers}
+        return {key: pause.fault.kind for key, pause in pauses.items() if pause is not None}
+
     def _way_out(self) -> str:
         """Another model that would cost nothing, in words; "" if there is none."""
         pauses = [(offer, self.router.pause(offer)) for offer in self.router.catalogue.offers]
@@ -192,7 +197,11 @@ class Outcome:
                 raise BudgetExceeded(self._budget.message + way_out, retry_at=self._budget.until)
             message = f"no offer left for {self.request.space}: {self._told()}{way_out}"
             raise NoOfferLeft(
-                message, reasons=self.reasons(), retry_at=self.retry_at(), again=self._again()
+                message,
+                reasons=self.reasons(),
+                retry_at=self.retry_at(),
+                again=self._again(),
+                kinds=self._kinds(),
             )
         return EmbedResult(
             vectors=self.vectors,

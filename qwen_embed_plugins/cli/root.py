@@ -23,6 +23,7 @@ COMMANDS = {
     "plugins": Lazy("plugins:plugins", "List plugins and what each provides."),
     "settings": Lazy("settings:settings", "Show each setting and where it came from."),
     "doctor": Lazy("doctor:doctor", "Look for what does not work, and say what to do."),
+    "serve": Lazy("serve:serve", "Serve embeddings to OpenAI's clients."),
     "demo": Lazy("demo:demo", "Watch a Postgres table embed itself, and search it."),
     "pg": Lazy("pg:pg", "Postgres tables that embed themselves."),
 }
