@@ -19,7 +19,7 @@ import pytest
 from psycopg.conninfo import conninfo_to_dict
 from psycopg.pq import Conninfo
 
-from qwen_embed_plugins import Settings
+from qwen_embed_plugins import Settings, postgres
 from qwen_embed_plugins.catalogue import is_private
 from qwen_embed_plugins.settings import NOT_SETTINGS, TOP_LEVEL
 from qwen_embed_plugins.testing import SimulatedServer
@@ -325,7 +325,7 @@ def test_the_command_of_the_unit_runs(
     assert is_known(variable)
     assert path.startswith(f"%S/{service['StateDirectory']}/")
     assert all(map(is_known, re.findall(r"^#   ([A-Z_]+)=", text, re.M)))
-    assert run("pg", "install").code == 0
+    postgres.install(database.address)
     port = arguments.index("--metrics-port") + 1
     arguments[port] = "0"  # any that is free
     done = run(*arguments, "--once", OLLAMA_HOST=server.url, **{variable: str(tmp_path / "s.db")})

@@ -155,11 +155,51 @@ def test_scores_and_diversity_are_had_too(filled: Database) -> None:
     assert len({each.id for each in diverse}) == 3
 
 
-def test_the_view_takes_no_writes(filled: Database) -> None:
+@pytest.mark.parametrize("table", ["docs_embedded", "docs_embedding"])
+def test_it_takes_no_writes(filled: Database, table: str) -> None:
     filled.create(index_kind="none")
     filled.work()
-    with pytest.raises(DBAPIError, match="docs_embedded"):
-        opened(filled, "docs_embedded", lambda store: store.aadd_texts(["new"], ids=["99"]))
+    columns = {"metadata_columns": ["offer"]}
+
+    def add(store: PGVectorStore) -> Awaitable[Any]:
+        return store.aadd_texts(["new"], ids=[99])
+
+    with pytest.raises(DBAPIError, match="docs_embedd"):
+        opened(filled, table, add, **columns)  # type: ignore[arg-type]
+
+
+def test_a_filter_needs_an_index_that_goes_on(filled: Database) -> None:
+    db = filled
+    db.rows("INSERT INTO docs SELECT i, 'text ' || i FROM generate_series(61, 600) i")
+    far = [int(key) for key in nearest(db, "q", 600)[-5:]]
+    db.rows("UPDATE docs SET language = CASE WHEN id = ANY (%s) THEN 'ru' ELSE 'en' END", far)
+    db.create(index_kind="hnsw")
+    db.work()
+    database = db.value("SELECT current_database()")
+    for setting in ("enable_sort", "enable_seqscan", "enable_hashjoin", "enable_bitmapscan"):
+        db.rows(f"ALTER DATABASE {database} SET {setting} = off")
+
+    def found() -> list[str | None]:
+        documents = opened(
+            db,
+            "docs_embedded",
+            lambda store: store.asimilarity_search("q", k=5, filter={"language": "ru"}),
+        )
+        return [each.id for each in documents]
+
+    assert len(found()) < 5
+    db.rows(f"ALTER DATABASE {database} SET hnsw.iterative_scan = 'strict_order'")
+    assert found() == nearest(db, "q", 5, "ru")
+
+
+def test_a_column_called_text_moves_ours_aside(db: Database) -> None:
+    db.rows("ALTER TABLE docs ADD text text")
+    db.rows("INSERT INTO docs (id, body, text) VALUES (1, 'one', 'mine')")
+    db.create(index_kind="none")
+    db.work()
+    columns = {"content_column": "embedded_text", "metadata_columns": ["text"]}
+    [found] = opened(db, "docs_embedded", lambda store: store.asimilarity_search("q"), **columns)  # type: ignore[arg-type]
+    assert (found.page_content, found.metadata) == ("one", {"text": "mine"})
 
 
 @pytest.mark.parametrize(
