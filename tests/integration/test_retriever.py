@@ -172,7 +172,14 @@ def test_awaiting_goes_through_no_thread(shop: Shop, monkeypatch: pytest.MonkeyP
     assert len(asyncio.run(shop.retriever(k=2).ainvoke("a"))) == 2
 
 
-def test_many_at_once_share_one_embedder(shop: Shop) -> None:
+def test_many_at_once_share_one_embedder(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
+    made = []
+
+    def make(*settings: Any, **space: Any) -> Embedder:
+        made.append(space)
+        return Embedder(*settings, **space)
+
+    monkeypatch.setattr("qwen_embed_plugins.langchain.retriever.Embedder", make)
     retriever = shop.retriever(k=1)
     texts = [f"query {number}" for number in range(12)]
     wanted = [[shop.nearest(text)[0][0]] for text in texts]
@@ -180,7 +187,7 @@ def test_many_at_once_share_one_embedder(shop: Shop) -> None:
         assert [ids(found) for found in retriever.batch(texts)] == wanted
         assert [ids(found) for found in asyncio.run(retriever.abatch(texts))] == wanted
     assert (used.calls, used.usage.texts, float(used.cost)) == (24, 24, 0.0)
-    assert used.usage.requests == 24, "each would have met the server anew"
+    assert made == [{"model": MODEL, "dimensions": DIMENSIONS}]
     retriever.invoke("one more")
     assert retriever.last_call is not None
     assert retriever.last_call.usage.texts == 1
