@@ -26,8 +26,9 @@ if TYPE_CHECKING:
     from qwen_embed_plugins.spaces import EmbeddingSpace
     from qwen_embed_plugins.types import Vector
 
-_GONE = (pg.UndefinedObject, pg.UndefinedTable)
-"""The vectorizer was dropped while the query was embedded. Another may serve under its name."""
+_GONE = (pg.UndefinedObject, pg.UndefinedTable, pg.UndefinedColumn)
+"""The vectorizer was dropped while the query was embedded, or what is read of its rows was renamed.
+Another may serve under its name."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,7 +111,7 @@ def search(
             except _GONE:
                 with connection.transaction():
                     again = run(connection, _wanted(question, embedder))
-                if again["id"] == wanted["id"]:
+                if again == wanted:
                     raise
                 wanted = again
 
@@ -142,7 +143,7 @@ async def asearch(
                 except _GONE:
                     async with connection.transaction():
                         again = await arun(connection, _wanted(question, embedder))
-                    if again["id"] == wanted["id"]:
+                    if again == wanted:
                         raise
                     wanted = again
 
@@ -211,7 +212,7 @@ def _wanted(question: _Question, embedder: EmbedsQuery | AsyncEmbedsQuery | None
             {"id": wanted["id"], "filter": _written(question.filter)},
         )
     if question.columns is not None:
-        yield from source_rows(wanted["id"], question.columns)
+        return {**wanted, "rows": (yield from source_rows(wanted["id"], question.columns))}
     return wanted
 
 
@@ -240,8 +241,7 @@ def _nearest(question: _Question, wanted: Row, vector: Vector) -> Flow[list[Hit]
     types = yield from vector_types()
     row: Query = sql.SQL("NULL")
     if question.columns is not None:
-        rows = yield from source_rows(wanted["id"], question.columns)
-        row = rows.as_json("found.key")
+        row = wanted["rows"].as_json("found.key")
     query = sql.SQL(
         "SELECT found.key, found.chunk, found.text, found.distance, {} AS row "
         "FROM qwen_embed.search_in("

@@ -66,22 +66,22 @@ def source_rows(vectorizer: int, columns: Columns) -> Flow[SourceRows]:
         sql.SQL(
             "SELECT n.nspname AS schema, c.relname AS table, a.attname AS name, "
             "t.typname IN ('vector', 'halfvec', 'sparsevec') AS is_vector, "
-            "has_column_privilege(c.oid, a.attnum, 'SELECT') AS is_readable "
+            "has_column_privilege(c.oid, a.attnum, 'SELECT') AS is_readable, "
+            "k.source_column, k.type, k.equality "
             "FROM qwen_embed.vectorizer v JOIN pg_class c ON c.oid = v.source "
             "JOIN pg_namespace n ON n.oid = c.relnamespace "
             "JOIN pg_attribute a ON a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped "
-            "JOIN pg_type t ON t.oid = a.atttypid WHERE v.id = %(id)s ORDER BY a.attnum"
+            "JOIN pg_type t ON t.oid = a.atttypid "
+            "LEFT JOIN qwen_embed.key_columns(%(id)s) k ON k.source_column = a.attname "
+            "WHERE v.id = %(id)s ORDER BY a.attnum"
         ),
         {"id": vectorizer},
     )
-    key = yield Statement(
-        sql.SQL("SELECT source_column, type, equality FROM qwen_embed.key_columns(%(id)s)"),
-        {"id": vectorizer},
-    )
-    if not found or not key:
+    key = tuple(row for row in found if row["source_column"] is not None)
+    if not key:
         raise pg.UndefinedObject("the vectorizer was dropped while it was searched")
     names = _chosen(found, columns)
-    return SourceRows(found[0]["schema"], found[0]["table"], tuple(key), names)
+    return SourceRows(found[0]["schema"], found[0]["table"], key, names)
 
 
 def _require_names(columns: Columns) -> None:

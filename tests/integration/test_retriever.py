@@ -380,3 +380,28 @@ def test_it_is_named_what_is_missing_without_the_extra() -> None:
     )
     assert answer.returncode == 0, answer.stderr
     assert "pip install 'qwen-embed-plugins[postgres]'" in answer.stdout
+
+
+def test_a_column_may_be_renamed_while_the_query_is_embedded(other: Shop) -> None:
+    db = other.db
+    db.rows("INSERT INTO docs VALUES (1, 'one')")
+    db.create()
+    other.work()
+    names = iter(["renamed", "again"])
+    before = "other"
+
+    def rename(_: Any) -> None:
+        nonlocal before
+        after = next(names, before)
+        if after != before:
+            db.rows(f"ALTER TABLE docs RENAME {before} TO {after}")
+        before = after
+
+    other.model_server.respond = rename
+    try:
+        [document] = other.retriever(vectorizer="docs").invoke("a")
+    finally:
+        other.model_server.respond = None
+    assert document.metadata.keys() - {"chunk", "relevance_score"} == {"id", "body", "again"}
+    with pytest.raises(DatabaseError, match="The nearest is again"):
+        other.retriever(vectorizer="docs", metadata_columns=["aagain"]).invoke("a")
