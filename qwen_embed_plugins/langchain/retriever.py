@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import threading
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from contextlib import AbstractAsyncContextManager, AbstractContextManager, nullcontext
+from typing import TYPE_CHECKING, Any, Protocol
 
 from langchain_core.callbacks import (
     AsyncCallbackManagerForRetrieverRun,
@@ -21,12 +22,26 @@ from qwen_embed_plugins.langchain.pickles import with_this_environment, without_
 from qwen_embed_plugins.langchain.usage import CallSummary, LastCalls
 from qwen_embed_plugins.planning import only
 from qwen_embed_plugins.postgres import Hit, asearch, search
-from qwen_embed_plugins.postgres.connect import may_hold_a_password
+from qwen_embed_plugins.postgres.connect import explained, may_hold_a_password
 from qwen_embed_plugins.setup import SettingsLike
 from qwen_embed_plugins.spaces import EmbeddingSpace
 
 if TYPE_CHECKING:
+    import psycopg
+
     from qwen_embed_plugins.types import Vector
+
+
+class Pool(Protocol):
+    """What is asked of a pool; `psycopg_pool.ConnectionPool` is one."""
+
+    def connection(self) -> AbstractContextManager[psycopg.Connection[Any]]: ...
+
+
+class AsyncPool(Protocol):
+    """As `Pool`; `psycopg_pool.AsyncConnectionPool` is one."""
+
+    def connection(self) -> AbstractAsyncContextManager[psycopg.AsyncConnection[Any]]: ...
 
 
 class QwenRetriever(BaseRetriever):
@@ -48,10 +63,12 @@ class QwenRetriever(BaseRetriever):
     (cosine similarity), `chunk`, and the columns of the row that `metadata_columns` names (default:
     all but vectors), as JSON has them; a column of the row goes before a name of ours.
 
-    A query opens one connection. Blocking calls block, awaited ones use no thread. Raises
-    `DatabaseError` for an unknown vectorizer or column and what the server refuses,
-    `SpaceMismatch` for an `embedder` of another space, and what the embedder raises. `dsn` shows in
-    no dump and no `repr`; with a password in it the retriever cannot be pickled.
+    A query opens one connection, or takes one from a pool of psycopg's: `pool` for blocking calls,
+    `async_pool` for awaited ones, instead of `dsn`; whoever made a pool closes it. Blocking calls
+    block, awaited ones use no thread. Raises `DatabaseError` for an unknown vectorizer or column
+    and what the server refuses, `SpaceMismatch` for an `embedder` of another space, and what the
+    embedder raises. `dsn` shows in no dump and no `repr`; with a password in it, or with a pool,
+    the retriever cannot be pickled.
     """
 
     model_config = ConfigDict(
@@ -63,6 +80,8 @@ class QwenRetriever(BaseRetriever):
 
     vectorizer: str = Field(min_length=1)
     dsn: SecretStr | None = Field(default=None, exclude=True, repr=False)
+    pool: SkipValidation[Pool | None] = Field(default=None, exclude=True, repr=False)
+    async_pool: SkipValidation[AsyncPool | None] = Field(default=None, exclude=True, repr=False)
     k: int = Field(default=10, ge=1)
     filter: dict[str, Any] | None = None
     score_threshold: float | None = Field(default=None, ge=-1, le=1)
@@ -75,6 +94,8 @@ class QwenRetriever(BaseRetriever):
     _calls: LastCalls = PrivateAttr()
 
     def model_post_init(self, context: Any, /) -> None:
+        if self.dsn is not None and (self.pool is not None or self.async_pool is not None):
+            raise ConfigurationError("dsn and a pool were given; leave one of them out")
         self._begin()
 
     def _begin(self) -> None:
@@ -96,14 +117,15 @@ class QwenRetriever(BaseRetriever):
         score_threshold: float | None = None,
     ) -> list[Document]:
         self._calls.begin()
-        hits = search(
-            self._address(),
-            self.vectorizer,
-            query,
-            embedder=None if self.embedder is None else _Queries(self.embedder, self._calls),
-            embedder_for=lambda *space: _Queries(self._kept.of(*space), self._calls),
-            **self._question(k, filter),
-        )
+        with explained(), self._connection() as connection:
+            hits = search(
+                connection,
+                self.vectorizer,
+                query,
+                embedder=None if self.embedder is None else _Queries(self.embedder, self._calls),
+                embedder_for=lambda *space: _Queries(self._kept.of(*space), self._calls),
+                **self._question(k, filter),
+            )
         return self._documents(hits, score_threshold)
 
     async def _aget_relevant_documents(
@@ -117,15 +139,36 @@ class QwenRetriever(BaseRetriever):
     ) -> list[Document]:
         self._calls.begin()
         given = self.embedder
-        hits = await asearch(
-            self._address(),
-            self.vectorizer,
-            query,
-            embedder=None if given is None else _AsyncQueries(given.awaiting(), self._calls),
-            embedder_for=lambda *space: _AsyncQueries(self._kept.awaiting(*space), self._calls),
-            **self._question(k, filter),
-        )
+        embedder = None if given is None else _AsyncQueries(given.awaiting(), self._calls)
+        with explained():
+            async with self._aconnection() as connection:
+                hits = await asearch(
+                    connection,
+                    self.vectorizer,
+                    query,
+                    embedder=embedder,
+                    embedder_for=lambda *at: _AsyncQueries(self._kept.awaiting(*at), self._calls),
+                    **self._question(k, filter),
+                )
         return self._documents(hits, score_threshold)
+
+    def _connection(self) -> AbstractContextManager[psycopg.Connection[Any] | str | None]:
+        """What `search` takes: one of the pool's, or the address."""
+        if self.pool is not None:
+            return self.pool.connection()
+        if self.async_pool is not None:
+            raise ConfigurationError("async_pool serves awaited calls only; give a pool as well")
+        return nullcontext(self._address())
+
+    def _aconnection(
+        self,
+    ) -> AbstractAsyncContextManager[psycopg.AsyncConnection[Any] | str | None]:
+        """As `_connection`, for `asearch`."""
+        if self.async_pool is not None:
+            return self.async_pool.connection()
+        if self.pool is not None:
+            raise ConfigurationError("pool serves blocking calls only; give an async_pool as well")
+        return nullcontext(self._address())
 
     def _address(self) -> str | None:
         return None if self.dsn is None else self.dsn.get_secret_value()
@@ -150,6 +193,8 @@ class QwenRetriever(BaseRetriever):
             raise ConfigurationError(
                 "embedder= holds connections and cannot be pickled; pass settings= instead"
             )
+        if self.pool is not None or self.async_pool is not None:
+            raise ConfigurationError("a pool holds connections and cannot be pickled; pass dsn=")
         if may_hold_a_password(self._address() or ""):
             raise ConfigurationError(
                 "dsn holds a password, which a pickle would carry: leave dsn out and set "

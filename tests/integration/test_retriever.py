@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import pickle
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -16,6 +17,8 @@ from langchain_core.documents import Document
 from langchain_core.retrievers import BaseRetriever
 from langchain_core.runnables import ConfigurableField
 from langchain_tests.integration_tests import RetrieversIntegrationTests
+from psycopg.pq import TransactionStatus
+from psycopg_pool import AsyncConnectionPool, ConnectionPool
 from pydantic import SecretStr, ValidationError
 
 from qwen_embed_plugins import ConfigurationError, DatabaseError, Embedder, SpaceMismatch, postgres
@@ -204,6 +207,34 @@ def test_a_ready_embedder_of_the_space_may_be_given(shop: Shop) -> None:
             retriever.invoke("a")
         with pytest.raises(SpaceMismatch, match=f"{MODEL}/{DIMENSIONS}"):
             asyncio.run(retriever.ainvoke("a"))
+
+
+def test_connections_of_a_pool_are_taken_and_given_back(shop: Shop) -> None:
+    wanted = [key for key, _ in shop.nearest("a")[:2]]
+
+    async def run() -> None:
+        async with AsyncConnectionPool(shop.db.dsn, min_size=1, max_size=1, open=False) as pool:
+            retriever = shop.retriever(dsn=None, async_pool=pool, k=2)
+            assert [ids(found) for found in await retriever.abatch(["a"] * 3)] == [wanted] * 3
+            with pytest.raises(ConfigurationError, match="give a pool as well"):
+                retriever.invoke("a")
+
+    asyncio.run(run())
+    with ConnectionPool(shop.db.dsn, min_size=1, max_size=1, open=True) as pool:
+        retriever = shop.retriever(dsn=None, pool=pool, k=2)
+        assert [ids(found) for found in retriever.batch(["a"] * 3)] == [wanted] * 3
+        with pool.connection() as connection:
+            assert connection.info.transaction_status == TransactionStatus.IDLE
+        with pytest.raises(DatabaseError, match="Did you mean 'products'"):
+            shop.retriever(dsn=None, pool=pool, vectorizer="product").invoke("a")
+        with pytest.raises(ConfigurationError, match="give an async_pool as well"):
+            asyncio.run(retriever.ainvoke("a"))
+        with pytest.raises(ConfigurationError, match="leave one of them out"):
+            shop.retriever(pool=pool)
+        with pytest.raises(ConfigurationError, match="cannot be pickled"):
+            pickle.dumps(retriever)
+    with pytest.raises(DatabaseError, match="closed"):
+        retriever.invoke("a")
 
 
 def test_fields_may_be_configured_for_each_call(shop: Shop) -> None:
