@@ -17,7 +17,7 @@ from qwen_embed_plugins.settings import Settings
 from qwen_embed_plugins.setup import SettingsLike, Setup, announce, settings_from
 from qwen_embed_plugins.spaces import EmbeddingSpace
 from qwen_embed_plugins.transport import AsyncHttpTransport, HttpTransport
-from qwen_embed_plugins.types import EmbedResult, Role
+from qwen_embed_plugins.types import EmbedResult, OnProgress, Role
 from qwen_embed_plugins.verification import Report, Verification
 
 if TYPE_CHECKING:
@@ -81,10 +81,16 @@ class _Shell:
         offers = ", ".join(offer.key for offer in self._setup.catalogue.offers)
         return f"{type(self).__name__}({self.space}, offers: {offers or 'none'})"
 
-    def _plan(self, texts: Sequence[str], role: Role, instruction: str | None) -> Planned:
+    def _plan(
+        self,
+        texts: Sequence[str],
+        role: Role,
+        instruction: str | None,
+        on_progress: OnProgress | None,
+    ) -> Planned:
         announce(self._setup)
         chosen = self.settings.instruction if instruction is None else instruction
-        return plan(texts, role, self.space, chosen)
+        return plan(texts, role, self.space, chosen, on_progress)
 
     def _flow(self, planned: Planned) -> MakeFlow[EmbedResult]:
         return lambda wake: serve(planned.request, self._router(), wake, self._setup.cache)
@@ -122,20 +128,29 @@ class Embedder(_Shell):
         self._driver = BlockingDriver(self._transport, self._setup.ledger, self._setup.state)
 
     def embed(
-        self, texts: Sequence[str], role: Role = "document", *, instruction: str | None = None
+        self,
+        texts: Sequence[str],
+        role: Role = "document",
+        *,
+        instruction: str | None = None,
+        on_progress: OnProgress | None = None,
     ) -> EmbedResult:
         """Vectors, errors, usage and cost of one call, in the order of the texts.
 
         A text that failed has a NaN row and an entry in `.errors`. Raises `NoOfferLeft` or
         `BudgetExceeded` when no text at all could be served and none is to blame, `InvalidInput`
-        for what is no list of strings. Blocks until all is answered or given up.
+        for what is no list of strings. Blocks until all is answered or given up. `on_progress` is
+        called in this thread with the number of texts that are done and the number of all; what it
+        raises is logged and ends the reports, not the call.
         """
-        planned = self._plan(texts, role, instruction)
+        planned = self._plan(texts, role, instruction, on_progress)
         return spread(planned, self._driver.run(self._flow(planned)))
 
-    def embed_documents(self, texts: Sequence[str]) -> Matrix:
+    def embed_documents(
+        self, texts: Sequence[str], *, on_progress: OnProgress | None = None
+    ) -> Matrix:
         """float32 (n, dimensions) with unit rows. Raises `PartialFailure` if a text failed."""
-        return whole(self.embed(texts))
+        return whole(self.embed(texts, on_progress=on_progress))
 
     def embed_query(self, text: str, *, instruction: str | None = None) -> Vector:
         """float32 (dimensions,) of unit length; the instruction goes before the text, once."""
@@ -183,16 +198,24 @@ class AsyncEmbedder(_Shell):
         self._driver = AwaitingDriver(self._transport, self._setup.ledger, self._setup.state)
 
     async def embed(
-        self, texts: Sequence[str], role: Role = "document", *, instruction: str | None = None
+        self,
+        texts: Sequence[str],
+        role: Role = "document",
+        *,
+        instruction: str | None = None,
+        on_progress: OnProgress | None = None,
     ) -> EmbedResult:
-        """See `Embedder.embed`. Cancelling the call cancels its requests."""
-        planned = self._plan(texts, role, instruction)
+        """See `Embedder.embed`. Cancelling the call cancels its requests; `on_progress` is a plain
+        function and is called in the event loop."""
+        planned = self._plan(texts, role, instruction, on_progress)
         await self._ready()
         return spread(planned, await self._driver.run(self._flow(planned)))
 
-    async def embed_documents(self, texts: Sequence[str]) -> Matrix:
+    async def embed_documents(
+        self, texts: Sequence[str], *, on_progress: OnProgress | None = None
+    ) -> Matrix:
         """float32 (n, dimensions) with unit rows. Raises `PartialFailure` if a text failed."""
-        return whole(await self.embed(texts))
+        return whole(await self.embed(texts, on_progress=on_progress))
 
     async def embed_query(self, text: str, *, instruction: str | None = None) -> Vector:
         """float32 (dimensions,) of unit length; the instruction goes before the text, once."""

@@ -75,6 +75,7 @@ class Outcome:
             self.vectors[list(places)] = shorten(matrix, dimensions, squares=squares)
         for place in places:
             self.offers[place] = offer.key
+        self._report(places)
 
     def over_budget(self, offer: ConfiguredOffer, refused: Refused) -> None:
         """Note that a budget keeps an offer out of this call."""
@@ -86,6 +87,11 @@ class Outcome:
         kind, message = self._why(piece)
         for place in piece.places:
             self.errors[place] = TextError(place, kind, message)
+        self._report(piece.places)
+
+    def _report(self, places: Sequence[int]) -> None:
+        if self.request.report is not None:
+            self.request.report([self.request.texts[place] for place in places])
 
     def _why(self, piece: Piece) -> tuple[TextErrorKind, str]:
         if piece.unread:

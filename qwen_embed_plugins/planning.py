@@ -10,9 +10,18 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from qwen_embed_plugins.effects import Aside, Flow, Wake
 from qwen_embed_plugins.errors import InvalidInput, PartialFailure, shown
+from qwen_embed_plugins.progress import Progress
 from qwen_embed_plugins.router import EmbedRequest
 from qwen_embed_plugins.spaces import EmbeddingSpace
-from qwen_embed_plugins.types import EmbedResult, Kept, Maker, Role, TextError, Usage
+from qwen_embed_plugins.types import (
+    EmbedResult,
+    Kept,
+    Maker,
+    OnProgress,
+    Role,
+    TextError,
+    Usage,
+)
 
 if TYPE_CHECKING:
     from qwen_embed_plugins.router import Router
@@ -29,7 +38,13 @@ class Planned(NamedTuple):
     total: int
 
 
-def plan(texts: Sequence[Any], role: Role, space: EmbeddingSpace, instruction: str) -> Planned:
+def plan(
+    texts: Sequence[Any],
+    role: Role,
+    space: EmbeddingSpace,
+    instruction: str,
+    on_progress: OnProgress | None = None,
+) -> Planned:
     """Sort out what cannot be sent, and send equal texts once.
 
     Raises `InvalidInput` for what is not a list of strings; an empty text, or one that is not
@@ -58,7 +73,13 @@ def plan(texts: Sequence[Any], role: Role, space: EmbeddingSpace, instruction: s
             unusable.append(problem)
         else:
             places.setdefault(text, []).append(position)
-    request = EmbedRequest(tuple(places), role, space, instruction if role == "query" else None)
+    request = EmbedRequest(
+        tuple(places),
+        role,
+        space,
+        instruction if role == "query" else None,
+        report=Progress(on_progress, places, len(unusable)).done if on_progress else None,
+    )
     return Planned(request, list(places.values()), unusable, len(texts))
 
 
@@ -92,6 +113,8 @@ def serve(
     began, parity = router.now(), router.parity
     key = (request.space, request.role, request.instruction)
     known = yield Aside(partial(cache.look_up, *key, request.texts, parity.believed_since))
+    if request.report is not None:
+        request.report([request.texts[place] for place in known])
     rest = _without(request, known)
     if not rest.texts:
         return _joined(request, known, None)

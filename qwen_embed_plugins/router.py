@@ -33,7 +33,8 @@ class EmbedRequest:
     """What one call asks for. Its texts are distinct, and none is empty.
 
     `others_served` says that further texts of the caller's have their vectors already: when no
-    offer is left, that is then an error of each text and not of the call.
+    offer is left, that is then an error of each text and not of the call. `report` is told which
+    texts have a vector or an error for good, as they come.
     """
 
     texts: Sequence[str]
@@ -41,6 +42,7 @@ class EmbedRequest:
     space: EmbeddingSpace
     instruction: str | None = None
     others_served: bool = False
+    report: Callable[[Sequence[str]], None] | None = None
 
 
 @dataclass(slots=True)

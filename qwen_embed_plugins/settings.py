@@ -143,6 +143,13 @@ class Settings:
         read = {name: value for name, value in found.items() if value is not None}
         return replace(self, environ={**read, **self.environ})
 
+    def in_environment(self, environ: Mapping[str, str]) -> Settings:
+        """The same settings where keys and other named variables stand in another environment; the
+        `env_file` is read anew. Raises `ConfigurationError` if that is gone."""
+        origin = self.origins.get("env_file", "")
+        file = Path(origin.removeprefix("file ")) if origin.startswith("file ") else None
+        return replace(self, environ=dict(environ))._with_env_file(file)
+
     def explain(self) -> list[tuple[str, str, str]]:
         """Each setting as (name, value, origin), fit to be printed: no key is ever in it."""
         rows = []

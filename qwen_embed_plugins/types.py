@@ -143,6 +143,9 @@ class Answer(NamedTuple):
     cost: Decimal | None = None
 
 
+OnProgress: TypeAlias = Callable[[int, int], None]
+"""Is told how many texts of a call are done, with a vector or an error, and how many there are."""
+
 Exchange = Generator["WireRequest | Pause | Call", Any, Answer]
 """The requests that serve one batch; its return value is the answer."""
 

@@ -31,6 +31,12 @@ def _parsed_filter(
     return found
 
 
+def _told(hit: Hit) -> dict[str, Any]:
+    found = asdict(hit)
+    del found["row"]  # no columns were asked for
+    return found
+
+
 @click.command(
     epilog="""
     \b
@@ -74,7 +80,7 @@ def search(
 
     hits = postgres.search(dsn, name, text, k=k, filter=wanted, exact=exact, settings=settings)
     if as_json:
-        print_json([asdict(hit) for hit in hits])
+        print_json([_told(hit) for hit in hits])
     else:
         print_hits(hits)
 

@@ -17,7 +17,11 @@ from pydantic import (
 
 from qwen_embed_plugins.embedder import AsyncEmbedder, Embedder
 from qwen_embed_plugins.errors import ConfigurationError
+from qwen_embed_plugins.langchain.pickles import with_this_environment, without_keys
+from qwen_embed_plugins.langchain.usage import CallSummary, LastCalls
+from qwen_embed_plugins.planning import only, whole
 from qwen_embed_plugins.setup import SettingsLike, settings_from
+from qwen_embed_plugins.types import OnProgress
 
 if TYPE_CHECKING:
     from qwen_embed_plugins.spaces import EmbeddingSpace
@@ -29,11 +33,16 @@ class QwenEmbeddings(BaseModel, Embeddings):
     `QwenEmbeddings()` finds Ollama, or the keys in the environment. All fields are optional:
     `model`, `dimensions`, `instruction` (goes before queries only), `policy`, `use` (the providers
     that may receive texts), `settings` (a file's path, a mapping or `Settings`), `api_keys` (by
-    provider name) and `embedder` (a ready `Embedder`, instead of all the others).
+    provider name), `embedder` (a ready `Embedder`, instead of all of these) and `on_progress`
+    (called during `embed_documents`, also by vector stores, with how many texts are done and how
+    many there are).
 
     Raises `ConfigurationError` for wrong settings when made, and no network is reached before the
     first text. Errors of the methods are those of `Embedder`: `PartialFailure` holds what was paid.
     Async methods need no thread and may be used from any number of event loops.
+
+    Dumps and pickles hold no key: where a pickle is read, keys are looked for in the environment.
+    What a call cost is in `last_call`, what many cost in `track_usage`.
     """
 
     # An error that quotes its input would show the key of a mistaken `api_key="sk-…"`.
@@ -53,9 +62,11 @@ class QwenEmbeddings(BaseModel, Embeddings):
     settings: SkipValidation[SettingsLike] = Field(default=None, exclude=True, repr=False)
     api_keys: dict[str, SecretStr] = Field(default_factory=dict)
     embedder: Embedder | None = Field(default=None, exclude=True, repr=False)
+    on_progress: SkipValidation[OnProgress | None] = Field(default=None, exclude=True, repr=False)
 
     _blocking: Embedder = PrivateAttr()
     _awaiting: AsyncEmbedder = PrivateAttr()
+    _calls: LastCalls = PrivateAttr()
 
     @model_validator(mode="after")
     def _make_embedders(self) -> QwenEmbeddings:
@@ -69,6 +80,7 @@ class QwenEmbeddings(BaseModel, Embeddings):
             self._refuse_other_fields()
             self._blocking = self.embedder
         self._awaiting = self._blocking.awaiting()
+        self._calls = LastCalls()
 
     def _overrides(self) -> dict[str, Any]:
         keys = {name: secret.get_secret_value() for name, secret in self.api_keys.items()}
@@ -90,15 +102,18 @@ class QwenEmbeddings(BaseModel, Embeddings):
             )
 
     def __getstate__(self) -> dict[Any, Any]:
-        """What a pickle holds: the fields, keys among them. Connections are made anew."""
+        """What a pickle holds: the fields without keys. Connections are made anew."""
         if self.embedder is not None:
             raise ConfigurationError(
                 "embedder= holds connections and cannot be pickled; pass settings= instead"
             )
-        return {**super().__getstate__(), "__pydantic_private__": None}
+        state = super().__getstate__()
+        bare = {"api_keys": {}, "settings": without_keys(self.settings)}
+        return {**state, "__dict__": {**state["__dict__"], **bare}, "__pydantic_private__": None}
 
     def __setstate__(self, state: dict[Any, Any]) -> None:
         super().__setstate__(state)
+        self.__dict__["settings"] = with_this_environment(self.settings)
         object.__setattr__(self, "__pydantic_private__", {})
         self._connect()
 
@@ -111,22 +126,43 @@ class QwenEmbeddings(BaseModel, Embeddings):
         """The space of every vector that this object gives."""
         return self._blocking.space
 
-    def embed_documents(self, texts: list[str]) -> list[list[float]]:
-        """n texts to n lists of `dimensions` floats, of unit length. Blocks."""
-        lists: list[list[float]] = self._blocking.embed_documents(texts).tolist()
+    @property
+    def last_call(self) -> CallSummary | None:
+        """Usage, cost and attempts of the last call that this thread made, or this task where an
+        event loop runs; None before the first one and after one that ended without any result.
+        Calls of other threads and tasks never show here: see `track_usage` for those."""
+        return self._calls.of_caller()
+
+    def embed_documents(
+        self, texts: list[str], *, on_progress: OnProgress | None = None
+    ) -> list[list[float]]:
+        """n texts to n lists of `dimensions` floats, of unit length. Blocks; `on_progress` is
+        called in this thread, for this call instead of the field's."""
+        self._calls.begin()
+        result = self._blocking.embed(texts, on_progress=on_progress or self.on_progress)
+        lists: list[list[float]] = whole(self._calls.note(result)).tolist()
         return lists
 
-    def embed_query(self, text: str) -> list[float]:
-        """One list of `dimensions` floats; the instruction goes before the text. Blocks."""
-        numbers: list[float] = self._blocking.embed_query(text).tolist()
+    def embed_query(self, text: str, *, instruction: str | None = None) -> list[float]:
+        """One list of `dimensions` floats; the instruction, by default the field's, goes before the
+        text. Blocks."""
+        self._calls.begin()
+        result = self._blocking.embed([text], "query", instruction=instruction)
+        numbers: list[float] = only(self._calls.note(result)).tolist()
         return numbers
 
-    async def aembed_documents(self, texts: list[str]) -> list[list[float]]:
-        """`embed_documents`, awaited."""
-        lists: list[list[float]] = (await self._awaiting.embed_documents(texts)).tolist()
+    async def aembed_documents(
+        self, texts: list[str], *, on_progress: OnProgress | None = None
+    ) -> list[list[float]]:
+        """`embed_documents`, awaited; `on_progress` is called in the event loop."""
+        self._calls.begin()
+        result = await self._awaiting.embed(texts, on_progress=on_progress or self.on_progress)
+        lists: list[list[float]] = whole(self._calls.note(result)).tolist()
         return lists
 
-    async def aembed_query(self, text: str) -> list[float]:
+    async def aembed_query(self, text: str, *, instruction: str | None = None) -> list[float]:
         """`embed_query`, awaited."""
-        numbers: list[float] = (await self._awaiting.embed_query(text)).tolist()
+        self._calls.begin()
+        result = await self._awaiting.embed([text], "query", instruction=instruction)
+        numbers: list[float] = only(self._calls.note(result)).tolist()
         return numbers

@@ -53,6 +53,16 @@ def _first_named(address: str | None) -> str:
     return address or os.environ.get("QWEN_EMBED_DSN") or os.environ.get("DATABASE_URL") or ""
 
 
+def may_hold_a_password(address: str) -> bool:
+    """Whether a password stands in an address of ours; also where nobody can read it."""
+    if address.startswith("embedded:"):
+        return False
+    try:
+        return bool(conninfo_to_dict(address).get("password"))
+    except psycopg.ProgrammingError:
+        return True
+
+
 def _require_readable(address: str) -> None:
     try:
         conninfo_to_dict(address)

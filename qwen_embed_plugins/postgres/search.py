@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import date, time
 from decimal import Decimal
@@ -16,8 +16,9 @@ from psycopg.types.json import Jsonb
 
 from qwen_embed_plugins.errors import ConfigurationError, SpaceMismatch
 from qwen_embed_plugins.postgres import connect
-from qwen_embed_plugins.postgres._flow import Flow, Row, Statement, arun, run
+from qwen_embed_plugins.postgres._flow import Flow, Query, Row, Statement, arun, run
 from qwen_embed_plugins.postgres.definition import vector_types
+from qwen_embed_plugins.postgres.source_rows import Columns, source_rows
 from qwen_embed_plugins.postgres.vectors import vector_text
 
 if TYPE_CHECKING:
@@ -25,18 +26,35 @@ if TYPE_CHECKING:
     from qwen_embed_plugins.spaces import EmbeddingSpace
     from qwen_embed_plugins.types import Vector
 
-_GONE = (pg.UndefinedObject, pg.UndefinedTable)
-"""The vectorizer was dropped while the query was embedded. Another may serve under its name."""
+_GONE = (pg.UndefinedObject, pg.UndefinedTable, pg.UndefinedColumn)
+"""The vectorizer was dropped while the query was embedded, or what is read of its rows was renamed.
+Another may serve under its name."""
 
 
 @dataclass(frozen=True, slots=True)
 class Hit:
-    """A found row: key {column: value}, the chunk and text that matched, cosine distance."""
+    """A found row: key {column: value}, the chunk and text that matched, cosine distance.
+
+    `row` has the source's columns that were asked for, as JSON has them (a date is a string); None
+    without `columns`, or where the row went while it was found.
+    """
 
     key: dict[str, Any]
     chunk: int
     text: str
     distance: float
+    row: dict[str, Any] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class _Question:
+    """What a search asks for, apart from its text."""
+
+    name: str
+    k: int
+    filter: Mapping[str, Any] | None
+    exact: bool
+    columns: Columns | None
 
 
 class EmbedsQuery(Protocol):
@@ -65,30 +83,35 @@ def search(
     k: int = 10,
     filter: Mapping[str, Any] | None = None,  # noqa: A002  the public name
     exact: bool = False,
+    columns: Columns | None = None,
     embedder: EmbedsQuery | None = None,
+    embedder_for: Callable[[str, int], EmbedsQuery] | None = None,
     settings: SettingsLike = None,
 ) -> list[Hit]:
     """The k rows of a vectorizer nearest to a query text, nearest first. Blocks.
 
     `filter` maps columns of the source to a value or a list of values; None is NULL, dates, UUIDs
-    and decimals are written as Postgres reads them. `exact` reads every vector.
+    and decimals are written as Postgres reads them. `exact` reads every vector. `columns` of the
+    source come along in `Hit.row`.
     `embedder` must be of the vectorizer's model and dimensions (else `SpaceMismatch`); without it
-    one is made from `settings`, by default the discovered ones. Raises `DatabaseError` for an
-    unknown name or column, and what the embedder raises.
+    `embedder_for(model, dimensions)` gives one that is kept, or one is made for this search from
+    `settings`, by default the discovered ones. Raises `DatabaseError` for an unknown name or
+    column, and what the embedder raises.
     """
+    question = _Question(name, k, filter, exact, columns)
     with connect.explained(target), connect.opened(target) as connection:
         with connection.transaction():
-            wanted = run(connection, _wanted(name, embedder, filter))
+            wanted = run(connection, _wanted(question, embedder))
         while True:
             # Nothing is open while the query is embedded.
-            vector = _embed(wanted, text, embedder, settings)
+            vector = _embed(wanted, text, embedder, embedder_for, settings)
             try:
                 with connection.transaction():
-                    return run(connection, _nearest(wanted, vector, k, filter, exact))
+                    return run(connection, _nearest(question, wanted, vector))
             except _GONE:
                 with connection.transaction():
-                    again = run(connection, _wanted(name, embedder, filter))
-                if again["id"] == wanted["id"]:
+                    again = run(connection, _wanted(question, embedder))
+                if again == wanted:
                     raise
                 wanted = again
 
@@ -101,28 +124,39 @@ async def asearch(
     k: int = 10,
     filter: Mapping[str, Any] | None = None,  # noqa: A002  the public name
     exact: bool = False,
+    columns: Columns | None = None,
     embedder: AsyncEmbedsQuery | None = None,
+    embedder_for: Callable[[str, int], AsyncEmbedsQuery] | None = None,
     settings: SettingsLike = None,
 ) -> list[Hit]:
     """As `search`, awaiting."""
+    question = _Question(name, k, filter, exact, columns)
     with connect.explained(target):
         async with connect.aopened(target) as connection:
             async with connection.transaction():
-                wanted = await arun(connection, _wanted(name, embedder, filter))
+                wanted = await arun(connection, _wanted(question, embedder))
             while True:
-                vector = await _aembed(wanted, text, embedder, settings)
+                vector = await _aembed(wanted, text, embedder, embedder_for, settings)
                 try:
                     async with connection.transaction():
-                        return await arun(connection, _nearest(wanted, vector, k, filter, exact))
+                        return await arun(connection, _nearest(question, wanted, vector))
                 except _GONE:
                     async with connection.transaction():
-                        again = await arun(connection, _wanted(name, embedder, filter))
-                    if again["id"] == wanted["id"]:
+                        again = await arun(connection, _wanted(question, embedder))
+                    if again == wanted:
                         raise
                     wanted = again
 
 
-def _embed(wanted: Row, text: str, embedder: EmbedsQuery | None, settings: SettingsLike) -> Vector:
+def _embed(
+    wanted: Row,
+    text: str,
+    embedder: EmbedsQuery | None,
+    embedder_for: Callable[[str, int], EmbedsQuery] | None,
+    settings: SettingsLike,
+) -> Vector:
+    if embedder is None and embedder_for is not None:
+        embedder = embedder_for(wanted["model"], wanted["dimensions"])
     if embedder is not None:
         _require_space(wanted, embedder.space)
         return embedder.embed_query(text, instruction=wanted["instruction"])
@@ -133,8 +167,14 @@ def _embed(wanted: Row, text: str, embedder: EmbedsQuery | None, settings: Setti
 
 
 async def _aembed(
-    wanted: Row, text: str, embedder: AsyncEmbedsQuery | None, settings: SettingsLike
+    wanted: Row,
+    text: str,
+    embedder: AsyncEmbedsQuery | None,
+    embedder_for: Callable[[str, int], AsyncEmbedsQuery] | None,
+    settings: SettingsLike,
 ) -> Vector:
+    if embedder is None and embedder_for is not None:
+        embedder = embedder_for(wanted["model"], wanted["dimensions"])
     if embedder is not None:
         _require_space(wanted, embedder.space)
         return await embedder.embed_query(text, instruction=wanted["instruction"])
@@ -157,24 +197,22 @@ def _require_space(wanted: Row, space: EmbeddingSpace) -> None:
         )
 
 
-def _wanted(
-    name: str,
-    embedder: EmbedsQuery | AsyncEmbedsQuery | None,
-    condition: Mapping[str, Any] | None,
-) -> Flow[Row]:
+def _wanted(question: _Question, embedder: EmbedsQuery | AsyncEmbedsQuery | None) -> Flow[Row]:
     """The vectorizer to search: the one of that name, or the one it replaced whose space fits.
 
-    A filter that it cannot have is refused here, before anything is paid for the query.
+    A filter or columns that it cannot have are refused here, before anything is paid for the query.
     """
-    wanted = yield from _serving(name, embedder)
-    if condition is not None:
+    wanted = yield from _serving(question.name, embedder)
+    if question.filter is not None:
         yield Statement(
             sql.SQL(
                 "SELECT qwen_embed.filter_condition(source, %(filter)s) "
                 "FROM qwen_embed.vectorizer WHERE id = %(id)s"
             ),
-            {"id": wanted["id"], "filter": _written(condition)},
+            {"id": wanted["id"], "filter": _written(question.filter)},
         )
+    if question.columns is not None:
+        return {**wanted, "rows": (yield from source_rows(wanted["id"], question.columns))}
     return wanted
 
 
@@ -198,26 +236,28 @@ def _serving(name: str, embedder: EmbedsQuery | AsyncEmbedsQuery | None) -> Flow
     return kept[0] if kept else wanted
 
 
-def _nearest(
-    wanted: Row, vector: Vector, k: int, condition: Mapping[str, Any] | None, exact: bool
-) -> Flow[list[Hit]]:
+def _nearest(question: _Question, wanted: Row, vector: Vector) -> Flow[list[Hit]]:
     """Search the vectorizer that the vector was made for, and not who has its name by now."""
     types = yield from vector_types()
+    row: Query = sql.SQL("NULL")
+    if question.columns is not None:
+        row = wanted["rows"].as_json("found.key")
     query = sql.SQL(
-        "SELECT key, chunk, text, distance FROM qwen_embed.search_in("
-        "%(id)s, %(vector)s::{}.vector, %(k)s::int, %(filter)s, %(exact)s)"
-    ).format(sql.Identifier(types.schema))
+        "SELECT found.key, found.chunk, found.text, found.distance, {} AS row "
+        "FROM qwen_embed.search_in("
+        "%(id)s, %(vector)s::{}.vector, %(k)s::int, %(filter)s, %(exact)s) AS found"
+    ).format(row, sql.Identifier(types.schema))
     found = yield Statement(
         query,
         {
             "id": wanted["id"],
             "vector": vector_text(vector),
-            "k": k,
-            "filter": None if condition is None else _written(condition),
-            "exact": exact,
+            "k": question.k,
+            "filter": None if question.filter is None else _written(question.filter),
+            "exact": question.exact,
         },
     )
-    return [Hit(**row) for row in found]
+    return [Hit(**hit) for hit in found]
 
 
 def _written(condition: Mapping[str, Any]) -> Jsonb:

@@ -12,11 +12,18 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from langchain_core.load import dumps
 from pydantic import SecretStr, ValidationError
 
-from qwen_embed_plugins import ConfigurationError, Embedder, NoOfferLeft, Settings
+from qwen_embed_plugins import (
+    ConfigurationError,
+    DatabaseError,
+    Embedder,
+    NoOfferLeft,
+    Settings,
+)
 from qwen_embed_plugins.errors import without_secrets
-from qwen_embed_plugins.langchain import QwenEmbeddings
+from qwen_embed_plugins.langchain import QwenEmbeddings, QwenRetriever
 from qwen_embed_plugins.plugins import load_plugins
 from qwen_embed_plugins.setup import settings_from
 from qwen_embed_plugins.testing import Behaviour, SimulatedServer
@@ -175,18 +182,99 @@ def test_a_provider_that_cannot_be_made_stops_only_who_names_it(
         made(**body)
 
 
-def copied(embeddings: QwenEmbeddings) -> list[QwenEmbeddings]:
-    unpickled: QwenEmbeddings = pickle.loads(pickle.dumps(embeddings))  # noqa: S301 (our own)
-    return [unpickled, copy.copy(embeddings), copy.deepcopy(embeddings)]
+def unpickled(embeddings: QwenEmbeddings) -> QwenEmbeddings:
+    pickled = pickle.dumps(embeddings)
+    assert SECRET.encode() not in pickled
+    twin: QwenEmbeddings = pickle.loads(pickled)  # noqa: S301 (our own)
+    return twin
 
 
-def test_embeddings_may_be_pickled_and_copied(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_embeddings_may_be_copied_with_their_keys(monkeypatch: pytest.MonkeyPatch) -> None:
     with SimulatedServer() as server:
         monkeypatch.setenv("OLLAMA_HOST", server.url)
         embeddings = QwenEmbeddings(dimensions=64, api_keys={"ollama": SecretStr(SECRET)})
-        for twin in copied(embeddings):
+        for twin in (copy.copy(embeddings), copy.deepcopy(embeddings)):
             assert twin.embed_query("a") == embeddings.embed_query("a")
             assert twin.model_dump() == embeddings.model_dump()
+
+
+def test_a_pickle_of_embeddings_holds_no_key(monkeypatch: pytest.MonkeyPatch) -> None:
+    with SimulatedServer() as server:
+        monkeypatch.setenv("OLLAMA_HOST", server.url)
+        embeddings = QwenEmbeddings(dimensions=64, api_keys={"ollama": SecretStr(SECRET)})
+        twin = unpickled(embeddings)
+        assert twin.embed_query("a") == embeddings.embed_query("a")
+        assert twin.api_keys == {}
+        assert {**twin.model_dump(), "api_keys": None} == {
+            **embeddings.model_dump(),
+            "api_keys": None,
+        }
+
+
+@pytest.mark.parametrize("ready", [True, False], ids=["Settings", "mapping"])
+def test_keys_are_found_anew_where_a_pickle_is_read(
+    ready: bool, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("MY_KEY", SECRET)
+    file = tmp_path / "keys.env"
+    file.write_text(f"MY_OTHER_KEY={SECRET}", "utf-8")
+    with SimulatedServer() as server:
+        base = {"kind": "openai-compatible", "base_url": f"{server.url}/v1"}
+        tables = {
+            "first": {**base, "api_key_env": "MY_KEY"},
+            "second": {**base, "api_key_env": "MY_OTHER_KEY"},
+        }
+        given: Any = {"providers": tables, "env_file": str(file), "api_keys": {"deepinfra": SECRET}}
+        if ready:
+            given = Settings.load(None, **given)
+        twins = {name: unpickled(QwenEmbeddings(settings=given, use=[name])) for name in tables}
+        monkeypatch.setenv("MY_KEY", "of-the-other-machine")
+        file.write_text("MY_OTHER_KEY=of-its-file", "utf-8")
+        for name, key in (("first", "of-the-other-machine"), ("second", "of-its-file")):
+            unpickled(twins[name]).embed_query("a")
+            assert server.requests[-1].headers["authorization"] == f"Bearer {key}"
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        {"state": f"postgresql://app:{SECRET}@db/x"},
+        {"providers": {"ollama": {"proxy": f"http://me:{SECRET}@127.0.0.1:9"}}},
+        {"providers": {"ollama": {"base_url": f"http://me:{SECRET}@127.0.0.1:9"}}},
+    ],
+    ids=["state", "proxy", "base_url"],
+)
+def test_an_address_with_a_password_is_not_pickled(given: dict[str, Any]) -> None:
+    for settings in (given, Settings.load(None, **given)):
+        embeddings = QwenEmbeddings(settings=settings)
+        with pytest.raises(ConfigurationError, match="an address with a password") as caught:
+            pickle.dumps(embeddings)
+        assert SECRET not in str(caught.value)
+
+
+def test_dumps_and_pickles_of_a_retriever_hold_no_password() -> None:
+    address = f"postgresql://app:{SECRET}@127.0.0.1:9/x"
+    for dsn in (address, SecretStr(address)):
+        retriever = QwenRetriever(vectorizer="docs", dsn=dsn)  # type: ignore[arg-type]
+        shown = (repr(retriever), str(retriever), dumps(retriever), retriever.model_dump_json())
+        assert SECRET not in f"{shown} {retriever.model_dump()}"
+        with pytest.raises(ConfigurationError, match="a pickle would carry"):
+            pickle.dumps(retriever)
+    for unreadable in (f"postgresql://app:{SECRET}%zz@db/x", f"password={SECRET} host"):
+        with pytest.raises(ConfigurationError, match="a pickle would carry"):
+            pickle.dumps(QwenRetriever(vectorizer="docs", dsn=SecretStr(unreadable)))
+    with pytest.raises(ValidationError) as caught:
+        QwenRetriever(vectorizer="docs", addres=address)  # type: ignore[call-arg]
+    assert SECRET not in str(caught.value)
+
+
+def test_a_failed_search_shows_no_password() -> None:
+    with SimulatedServer() as server:  # no Postgres, and gone in a moment
+        port = server.url.rpartition(":")[2]
+    dsn = SecretStr(f"postgresql://app:{SECRET}@127.0.0.1:{port}/x")
+    with pytest.raises(DatabaseError, match="Start the server") as caught:
+        QwenRetriever(vectorizer="docs", dsn=dsn).invoke("a")
+    assert SECRET not in "".join(traceback.format_exception(caught.value))
 
 
 @pytest.mark.parametrize(
