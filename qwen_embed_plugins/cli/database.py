@@ -28,6 +28,21 @@ sql_option = click.option(
 )
 
 
+def do_or_show(
+    operation: str, dsn: str | None, name: str, *, as_sql: bool, said: str, **arguments: Any
+) -> None:
+    """Run an operation of `postgres` on a vectorizer and say that it was done; or print its SQL."""
+    if as_sql:
+        from qwen_embed_plugins.postgres import scripts
+
+        click.echo(getattr(scripts, operation)(name, **arguments), nl=False)
+        return
+    from qwen_embed_plugins import postgres
+
+    getattr(postgres, operation)(dsn, name, **arguments)
+    click.echo(said)
+
+
 def key_text(key: Mapping[str, Any]) -> str:
     """A row's key in a table: its value, or the names and values of a composite one."""
     if len(key) == 1:

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import click
 
-from qwen_embed_plugins.cli.database import database_options, sql_option
+from qwen_embed_plugins.cli.database import database_options, do_or_show, sql_option
 
 
 @click.command(
@@ -25,15 +23,8 @@ def suspend(dsn: str | None, name: str, as_sql: bool) -> None:
     Until `pg resume` updates are not recorded and the view is gone; then every row is compared with
     its vector, and only what changed is paid for.
     """
-    from qwen_embed_plugins import postgres
-
-    if as_sql:
-        from qwen_embed_plugins.postgres import scripts
-
-        click.echo(scripts.suspend(name), nl=False)
-        return
-    postgres.suspend(dsn, name)
-    click.echo(f"suspended {name}: change the table, then qwen-embed pg resume {name}")
+    said = f"suspended {name}: change the table, then qwen-embed pg resume {name}"
+    do_or_show("suspend", dsn, name, as_sql=as_sql, said=said)
 
 
 @click.command(epilog="Example: qwen-embed pg repair docs")
@@ -45,15 +36,8 @@ def repair(dsn: str | None, name: str, as_sql: bool) -> None:
 
     Then every row is compared with its vector; what is equal is not paid again.
     """
-    from qwen_embed_plugins import postgres
-
-    if as_sql:
-        from qwen_embed_plugins.postgres import scripts
-
-        click.echo(scripts.repair(name), nl=False)
-        return
-    postgres.repair(dsn, name)
-    click.echo(f"repaired {name}: workers look at every row")
+    said = f"repaired {name}: workers look at every row"
+    do_or_show("repair", dsn, name, as_sql=as_sql, said=said)
 
 
 @click.command(
@@ -83,19 +67,15 @@ def redefine(
     Rows whose text is another now are embedded anew, the others are not paid again. A condition
     that is not named is gone.
     """
-    from qwen_embed_plugins import postgres
-
     if bool(columns) == bool(template):
         raise click.UsageError("name the columns (--column), or give a --template")
-    new: dict[str, Any] = {
-        "columns": list(columns) or None,
-        "template": template,
-        "condition": condition,
-    }
-    if as_sql:
-        from qwen_embed_plugins.postgres import scripts
-
-        click.echo(scripts.redefine(name, **new), nl=False)
-        return
-    postgres.redefine(dsn, name, **new)
-    click.echo(f"redefined {name}: workers look at every row")
+    do_or_show(
+        "redefine",
+        dsn,
+        name,
+        as_sql=as_sql,
+        said=f"redefined {name}: workers look at every row",
+        columns=list(columns) or None,
+        template=template,
+        condition=condition,
+    )

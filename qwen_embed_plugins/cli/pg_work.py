@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING
 
 import click
 
-from qwen_embed_plugins.cli.database import counted, database_options, sql_option
+from qwen_embed_plugins.cli.database import counted, database_options, do_or_show, sql_option
 from qwen_embed_plugins.cli.failures import Unfinished
 from qwen_embed_plugins.cli.output import json_option, print_json
 from qwen_embed_plugins.cli.progress import Meter, metered
-from qwen_embed_plugins.cli.session import current, joined, log_as
+from qwen_embed_plugins.cli.session import current, joined, log_as, log_format_option
 
 log = logging.getLogger("qwen_embed_plugins.postgres.worker")
 
@@ -68,13 +68,7 @@ if TYPE_CHECKING:
     show_default=True,
     help="Who may read them; 0.0.0.0 lets other machines.",
 )
-@click.option(
-    "--log-format",
-    type=click.Choice(["text", "json"]),
-    default="text",
-    show_default=True,
-    help="How the log's lines are written: for people, or an object each.",
-)
+@log_format_option
 @json_option
 @database_options
 def worker(
@@ -263,15 +257,7 @@ def retry(dsn: str | None, name: str, as_sql: bool) -> None:
 @database_options
 def pause(dsn: str | None, name: str, as_sql: bool) -> None:
     """Have no more rows of the vectorizer NAME embedded. Changes are still recorded."""
-    from qwen_embed_plugins import postgres
-
-    if as_sql:
-        from qwen_embed_plugins.postgres import scripts
-
-        click.echo(scripts.pause(name), nl=False)
-        return
-    postgres.pause(dsn, name)
-    click.echo(f"paused {name}")
+    do_or_show("pause", dsn, name, as_sql=as_sql, said=f"paused {name}")
 
 
 @click.command(epilog="Example: qwen-embed pg resume docs")
@@ -280,12 +266,4 @@ def pause(dsn: str | None, name: str, as_sql: bool) -> None:
 @database_options
 def resume(dsn: str | None, name: str, as_sql: bool) -> None:
     """Let the vectorizer NAME go on, whether paused, held or blocked."""
-    from qwen_embed_plugins import postgres
-
-    if as_sql:
-        from qwen_embed_plugins.postgres import scripts
-
-        click.echo(scripts.resume(name), nl=False)
-        return
-    postgres.resume(dsn, name)
-    click.echo(f"resumed {name}")
+    do_or_show("resume", dsn, name, as_sql=as_sql, said=f"resumed {name}")

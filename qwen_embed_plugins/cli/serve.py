@@ -13,6 +13,7 @@ from qwen_embed_plugins.cli.session import (
     embedding_options,
     joined,
     log_as,
+    log_format_option,
 )
 
 if TYPE_CHECKING:
@@ -63,13 +64,7 @@ if TYPE_CHECKING:
     metavar="N",
     help="Requests at a time, waiting ones included; more are told to try again.",
 )
-@click.option(
-    "--log-format",
-    type=click.Choice(["text", "json"]),
-    default="text",
-    show_default=True,
-    help="How the log's lines are written: for people, or an object each.",
-)
+@log_format_option
 @embedding_options
 @common_options
 def serve(

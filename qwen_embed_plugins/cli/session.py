@@ -91,6 +91,15 @@ class _JsonFormat(logging.Formatter):
         return orjson.dumps(written, default=str).decode()
 
 
+log_format_option = click.option(
+    "--log-format",
+    type=click.Choice(["text", "json"]),
+    default="text",
+    show_default=True,
+    help="How the log's lines are written: for people, or an object each.",
+)
+
+
 def log_as(name: str) -> None:
     """Have the log's lines written as `text` or `json`."""
     show_log(logging.getLogger(LOGGER).level or logging.INFO)
