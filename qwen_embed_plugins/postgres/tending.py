@@ -264,8 +264,17 @@ class Tending:
         if lane.index_done or lane.vectorizer.index_kind == "none":
             return
         lane.index_done = True
+        name, said = lane.vectorizer.name, False
+
+        def say_once(_: indexes.IndexProgress) -> None:
+            # It may take minutes, in which a run with an end seems to stand still.
+            nonlocal said
+            if not said:
+                said = True
+                log.info("building the index", extra={"vectorizer": name})
+
         try:
-            await indexes.abuild_index(self._address, lane.vectorizer.name)
+            await indexes.abuild_index(self._address, name, on_progress=say_once)
         except DatabaseError as error:
             reason = {"vectorizer": lane.vectorizer.name, "reason": str(error)}
             log.warning("no index", extra=reason)

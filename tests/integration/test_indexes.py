@@ -514,3 +514,23 @@ def test_a_worker_that_ends_lets_its_build_end(
     unindexed.stub = type(unindexed.stub)("qwen3-embedding-8b", 1024)
     unindexed.work()
     assert index_rows(unindexed) == [("docs_embedding_hnsw", True)]
+
+
+def test_a_worker_says_that_it_builds(
+    db: Database, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Once, however long it takes; a run with an end would seem to stand still."""
+    original = indexes.abuild_index
+
+    async def slow(target: Any, name: str, *, on_progress: Any) -> bool:
+        for done in range(3):
+            on_progress(indexes.IndexProgress("loading tuples", done, 3, None))
+        return await original(target, name)
+
+    monkeypatch.setattr(indexes, "abuild_index", slow)
+    db.create(index_kind="hnsw")
+    db.rows("INSERT INTO docs VALUES (1, 'one')")
+    with caplog.at_level("INFO"):
+        db.work()
+    said = [record for record in caplog.records if record.message == "building the index"]
+    assert [record.__dict__["vectorizer"] for record in said] == ["docs"]
