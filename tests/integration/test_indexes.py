@@ -499,9 +499,9 @@ def test_a_worker_that_ends_lets_its_build_end(
     begun = asyncio.Event()
     build = indexes.abuild_index
 
-    async def building(*arguments: Any) -> bool:
+    async def building(*arguments: Any, **named: Any) -> bool:
         begun.set()
-        return await build(*arguments)
+        return await build(*arguments, **named)
 
     nothing_left = tending.Tending.nothing_left
 
