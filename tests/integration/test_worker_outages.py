@@ -231,7 +231,7 @@ def test_an_index_whose_build_lost_the_server_is_built_again(
     db.rows("UPDATE qwen_embed.vectorizer SET index_kind = 'hnsw'")
     whole = indexes.abuild_index
 
-    async def lost(target: Any, /, name: str) -> bool:
+    async def lost(target: Any, /, name: str, **named: Any) -> bool:
         monkeypatch.setattr(indexes, "abuild_index", whole)
         with connect.explained(db.dsn):
             raise psycopg.OperationalError("server closed the connection unexpectedly")
