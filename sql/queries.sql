@@ -1,6 +1,10 @@
 -- The statements that workers and the Python interface send. {braces} are identifiers and fragments
 -- that the caller fills in quoted; %(names)s are values. Each needs the settings of a worker's
 -- transaction (see qwen_embed_plugins/postgres/session.py) where it touches a user's table.
+--
+-- Answers find their work row through a LATERAL subquery with OFFSET 0, which the planner leaves as it
+-- is: one look into the index for each. As a plain join it counted on one row where the work table's
+-- statistics were of another moment, and read all answers again for each row.
 
 -- define_vectorizers --
 -- Every vectorizer with what a worker must know, and whether its capture is whole.
@@ -144,7 +148,7 @@ SELECT {source_keys}, 0, answer.text, answer.embedding, answer.content_hash, ans
 FROM unnest(
     %(ids)s::bigint[], %(texts)s::text[], %(vectors)s::{vector_type}[], %(hashes)s::bytea[], %(offers)s::text[]
 ) AS answer(id, text, embedding, content_hash, offer)
-JOIN {work} AS work ON work.id = answer.id AND work.token = %(token)s
+CROSS JOIN LATERAL (SELECT * FROM {work} WHERE id = answer.id AND token = %(token)s OFFSET 0) AS work
 JOIN {source} AS source ON {source_is_work} AND ({content}(source) IS NULL OR true)
 ON CONFLICT ({target_keys}, chunk) DO UPDATE SET
     text = excluded.text, embedding = excluded.embedding, content_hash = excluded.content_hash,
@@ -164,7 +168,7 @@ FROM unnest(
 ) AS answer(id, chunk, start_char, text, content_hash, stands, place)
 LEFT JOIN ROWS FROM (unnest(%(vectors)s::{vector_type}[]), unnest(%(offers)s::text[]))
     WITH ORDINALITY AS paid(embedding, offer, place) ON paid.place = answer.place
-JOIN {work} AS work ON work.id = answer.id AND work.token = %(token)s
+CROSS JOIN LATERAL (SELECT * FROM {work} WHERE id = answer.id AND token = %(token)s OFFSET 0) AS work
 LEFT JOIN {target} AS stands ON {stands_is_work} AND stands.chunk = answer.stands
 JOIN {source} AS source ON {source_is_work} AND ({content}(source) IS NULL OR true)
 ON CONFLICT ({target_keys}, chunk) DO UPDATE SET
@@ -176,15 +180,16 @@ ON CONFLICT ({target_keys}, chunk) DO UPDATE SET
 -- Keys of which a chunk is not there any more whose vector was to be kept.
 SELECT DISTINCT work.id
 FROM unnest(%(ids)s::bigint[], %(stands)s::int[]) AS kept(id, chunk)
-JOIN {work} AS work ON work.id = kept.id AND work.token = %(token)s
+CROSS JOIN LATERAL (SELECT * FROM {work} WHERE id = kept.id AND token = %(token)s OFFSET 0) AS work
 WHERE NOT EXISTS (
     SELECT FROM {target} AS target WHERE {target_is_work} AND target.chunk = kept.chunk AND target.space = {space});
 
 -- remove_surplus --
 -- Chunks beyond the last one that a row has now.
 DELETE FROM {target} AS target
-USING {work} AS work JOIN unnest(%(ids)s::bigint[], %(counts)s::int[]) AS row_of(id, chunks) ON row_of.id = work.id
-WHERE work.token = %(token)s AND {target_is_work} AND target.chunk >= row_of.chunks;
+USING unnest(%(ids)s::bigint[], %(counts)s::int[]) AS row_of(id, chunks)
+CROSS JOIN LATERAL (SELECT * FROM {work} WHERE id = row_of.id AND token = %(token)s OFFSET 0) AS work
+WHERE {target_is_work} AND target.chunk >= row_of.chunks;
 
 -- remove_vectors --
 -- Vectors of keys whose row is gone, whose text is empty, or whose text nobody takes.
@@ -223,7 +228,7 @@ WITH answer AS (
     FROM unnest(
         %(ids)s::bigint[], %(vectors)s::{vector_type}[], %(hashes)s::bytea[], %(offers)s::text[]
     ) AS answer(id, embedding, content_hash, offer)
-    JOIN {work} AS work ON work.id = answer.id AND work.token = %(token)s
+    CROSS JOIN LATERAL (SELECT * FROM {work} WHERE id = answer.id AND token = %(token)s OFFSET 0) AS work
 ), written AS (
     UPDATE {source} AS source SET {vector_column} = work.embedding
     FROM answer AS work WHERE {source_is_work}

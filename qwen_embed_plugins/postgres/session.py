@@ -23,6 +23,8 @@ T = TypeVar("T")
 # row_security: without the right to see all rows a worker would take hidden ones for deleted.
 # lock_timeout below deadlock_timeout: where an app and a worker block each other, we give up first.
 # force_custom_plan: generic plans made the finish of a batch six times slower.
+# enable_seqscan, jit: all that a worker looks for has an index, and tables that fill and empty
+# within seconds have no statistics to tell when it pays.
 # The last five decide how a value reads as text, hence its hash.
 _BEGIN = """
 BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE;
@@ -32,6 +34,8 @@ SET LOCAL lock_timeout = {lock_timeout};
 SET LOCAL statement_timeout = '5min';
 SET LOCAL idle_in_transaction_session_timeout = '10s';
 SET LOCAL plan_cache_mode = force_custom_plan;
+SET LOCAL enable_seqscan = off;
+SET LOCAL jit = off;
 SET LOCAL client_min_messages = warning;
 SET LOCAL "TimeZone" = 'UTC';
 SET LOCAL "DateStyle" = 'ISO, YMD';

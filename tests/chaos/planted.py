@@ -29,7 +29,7 @@ def no_fence() -> None:
     )
     for name in ("hold_work", "finish_work", "release_dirty"):
         in_query(name, ("token = %(token)s", "true"))
-    in_query("write_vectors", (" AND work.token = %(token)s", ""))
+    in_query("write_vectors", (" AND token = %(token)s", ""))
     in_query("remove_vectors", ("work.token = %(token)s", "true"))
 
 

@@ -85,8 +85,8 @@ def planted(bug: Bug) -> dict[str, str] | None:
         freed = "token = NULL, dirty = false"
         return {"reap_leases": changed("reap_leases", freed, f"{freed}, again = false")}
     if bug == "an answer for a changed key is dropped":
-        token = "AND work.token = %(token)s"
-        return {"write_vectors": changed("write_vectors", token, f"{token} AND NOT work.dirty")}
+        held = "OFFSET 0)"
+        return {"write_vectors": changed("write_vectors", held, f"AND NOT dirty {held}")}
     if bug == "work that is due is not taken":
         return {"take_due": changed("take_due", "token IS NULL AND", "false AND token IS NULL AND")}
     return None
