@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from langchain_core.embeddings import Embeddings
@@ -10,7 +11,6 @@ from pydantic import (
     ConfigDict,
     Field,
     PrivateAttr,
-    SecretStr,
     SkipValidation,
     model_validator,
 )
@@ -18,6 +18,7 @@ from pydantic import (
 from qwen_embed_plugins.embedder import AsyncEmbedder, Embedder
 from qwen_embed_plugins.errors import ConfigurationError
 from qwen_embed_plugins.langchain.pickles import with_this_environment, without_keys
+from qwen_embed_plugins.langchain.secret_fields import Secret, revealed
 from qwen_embed_plugins.langchain.usage import CallSummary, LastCalls
 from qwen_embed_plugins.planning import only, whole
 from qwen_embed_plugins.setup import SettingsLike, settings_from
@@ -60,7 +61,7 @@ class QwenEmbeddings(BaseModel, Embeddings):
     use: list[str] | None = None
     # Left out of dumps: `Settings` holds the environment, and a mapping may hold keys.
     settings: SkipValidation[SettingsLike] = Field(default=None, exclude=True, repr=False)
-    api_keys: dict[str, SecretStr] = Field(default_factory=dict)
+    api_keys: Mapping[str, Secret] = Field(default_factory=dict)
     embedder: Embedder | None = Field(default=None, exclude=True, repr=False)
     on_progress: SkipValidation[OnProgress | None] = Field(default=None, exclude=True, repr=False)
 
@@ -83,7 +84,7 @@ class QwenEmbeddings(BaseModel, Embeddings):
         self._calls = LastCalls()
 
     def _overrides(self) -> dict[str, Any]:
-        keys = {name: secret.get_secret_value() for name, secret in self.api_keys.items()}
+        keys = {name: revealed(secret) for name, secret in self.api_keys.items()}
         return {
             "model": self.model,
             "dimensions": self.dimensions,

@@ -14,11 +14,12 @@ from langchain_core.callbacks import (
 )
 from langchain_core.documents import Document
 from langchain_core.retrievers import BaseRetriever
-from pydantic import ConfigDict, Field, PrivateAttr, SecretStr, SkipValidation
+from pydantic import ConfigDict, Field, PrivateAttr, SkipValidation
 
 from qwen_embed_plugins.embedder import AsyncEmbedder, Embedder
 from qwen_embed_plugins.errors import ConfigurationError
 from qwen_embed_plugins.langchain.pickles import with_this_environment, without_keys
+from qwen_embed_plugins.langchain.secret_fields import Secret, revealed
 from qwen_embed_plugins.langchain.usage import CallSummary, LastCalls
 from qwen_embed_plugins.planning import only
 from qwen_embed_plugins.postgres import Hit, asearch, search
@@ -79,7 +80,7 @@ class QwenRetriever(BaseRetriever):
     )
 
     vectorizer: str = Field(min_length=1)
-    dsn: SecretStr | None = Field(default=None, exclude=True, repr=False)
+    dsn: Secret | None = Field(default=None, exclude=True, repr=False)
     pool: SkipValidation[Pool | None] = Field(default=None, exclude=True, repr=False)
     async_pool: SkipValidation[AsyncPool | None] = Field(default=None, exclude=True, repr=False)
     k: int = Field(default=10, ge=1)
@@ -171,7 +172,7 @@ class QwenRetriever(BaseRetriever):
         return nullcontext(self._address())
 
     def _address(self) -> str | None:
-        return None if self.dsn is None else self.dsn.get_secret_value()
+        return None if self.dsn is None else revealed(self.dsn)
 
     def _question(self, k: int | None, more: Mapping[str, Any] | None) -> dict[str, Any]:
         both = {**(self.filter or {}), **(more or {})}

@@ -255,7 +255,7 @@ def test_an_address_with_a_password_is_not_pickled(given: dict[str, Any]) -> Non
 def test_dumps_and_pickles_of_a_retriever_hold_no_password() -> None:
     address = f"postgresql://app:{SECRET}@127.0.0.1:9/x"
     for dsn in (address, SecretStr(address)):
-        retriever = QwenRetriever(vectorizer="docs", dsn=dsn)  # type: ignore[arg-type]
+        retriever = QwenRetriever(vectorizer="docs", dsn=dsn)
         shown = (repr(retriever), str(retriever), dumps(retriever), retriever.model_dump_json())
         assert SECRET not in f"{shown} {retriever.model_dump()}"
         with pytest.raises(ConfigurationError, match="a pickle would carry"):
