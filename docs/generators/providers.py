@@ -1,19 +1,19 @@
-"""Writes `docs/providers.md` from what the package knows (`make docs`).
+"""`docs/providers.md`, from what the package knows of providers.
 
 Terms come from `data/offers.toml`, keys and addresses from the provider classes, and refusals from
-`tests/services`, where each is held to what the code makes of it. A test fails when the page is
-stale.
+`tests/services`, where each is held to what the code makes of it.
 """
 
 from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
+from docs.generators.markdown import table
 from qwen_embed_plugins.cli.terms import (
     LABELS,
     claim_text,
@@ -34,9 +34,7 @@ else:
 
 STAR = "\\*"
 
-PAGE = Path(__file__).parent / "providers.md"
-
-ANSWERS = Path(__file__).parent.parent / "tests" / "services"
+ANSWERS = Path(__file__).parent.parent.parent / "tests" / "services"
 """One TOML file for each service; an `[[error]]` is an answer that it was read or seen to give."""
 
 LONGEST_ANSWER = 160
@@ -147,7 +145,7 @@ def page() -> str:
     parts = [HEAD.format(currencies=currencies), *_glance(names), NOT_TRIED]
     for name in names:
         parts += _provider(name, registered.get(name))
-    parts += [OWN_SERVERS, *_table(("Kind", "Usual address", "Good to know"), _kinds())]
+    parts += [OWN_SERVERS, *table(("Kind", "Usual address", "Good to know"), _kinds())]
     for kind, *_ in KINDS:
         told = list(answers(kind))
         parts += [f"### {kind}\n", *told] if told else []
@@ -170,7 +168,7 @@ def _glance(names: Sequence[str]) -> Iterator[str]:
                     grant + _star(offer, "grant") if grant else "",
                 )
             )
-    yield from _table(("Provider", "Model", "Price", "Deferred batches", "Grant"), rows)
+    yield from table(("Provider", "Model", "Price", "Deferred batches", "Grant"), rows)
 
 
 def _price(name: str, offer: Offer) -> str:
@@ -196,7 +194,7 @@ def _provider(name: str, declared: RegisteredProvider | None) -> Iterator[str]:
         )
         for offer in offers
     ]
-    yield from _table(("Model", "Name there", "Numbers", "Limits", "Precision"), rows)
+    yield from table(("Model", "Name there", "Numbers", "Limits", "Precision"), rows)
     yield from answers(name)
     yield from _unverified(offers)
     yield from _sources(offers)
@@ -228,7 +226,7 @@ def answers(name: str, folder: Path = ANSWERS) -> Iterator[str]:
     if stated:
         yield "Refusals that were read, and what the package makes of them:\n"
         rows = [(item["name"], _shown(item), item["kind"], item["source"]) for item in stated]
-        yield from _table(("Refusal", "Answer", "Fault", "Read in"), rows)
+        yield from table(("Refusal", "Answer", "Fault", "Read in"), rows)
 
 
 def _stated_answers(name: str, folder: Path) -> list[dict[str, Any]]:
@@ -285,15 +283,3 @@ def _kinds() -> Iterator[tuple[str, str, str]]:
 
 def _star(offer: Offer, fact: str) -> str:
     return doubt(offer, fact, STAR)
-
-
-def _table(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> Iterator[str]:
-    yield "| " + " | ".join(heads) + " |"
-    yield "|" + "---|" * len(heads)
-    for row in rows:
-        yield "| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |"
-    yield ""
-
-
-if __name__ == "__main__":
-    PAGE.write_text(page(), encoding="utf-8")
