@@ -50,7 +50,7 @@ format: $(VENV)/dev  ## Rewrite the files as ruff wants them
 	@$(PY) -m ruff check --fix-only .
 	@$(PY) -m ruff format .
 
-docs: $(VENV)/dev  ## Rewrite docs/providers.md from the package's data
+docs: $(VENV)/dev  ## Rewrite the pages that are made from the package's data
 	@$(PY) -m docs.generate
 
 chaos: $(VENV)/dev  ## The long attacks

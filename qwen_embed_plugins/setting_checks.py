@@ -52,6 +52,21 @@ Check = Callable[[Any], Any]
 """Gives the value in its final type, or raises ValueError that says what was expected."""
 
 
+def expected(check: Check) -> str:
+    """What a value must be, in the words in which a wrong one is refused."""
+    said = _refusal(check, object())
+    # A check that first wants any text may want more of it.
+    return _refusal(check, "?") or said if said == _refusal(text, object()) else said
+
+
+def _refusal(check: Check, value: object) -> str:
+    try:
+        check(value)
+    except ValueError as error:
+        return str(error).removeprefix("expected ")
+    return ""
+
+
 def text(value: Any) -> str:
     if not isinstance(value, str) or not value.strip():
         raise ValueError("expected a non-empty string")

@@ -32,13 +32,14 @@ from qwen_embed_plugins.setting_checks import (
     variable_name,
     whole_number,
 )
+from qwen_embed_plugins.setting_meanings import VARIABLE_MEANINGS
 from qwen_embed_plugins.state_place import StatePlace, named_state_place, state_place
 
 Parity = Literal["declared", "verified"]
 """Which offers of a space serve: those of the same open weights, or only those that `verify` has
 measured."""
 
-NOT_SETTINGS = frozenset({"SETTINGS", "DSN", "DISABLE_PLUGINS", "SERVER_TOKEN"})
+NOT_SETTINGS = frozenset(VARIABLE_MEANINGS)
 """Variables with our prefix that are no settings of the router; nor are those with TEST_."""
 
 
@@ -160,11 +161,11 @@ class Settings:
             if item.name == "state" and value is not None:
                 value = state_place(value).name
             origin = self.origins.get(item.name, "default")
-            rows.append((item.name, without_secrets(_printed(value)), origin))
+            rows.append((item.name, without_secrets(printed(value)), origin))
         origin = self.origins.get("budget", "default")
         for item in fields(self.budget):
             amount = getattr(self.budget, item.name)
-            rows.append((f"budget.{item.name}", _printed(amount, none="unlimited"), origin))
+            rows.append((f"budget.{item.name}", printed(amount, none="unlimited"), origin))
         for provider in self.providers.values():
             rows.extend(self._explain_provider(provider))
         return rows
@@ -180,7 +181,7 @@ class Settings:
         }
         for model, terms in provider.models.items():
             stated |= {f'{where}.models."{model}".{name}': value for name, value in terms.items()}
-        return [(name, without_secrets(_printed(value)), origin) for name, value in stated.items()]
+        return [(name, without_secrets(printed(value)), origin) for name, value in stated.items()]
 
     def state_place(self) -> StatePlace:
         """The state's place: as set, else a file in the user's state folder. Raises
@@ -217,12 +218,13 @@ def _default(item: Field[Any]) -> Any:
     return item.default if item.default_factory is MISSING else item.default_factory()
 
 
-def _printed(value: object, none: str = "not set") -> str:
+def printed(value: object, none: str = "not set") -> str:
+    """A setting's value, in a line, as a file would have it."""
     if value is None:
         return none
     if isinstance(value, tuple):
         return ", ".join(value)
-    return str(value)
+    return str(value).lower() if isinstance(value, bool) else str(value)
 
 
 def state(value: Any) -> str:

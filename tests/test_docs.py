@@ -7,13 +7,26 @@ from pathlib import Path
 
 import pytest
 
-from docs.generate import PAGE, answers, page
+from docs.generate import FOLDER, PAGES
+from docs.generators import settings, sql
+from docs.generators.providers import answers
 from qwen_embed_plugins.offers import Offer
+from qwen_embed_plugins.plugins import load_plugins
+from qwen_embed_plugins.provider_settings import PROVIDER
 from qwen_embed_plugins.providers import _catalogue
+from qwen_embed_plugins.setting_list import known_settings
+from qwen_embed_plugins.setting_meanings import (
+    BUDGET_MEANINGS,
+    OPTION_MEANINGS,
+    PROVIDER_MEANINGS,
+    TOP_LEVEL_MEANINGS,
+)
+from qwen_embed_plugins.settings import BUDGET, NOT_SETTINGS, TOP_LEVEL
 from tests.benchmarks import scale
 
-MADE = page()
+MADE = PAGES["providers"]()
 ROOT = Path(__file__).parent.parent
+REFERENCE = {name for names in sql.FUNCTIONS.values() for name in names}
 SCALE = (ROOT / "docs" / "scale.md").read_text("utf-8")
 
 
@@ -25,8 +38,9 @@ def test_nothing_is_still_to_be_filled_in(path: Path) -> None:
     assert left == []
 
 
-def test_the_page_of_providers_is_not_stale() -> None:
-    assert PAGE.read_text("utf-8") == MADE, "run `make docs`"
+@pytest.mark.parametrize("name", PAGES)
+def test_a_generated_page_is_not_stale(name: str) -> None:
+    assert (FOLDER / f"{name}.md").read_text("utf-8") == PAGES[name](), "run `make docs`"
 
 
 @pytest.mark.parametrize("provider", [name for name in _catalogue.providers() if name != "lexical"])
@@ -79,7 +93,51 @@ def test_the_page_of_scale_shows_what_its_model_prints(
     assert f"\n\n{printed}\n\n" in SCALE, "put in what `python -m tests.benchmarks scale` prints"
 
 
-@pytest.mark.parametrize("name", ["providers", "scale"])
+def test_every_setting_is_described_and_nothing_else_is() -> None:
+    assert TOP_LEVEL_MEANINGS.keys() == TOP_LEVEL.keys() - {"budget", "providers"}
+    assert BUDGET_MEANINGS.keys() == BUDGET.keys()
+    assert PROVIDER_MEANINGS.keys() == PROVIDER.keys()
+    providers = load_plugins(found=()).providers.items()
+    options = {name: set(known.provider.options) for name, known in providers}
+    options = {name: own for name, own in options.items() if own}
+    assert options == {name: set(meanings) for name, meanings in OPTION_MEANINGS.items()}
+
+
+def test_the_page_of_settings_has_each_with_what_it_may_be() -> None:
+    page = settings.page()
+    for setting in known_settings():
+        assert setting.expected
+        assert f"| `{setting.key}`" in page
+        assert setting.variable is None or f"| `{setting.variable}` |" in page
+    for variable in NOT_SETTINGS:
+        assert f"| `QWEN_EMBED_{variable}` |" in page
+    assert "| a proxy such as http://" in page, "more than that it is a string"
+
+
+@pytest.mark.parametrize(
+    "path", [*sorted((ROOT / "docs").glob("*.md")), ROOT / "README.md"], ids=lambda path: path.name
+)
+def test_the_sql_reference_has_every_function_that_pages_call(path: Path) -> None:
+    called = set(re.findall(r"qwen_embed\.(\w+)\(", path.read_text("utf-8")))
+    assert called <= REFERENCE
+
+
+def test_the_sql_reference_has_every_function_that_is_named_as_public() -> None:
+    guide = (ROOT / "docs" / "postgres.md").read_text("utf-8")
+    table = guide.split("| what | SQL | command |\n|---|---|---|\n")[1].split("\n\n")[0]
+    named = set(re.findall(r"`(\w+)\(", table))
+    folder = (ROOT / "sql" / "README.md").read_text("utf-8")
+    public = folder.split("Public are ")[1].split("everything else")[0]
+    assert named
+    assert named <= REFERENCE
+    assert set(re.findall(r"`(\w+)`", public)) == {*REFERENCE, *sql.VIEWS}
+    # What owners of tables call, and workers may not.
+    rights = (ROOT / "sql" / "functions" / "065_grants.sql").read_text("utf-8")
+    kept = rights.split("'pause_because')) AND p.proname NOT IN (")[1].split(")")[0]
+    assert set(re.findall(r"'(\w+)'", kept)) <= REFERENCE
+
+
+@pytest.mark.parametrize("name", [*PAGES, "scale"])
 def test_the_readme_leads_to_the_page(name: str) -> None:
     assert f"(docs/{name}.md)" in (ROOT / "README.md").read_text("utf-8")
 

@@ -3,18 +3,31 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import click
 
-from qwen_embed_plugins.cli.output import Column, json_option, print_json, print_table
+from qwen_embed_plugins.cli.output import Column, json_option, print_json, print_pairs, print_table
 from qwen_embed_plugins.cli.session import common_options, current
 
+if TYPE_CHECKING:
+    from qwen_embed_plugins.setting_list import Setting
 
-@click.command(epilog="Example: qwen-embed settings --json")
+
+@click.command(
+    epilog="""
+    \b
+    Examples:
+      qwen-embed settings --json
+      qwen-embed settings spill_to_paid
+    """
+)
+@click.argument("name", required=False)
 @json_option
 @common_options
-def settings(as_json: bool) -> None:
-    """Show each setting and where it came from.
+def settings(name: str | None, as_json: bool) -> None:
+    """Show each setting and where it came from, or what the setting NAME means.
 
     An argument wins over the environment (QWEN_EMBED_...), that over the file, that over the
     default. Keys are never shown.
@@ -23,11 +36,57 @@ def settings(as_json: bool) -> None:
 
     session = current()
     rows = session.load_settings().explain()
+    if name is not None:
+        _explain(name, rows, as_json)
+        return
     file = find_file(session.settings_file, os.environ)
     if as_json:
-        listed = [{"name": name, "value": value, "origin": origin} for name, value, origin in rows]
-        print_json({"file": str(file) if file else None, "settings": listed})
+        print_json(
+            {"file": str(file) if file else None, "settings": [_fields(row) for row in rows]}
+        )
         return
     click.echo(f"Settings file: {file or 'none'}")
     short = [(name, value, origin.partition(" ")[0]) for name, value, origin in rows]
     print_table([Column("Setting", long="fits"), "Value", Column("From", long="fits")], short)
+
+
+def _explain(name: str, rows: Sequence[tuple[str, str, str]], as_json: bool) -> None:
+    """What the settings of this name mean, and their values in force."""
+    from qwen_embed_plugins.setting_list import settings_called
+
+    told = [
+        (setting, [row for row in rows if setting.is_meant_by(row[0])])
+        for setting in settings_called(name)
+    ]
+    if as_json:
+        listed = [
+            {**setting._asdict(), "in_force": [_fields(row) for row in values]}
+            for setting, values in told
+        ]
+        print_json({"settings": listed})
+        return
+    for place, (setting, values) in enumerate(told):
+        if place:
+            click.echo()
+        print_pairs(_pairs(setting, values))
+
+
+def _pairs(
+    setting: Setting, values: Sequence[tuple[str, str, str]]
+) -> list[tuple[str, str | None]]:
+    return [
+        ("Setting", setting.name),
+        ("Meaning", setting.meaning),
+        ("May be", setting.expected),
+        ("Default", setting.default),
+        ("Variable", setting.variable),
+        # One of any provider is told by its own name, `providers.mine.free`.
+        *(
+            ("Now" if name == setting.name else name, f"{value} (from {origin})")
+            for name, value, origin in values
+        ),
+    ]
+
+
+def _fields(row: tuple[str, str, str]) -> dict[str, str]:
+    return dict(zip(("name", "value", "origin"), row, strict=True))

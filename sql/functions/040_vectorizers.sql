@@ -289,7 +289,11 @@ END $$;
 COMMENT ON FUNCTION qwen_embed.create_vectorizer(
     regclass, text[], text, text, text, int, text, text, text, text, int, int, text, boolean) IS
     'Makes the rows of a table embed themselves: side table, view and triggers at once, vectors by a '
-    'worker later. columns are joined by newlines; a template reads ''{title}: {body}''. Returns the name.';
+    'worker later. columns are joined by newlines; a template reads ''{title}: {body}''. Rows for which condition, SQL '
+    'over their columns, is not true have no vector. model and dimensions: as installed, unless given. target: ''table'', '
+    'beside the source, or ''column'' in it, called target_name. storage: ''vector'' or ''halfvec''; index_kind: ''hnsw'', '
+    '''binary'', ''prefix'' or ''none''; the dimensions decide, unless given. chunk_tokens and chunk_overlap split long '
+    'texts. backfill: whether rows that are there are embedded too. Returns the name, by default the table''s.';
 
 CREATE OR REPLACE FUNCTION qwen_embed.view_name(schema_name text, table_name text, target_name text)
 RETURNS text

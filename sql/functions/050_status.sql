@@ -47,9 +47,18 @@ COMMENT ON VIEW qwen_embed.status IS
     '(columns may be changed, resume() goes on); retired (another one serves in its place); held (no '
     'offer can serve now, the work waits and is tried again by itself); blocked (someone must change '
     'something); broken (changes are not captured). last_error says why and what to do.';
+COMMENT ON COLUMN qwen_embed.status.name IS 'What the vectorizer is called.';
+COMMENT ON COLUMN qwen_embed.status.source IS 'The table whose rows are embedded.';
+COMMENT ON COLUMN qwen_embed.status.target IS 'The table that holds the vectors: the side table, or the source itself.';
+COMMENT ON COLUMN qwen_embed.status.model IS 'The model that makes them.';
+COMMENT ON COLUMN qwen_embed.status.dimensions IS 'Their length.';
+COMMENT ON COLUMN qwen_embed.status.state IS 'Whether it goes on, and who has to do something if not.';
 COMMENT ON COLUMN qwen_embed.status.pending IS
     'Recorded changes that no worker holds; counted to a million. Rows a backfill has yet to reach are not in it.';
+COMMENT ON COLUMN qwen_embed.status.leased IS 'Keys that workers hold now.';
+COMMENT ON COLUMN qwen_embed.status.dead IS 'Rows whose text was refused for good: see dead_letters.';
 COMMENT ON COLUMN qwen_embed.status.lag IS 'Age of the oldest change whose row is not yet in step, whether it waits, is held by a worker or is tried again later.';
+COMMENT ON COLUMN qwen_embed.status.last_error IS 'What was last in the way, and its remedy.';
 
 CREATE OR REPLACE FUNCTION qwen_embed.dead_rows(v qwen_embed.vectorizer)
 RETURNS TABLE (key jsonb, kind text, message text, attempts int, died_at timestamptz)
@@ -73,3 +82,9 @@ FROM qwen_embed.vectorizer v CROSS JOIN LATERAL qwen_embed.dead_rows(v) AS d;
 COMMENT ON VIEW qwen_embed.dead_letters IS
     'Rows without a vector because their text was refused for good. They are tried again when the text '
     'changes or by retry().';
+COMMENT ON COLUMN qwen_embed.dead_letters.name IS 'The vectorizer.';
+COMMENT ON COLUMN qwen_embed.dead_letters.key IS 'The row''s key, by the names of its columns.';
+COMMENT ON COLUMN qwen_embed.dead_letters.kind IS 'Why it was refused, in a word, such as too_large.';
+COMMENT ON COLUMN qwen_embed.dead_letters.message IS 'Why it was refused, as the provider or the database said it.';
+COMMENT ON COLUMN qwen_embed.dead_letters.attempts IS 'How often it was tried.';
+COMMENT ON COLUMN qwen_embed.dead_letters.died_at IS 'When it was given up.';

@@ -46,6 +46,16 @@ COMMENT ON VIEW qwen_embed.progress IS
     'One row per vectorizer: how many workers run that serve it, how fast they were in the last minute, what they did '
     'since they started (cost in US dollars), how many rows walks went through and about how many are ahead of them, and how '
     'long all that will take at this speed; null where no speed is known.';
+COMMENT ON COLUMN qwen_embed.progress.name IS 'The vectorizer.';
+COMMENT ON COLUMN qwen_embed.progress.workers IS 'Workers that run and have served it.';
+COMMENT ON COLUMN qwen_embed.progress.rows_per_second IS 'Of all of them together, in the last minute.';
+COMMENT ON COLUMN qwen_embed.progress.tokens_per_second IS 'Of all of them together, in the last minute.';
+COMMENT ON COLUMN qwen_embed.progress.rows IS 'Rows that they have done since they started.';
+COMMENT ON COLUMN qwen_embed.progress.tokens IS 'Tokens that this took.';
+COMMENT ON COLUMN qwen_embed.progress.cost IS 'US dollars that this cost.';
+COMMENT ON COLUMN qwen_embed.progress.walked IS 'Rows that walks over the whole table, such as a backfill, went through.';
+COMMENT ON COLUMN qwen_embed.progress.to_walk IS 'About how many are ahead of them.';
+COMMENT ON COLUMN qwen_embed.progress.time_left IS 'How long all that waits will take at this speed; null where none is known.';
 
 CREATE OR REPLACE VIEW qwen_embed.workers AS
 SELECT w.name, w.version, w.since, w.beat_at, qwen_embed.is_alive(w.beat_at) AS alive,
@@ -55,3 +65,9 @@ FROM qwen_embed.worker w;
 COMMENT ON VIEW qwen_embed.workers IS
     'The workers that run (alive), and what is left of some that were killed: host and process, since when, when they '
     'last gave a sign, what they serve.';
+COMMENT ON COLUMN qwen_embed.workers.name IS 'Host and process.';
+COMMENT ON COLUMN qwen_embed.workers.version IS 'Version of its package.';
+COMMENT ON COLUMN qwen_embed.workers.since IS 'When it started.';
+COMMENT ON COLUMN qwen_embed.workers.beat_at IS 'When it last gave a sign of life.';
+COMMENT ON COLUMN qwen_embed.workers.alive IS 'Whether it is taken to run now.';
+COMMENT ON COLUMN qwen_embed.workers.vectorizers IS 'The vectorizers that it has served.';

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import configparser
 import importlib
+import os
 import re
 import shlex
 import shutil
@@ -37,6 +38,7 @@ TESTED = {
     "own_provider",  # in test_own_provider.py
     "postgres_auto_embed",
     "qwen-embed-worker.service",
+    "sql_only",
     "stack_free_tiers.py",
     "stack_free_tiers.toml",
 }
@@ -174,6 +176,108 @@ def test_postgres_auto_embed(
     assert any(title in printed["search"] for title in ("Night trains", "Прокол"))
     assert "(2 rows)" in printed["search.sql"]
     assert " 0.000" in printed["search.sql"]  # the newest is nearest to itself
+
+
+SQL_ONLY = EXAMPLES / "sql_only"
+
+
+class SqlOnly:
+    """The example without a library of ours, as its page starts it: `search` runs its script."""
+
+    def __init__(self, run: Any, database: Any, major: int, model: str, **variables: str) -> None:
+        self._run, self._database, self._model = run, database, model
+        self._psql = Path(tool("psql", major))
+        self._variables = variables
+        self._serving: Any = None
+        self._search: list[str] = []
+
+    def __enter__(self) -> SqlOnly:
+        [block] = blocks_of((SQL_ONLY / "README.md").read_text("utf-8"))
+        for line in block.text.replace("qwen3-embedding-0.6b", self._model).splitlines():
+            line = line.removeprefix("$ ").replace("$QWEN_EMBED_DSN", self._database.address)
+            words = shlex.split(line)
+            if words[0] == "psql":
+                prepared = self._execute(self._psql, "--set=ON_ERROR_STOP=1", *words[1:])
+                assert prepared.returncode == 0, prepared.stderr
+            elif words[-1] == "&":
+                self._start(words[1:-1])
+            elif words[0] == "qwen-embed":
+                done = self._run(*words[1:], **self._variables)
+                assert done.code == 0, done.err
+            elif words[0] != "export":  # the fixture has set it, to this test's database
+                assert self._serving is not None
+                *self._search, self.shown_query = words
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._serving is not None:
+            self._serving.terminate()
+            self._serving.communicate(timeout=30)
+
+    def _start(self, words: list[str]) -> None:
+        """The server, at a free port instead of the usual one."""
+        self._serving = self._run.start(
+            *words, "--port", "0", stderr=subprocess.PIPE, env=self._variables
+        )
+        line = self._serving.stderr.readline().decode()
+        found = re.search(r"http://[^/]*:\d+/v1", line)
+        assert found, line + self._serving.stderr.read().decode()
+        self.url = found[0]
+
+    def search(self, query: str, url: str | None = None) -> subprocess.CompletedProcess[str]:
+        path = os.pathsep.join((str(self._psql.parent), os.environ["PATH"]))
+        return self._execute(*self._search, query, EMBEDDINGS_URL=url or self.url, PATH=path)
+
+    def _execute(self, *words: object, **variables: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [*map(str, words)],
+            cwd=SQL_ONLY,
+            capture_output=True,
+            text=True,
+            env={**os.environ, **variables},
+            timeout=60,
+            check=False,
+        )
+
+
+needs_curl = pytest.mark.skipif(
+    sys.platform == "win32" or shutil.which("curl") is None, reason="it is a shell script with curl"
+)
+
+
+@needs_curl
+def test_sql_only(
+    run: Any, server: SimulatedServer, database: Any, postgres_server: Server
+) -> None:
+    major = postgres_server.version() // 10000
+    with SqlOnly(
+        run, database, major, "qwen3-embedding-0.6b", OLLAMA_HOST=server.url
+    ) as application:
+        done = application.search(application.shown_query)
+        assert "(2 rows)" in done.stdout, done.stderr
+        # The server was told that it is a query, and what is no text is refused in its words.
+        assert server.texts_seen[-1].endswith(f"\nQuery:{application.shown_query}")
+        refused = application.search("")
+        assert refused.returncode == 1
+        assert "text_empty" in refused.stderr
+        alone = application.search("text", url="http://127.0.0.1:9/v1")
+        assert alone.returncode == 1
+        assert alone.stderr.startswith("curl: ")
+
+
+@needs_curl
+def test_sql_only_finds_what_was_asked_for(
+    run: Any, database: Any, postgres_server: Server
+) -> None:
+    with SqlOnly(run, database, postgres_server.version() // 10000, "lexical") as application:
+        for query, title in (
+            (application.shown_query, "Night trains"),
+            ("how to bake \"bread\" at 'home'\n\\", "Bread at home"),
+        ):
+            done = application.search(query)
+            first = done.stdout.splitlines()[2]
+            assert first.lstrip().startswith(title), done.stdout + done.stderr
+            assert "Ночной поезд" not in done.stdout
 
 
 def is_known(variable: str) -> bool:

@@ -33,6 +33,25 @@ def test_settings_list_shows_everything_but_keys(run: Run) -> None:
     assert run.fits(table)
 
 
+def test_one_setting_is_told_in_full(run: Run) -> None:
+    Path("qwen-embed.toml").write_text("[providers.deepinfra]\nfree = true\n", "utf-8")
+    told = run("settings", "spill_to_paid", QWEN_EMBED_SPILL_TO_PAID="true").out
+    assert "Variable  QWEN_EMBED_SPILL_TO_PAID\n" in told
+    assert "Now       true (from environment)\n" in told
+    [free] = run("settings", "free", "--json").json["settings"]
+    assert (free["name"], free["expected"]) == ("providers.NAME.free", "true or false")
+    origin = "file qwen-embed.toml"
+    assert free["in_force"] == [
+        {"name": "providers.deepinfra.free", "value": "true", "origin": origin}
+    ]
+    both = run("settings", "usd_per_day").out
+    assert both.count("Setting") == 2
+    assert run.fits(both)
+    wrong = run("settings", "polcy")
+    assert wrong.code == 2
+    assert "did you mean 'policy'?" in wrong.complaint
+
+
 def offers(listed: Any) -> dict[tuple[str, str], dict[str, Any]]:
     return {
         (provider["provider"], offer["model"]): offer

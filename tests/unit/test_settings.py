@@ -11,6 +11,7 @@ import pytest
 from qwen_embed_plugins import ConfigurationError, Offer, Provider, Settings
 from qwen_embed_plugins.catalogue import Catalogue, build_catalogue, is_private
 from qwen_embed_plugins.plugins import RegisteredProvider, load_plugins
+from qwen_embed_plugins.setting_list import known_settings, settings_called
 from qwen_embed_plugins.setup import settings_from
 
 
@@ -346,3 +347,37 @@ def test_a_state_given_twice_is_refused() -> None:
         settings.state_place()
     with pytest.raises(ConfigurationError, match="argument"):
         settings_from(settings, {"state": "three.db"}).state_place()
+
+
+def test_a_setting_is_found_by_its_name_or_by_that_within_its_table() -> None:
+    def names(name: str) -> list[str]:
+        return [setting.name for setting in settings_called(name)]
+
+    assert names("cache") == ["cache"]
+    assert names("budget.usd_total") == ["budget.usd_total"]
+    assert names("usd_total") == ["budget.usd_total", "providers.NAME.usd_total"]
+    assert names("budget") == ["budget.usd_per_day", "budget.usd_total"]
+    assert len(names("providers")) > 20
+    assert names("providers.mine.free") == ["providers.NAME.free"]
+    assert names('providers.mine.models."bge-m3.5".free') == ["providers.NAME.free"]
+    for wrong, near in (
+        ("concurency", "concurrency"),
+        ("timeout", "timeout_seconds"),
+        ("providers.mine.fre", "providers.NAME.free"),
+    ):
+        with pytest.raises(ConfigurationError, match=f"did you mean '{near}'"):
+            settings_called(wrong)
+
+
+def test_defaults_and_variables_that_are_told_hold() -> None:
+    written = {}
+    for setting in known_settings():
+        if setting.variable is None or setting.default in ("not set", "unlimited"):
+            continue
+        written[setting.variable] = setting.default
+    plain = Settings.load(environ={})
+    told = Settings.load(environ=written)
+    assert {name: value for name, value, _ in told.explain()} == {
+        name: value for name, value, _ in plain.explain()
+    }
+    assert {origin for name, _, origin in told.explain() if name == "policy"} == {"environment"}
