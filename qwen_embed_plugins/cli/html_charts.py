@@ -23,6 +23,9 @@ LOW = 5
 FEWEST_PLACES = 7
 """Columns are no wider than if there were so many."""
 
+SHORT_SPAN = 900.0
+"""In so few seconds minutes do not tell the ends of an axis apart."""
+
 Label = Callable[[float], str]
 
 
@@ -126,13 +129,14 @@ def line_chart(title: str, points: Sequence[Point], label: Label, *, least: floa
         return WIDTH * (at - begin) / (end - begin) if end > begin else WIDTH
 
     drawn = joined(_stretch(run, place, top) for run in _runs(points))
-    ends = [_hour(begin), _hour(end)] if end > begin else [_hour(end)]
+    ends = [_clock(at, end - begin) for at in dict.fromkeys((begin, end))]
     return _figure(title, f"{label(known[-1].value or 0)} now", drawn, top, label, ends)
 
 
-def _hour(at: float) -> str:
-    """A moment in UTC as short as an axis needs it; the page says its year."""
-    return f"{datetime.fromtimestamp(at, timezone.utc):%m-%d %H:%M}"
+def _clock(at: float, span: float) -> str:
+    """A moment in UTC as exact as an axis of so many seconds needs it; the page says its year."""
+    form = "%H:%M:%S" if 0 < span < SHORT_SPAN else "%m-%d %H:%M"
+    return datetime.fromtimestamp(at, timezone.utc).strftime(form)
 
 
 def _runs(points: Iterable[Point]) -> Iterator[list[tuple[float, float]]]:

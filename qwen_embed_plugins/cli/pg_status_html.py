@@ -114,7 +114,7 @@ def _overview(found: Sequence[Look]) -> Iterator[Html]:
                 f"{look.status.pending:,}",
                 f"{look.status.dead:,}",
                 short(look.progress.rows_per_second) if look.progress.workers else "",
-                age_text(look.progress.time_left),
+                _time_left(look),
             )
             for place, look in enumerate(found)
         ],

@@ -67,6 +67,8 @@ def _figures(look: Look) -> Figures:
 
 def _asked(dsn: str | None, names: Sequence[str]) -> tuple[str, dict[str, IndexText]]:
     """What the database is called, and the index of each vectorizer; all over one connection."""
+    from psycopg.errors import InsufficientPrivilege
+
     from qwen_embed_plugins.errors import DatabaseError
     from qwen_embed_plugins.postgres import connect, measure_index
 
@@ -77,7 +79,9 @@ def _asked(dsn: str | None, names: Sequence[str]) -> tuple[str, dict[str, IndexT
                 indexes[name] = index_text(measure_index(connection, name, queries=0))
             except DatabaseError as error:
                 # A role that may see the status need not have the rights for this.
-                indexes[name] = IndexText(f"not known: {error}", is_due=False)
+                hidden = isinstance(error.__cause__, InsufficientPrivilege)
+                why = "seen by workers and owners alone" if hidden else f"not known: {error}"
+                indexes[name] = IndexText(why, is_due=False)
         return _database_name(connection.info), indexes
 
 

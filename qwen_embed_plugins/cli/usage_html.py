@@ -23,13 +23,13 @@ from qwen_embed_plugins.cli.html_page import Html, Tile, element, joined, page, 
 from qwen_embed_plugins.cli.usage_report import PARTS, OfferUse, Report
 from qwen_embed_plugins.cli.usage_text import (
     NOTHING_YET,
-    Rest,
+    Remainder,
     budget_name,
     free_lines,
     grants_and_budgets,
     is_used_up,
     limit_name,
-    limit_rests,
+    limit_remainders,
     use_name,
 )
 from qwen_embed_plugins.standing import Standing
@@ -74,7 +74,8 @@ def _tiles(report: Report) -> Iterator[Tile]:
     yield Tile("Tokens used", figure(tokens), f"in {figure(requests)} requests")
     free = report.free
     if free.endless:
-        yield Tile("Free tokens now", "without end", f"and {figure(free.tokens)} of grants")
+        besides = f"and {figure(free.tokens)} of grants" if free.tokens else ""
+        yield Tile("Free tokens now", "without end", besides)
     else:
         yield Tile("Free tokens now", figure(free.tokens))
 
@@ -90,23 +91,25 @@ def _money(units: int) -> str:
 def _left(report: Report) -> Iterator[Html]:
     used_up = [standing for standing in report.limits if is_used_up(standing)]
     others = [standing for standing in report.limits if not is_used_up(standing)]
-    shown = [*grants_and_budgets(report), *limit_rests(used_up)]
+    shown = [*grants_and_budgets(report), *limit_remainders(used_up)]
     yield element("h2", "Left of grants and budgets")
     if shown:
         yield legend(LEGEND)
-        yield element("div", *map(_rest_bar, shown), class_="bars")
+        yield element("div", *map(_remainder_bar, shown), class_="bars")
     else:
         yield element("p", "No grant is claimed, and no budget is set.")
     if others:
-        roomy = [_rest_bar(rest) for rest in limit_rests(others)]
+        roomy = [_remainder_bar(remainder) for remainder in limit_remainders(others)]
         summary = element("summary", f"Limits with room ({len(roomy)})")
         yield element("details", summary, element("div", *roomy, class_="bars"))
     yield joined(element("p", line) for line in free_lines(report))
 
 
-def _rest_bar(rest: Rest) -> Html:
-    words = f"{rest.words}; {rest.used}"
-    return left_bar(rest.title, words, left=rest.left, held=rest.held, limit=rest.limit)
+def _remainder_bar(remainder: Remainder) -> Html:
+    words = f"{remainder.words}; {remainder.used}"
+    return left_bar(
+        remainder.title, words, left=remainder.left, held=remainder.held, limit=remainder.limit
+    )
 
 
 # By day

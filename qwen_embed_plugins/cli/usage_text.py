@@ -44,10 +44,10 @@ def print_report(report: Report, *, all_limits: bool) -> None:
     if report.is_empty and not report.claims:
         return
     limits = [item for item in report.limits if all_limits or is_used_up(item)]
-    rests = [*grants_and_budgets(report), *limit_rests(limits)]
-    if rests:
+    remainders = [*grants_and_budgets(report), *limit_remainders(limits)]
+    if remainders:
         click.echo()
-        print_blocks(BAR_AND_WORDS, [_block(rest) for rest in rests])
+        print_blocks(BAR_AND_WORDS, [_block(remainder) for remainder in remainders])
     click.echo()
     for line in free_lines(report):
         print_text(line)
@@ -104,7 +104,7 @@ def _held(entry: OfferUse) -> str:
 # What is left
 
 
-class Rest(NamedTuple):
+class Remainder(NamedTuple):
     """What is left of a grant, a budget or a limit, in its unit, and in words. `used` is said where
     there is room for more than what is left."""
 
@@ -116,12 +116,12 @@ class Rest(NamedTuple):
     used: str
 
 
-def grants_and_budgets(report: Report) -> list[Rest]:
+def grants_and_budgets(report: Report) -> list[Remainder]:
     """What is left of each."""
-    return [*map(_claim_rest, report.claims), *map(_budget_rest, report.budgets)]
+    return [*map(_claim_remainder, report.claims), *map(_budget_remainder, report.budgets)]
 
 
-def _claim_rest(entry: ClaimStanding) -> Rest:
+def _claim_remainder(entry: ClaimStanding) -> Remainder:
     claim, standing = entry.claim, entry.standing
     held = claim.part(standing.held)
     words = _words(
@@ -131,7 +131,7 @@ def _claim_rest(entry: ClaimStanding) -> Rest:
         _lapse(entry),
     )
     used = f"{claim.amount_text(claim.part(standing.used))} used"
-    return Rest(f"Grant {entry.name}", entry.left, claim.limit, held, words, used)
+    return Remainder(f"Grant {entry.name}", entry.left, claim.limit, held, words, used)
 
 
 def _lapse(entry: ClaimStanding) -> str:
@@ -146,7 +146,7 @@ def _renewal(standing: Standing) -> str:
     return f"renews at {window}" if isinstance(window, Daily) else ""
 
 
-def _budget_rest(standing: Standing) -> Rest:
+def _budget_remainder(standing: Standing) -> Remainder:
     meter, held = standing.meter, standing.held.money
     limit, left = meter.money or 0, standing.left[2] or 0
     words = _words(
@@ -155,7 +155,7 @@ def _budget_rest(standing: Standing) -> Rest:
         _renewal(standing),
     )
     used = f"{spent_text(standing.used.money)} USD spent"
-    return Rest(budget_name(meter), left, limit, held, words, used)
+    return Remainder(budget_name(meter), left, limit, held, words, used)
 
 
 def budget_name(meter: Meter) -> str:
@@ -168,7 +168,7 @@ def is_used_up(standing: Standing) -> bool:
     return standing.is_used_up and standing.meter.kind != "flight"
 
 
-def limit_rests(limits: Iterable[Standing]) -> Iterator[Rest]:
+def limit_remainders(limits: Iterable[Standing]) -> Iterator[Remainder]:
     """What is left of each part of each limit."""
     for standing in limits:
         meter, held = standing.meter, standing.held
@@ -182,7 +182,7 @@ def limit_rests(limits: Iterable[Standing]) -> Iterator[Rest]:
                 f"room again {moment_text(standing.renews_at)}" if standing.renews_at else "",
             )
             used = f"{getattr(standing.used, part):,} {part} used"
-            yield Rest(limit_name(meter, part), left, limit, holds, words, used)
+            yield Remainder(limit_name(meter, part), left, limit, holds, words, used)
 
 
 def limit_name(meter: Meter, part: str) -> str:
@@ -195,8 +195,8 @@ def _words(*parts: str) -> str:
     return "; ".join(filter(None, parts))
 
 
-def _block(rest: Rest) -> Block:
-    return Block(rest.title, [(bar(rest.left, rest.limit), rest.words)])
+def _block(remainder: Remainder) -> Block:
+    return Block(remainder.title, [(bar(remainder.left, remainder.limit), remainder.words)])
 
 
 # What is free

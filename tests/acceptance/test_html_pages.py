@@ -295,7 +295,9 @@ def test_a_role_that_may_only_look_gets_its_page(run: Run, docs: Database) -> No
         assert done.code == 0, done.err
     finally:
         docs.execute("DROP OWNED BY qe_looks", "DROP ROLE qe_looks")
-    assert "docs into docs_embedding" in checked(PAGE.read_text("utf-8")).text
+    found = checked(PAGE.read_text("utf-8"))
+    assert "docs into docs_embedding" in found.text
+    assert "seen by workers and owners alone" in found.text
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="no SIGINT for one process there")

@@ -160,6 +160,8 @@ def test_no_point_one_and_two() -> None:
     two = line_chart("Rows", [Point(0, 0), Point(3600, 1)], short, least=2)
     assert lines(two) == [[(0, 100), (1000, 50)]]
     assert drawn(two).text.splitlines()[-2:] == ["01-01 00:00", "01-01 01:00"]
+    brief = line_chart("Rows", [Point(0, 0), Point(62, 1)], short)
+    assert drawn(brief).text.splitlines()[-2:] == ["00:00:00", "00:01:02"]
 
 
 def test_a_curve_has_gaps_where_nobody_looked() -> None:
