@@ -72,7 +72,12 @@ def test_the_wheel_holds_the_package_and_all_sql(wheel: dict[str, bytes]) -> Non
     }
     assert shipped == expected
     assert "py.typed" in shipped
-    assert {"data/demo_texts.json", "data/offers.toml", "data/models.toml"} <= shipped.keys()
+    assert {
+        "data/demo_texts.json",
+        "data/page.css",
+        "data/offers.toml",
+        "data/models.toml",
+    } <= shipped.keys()
     assert any(name.endswith(".sql") for name in shipped)
 
 

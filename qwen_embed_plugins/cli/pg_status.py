@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import click
 
 from qwen_embed_plugins.cli.database import age_text, counted, database_options, key_text
+from qwen_embed_plugins.cli.html_file import html_option
 from qwen_embed_plugins.cli.output import (
     Block,
     Column,
@@ -21,6 +22,7 @@ from qwen_embed_plugins.cli.output import (
 )
 
 if TYPE_CHECKING:
+    from qwen_embed_plugins.cli.pg_status_page import StatusPage
     from qwen_embed_plugins.postgres import (
         VectorizerDefinition,
         VectorizerProgress,
@@ -70,12 +72,23 @@ def _described(vectorizer: VectorizerDefinition) -> list[tuple[str, str]]:
     return described
 
 
-@click.command(epilog="Example: qwen-embed pg status --watch")
+@click.command(
+    epilog="""
+    \b
+    Examples:
+      qwen-embed pg status --watch
+      qwen-embed pg status --quiet --html status.html
+    """
+)
 @click.argument("name", required=False)
 @click.option("--watch", is_flag=True, help="Look again every two seconds, until Ctrl-C.")
+@html_option(
+    "Write it to FILE, a page for a browser, instead of a table; charts go on from the page that "
+    "stands there."
+)
 @json_option
 @database_options
-def status(dsn: str | None, name: str | None, watch: bool, as_json: bool) -> None:
+def status(dsn: str | None, name: str | None, watch: bool, html: str | None, as_json: bool) -> None:
     """Show what waits, what failed and why, of all vectorizers or of NAME.
 
     Lag is the age of the oldest change whose row is not in step yet. Left is how long the rest
@@ -83,18 +96,33 @@ def status(dsn: str | None, name: str | None, watch: bool, as_json: bool) -> Non
     """
     from qwen_embed_plugins import postgres
 
+    page = _page_at(html)
     while True:
         found = _looked_at(postgres.status(dsn, name), postgres.progress(dsn, name))
-        if watch and sys.stdout.isatty() and not as_json:
+        if page is not None:
+            page.write(dsn, found)
+        if watch and sys.stdout.isatty() and not as_json and page is None:
             click.echo(CLEAR_SCREEN, nl=False)
-        _show(found, as_json)
+        if as_json or page is None:
+            _show(found, as_json)
         if not watch:
             return
         sys.stdout.flush()
         time.sleep(SECONDS_BETWEEN_LOOKS)
 
 
-class _Look(NamedTuple):
+def _page_at(html: str | None) -> StatusPage | None:
+    """Where the page goes, if one is asked for; refused before anything is asked of a database."""
+    if html is None:
+        return None
+    from qwen_embed_plugins.cli.pg_status_page import StatusPage
+
+    return StatusPage(html)
+
+
+class Look(NamedTuple):
+    """All that is known of a vectorizer at a moment."""
+
     status: VectorizerStatus
     progress: VectorizerProgress
 
@@ -104,15 +132,20 @@ class _Look(NamedTuple):
         work = self.status.pending or self.progress.to_walk
         return bool(work) and self.status.state not in ("paused", "suspended", "retired")
 
+    @property
+    def is_idle(self) -> bool:
+        """Whether there is, and no worker to do it."""
+        return self.waits and not self.progress.workers
+
 
 def _looked_at(
     states: Sequence[VectorizerStatus], progress: Sequence[VectorizerProgress]
-) -> list[_Look]:
+) -> list[Look]:
     by_name = {item.name: item for item in progress}
-    return [_Look(item, by_name[item.name]) for item in states if item.name in by_name]
+    return [Look(item, by_name[item.name]) for item in states if item.name in by_name]
 
 
-def _show(found: Sequence[_Look], as_json: bool) -> None:
+def _show(found: Sequence[Look], as_json: bool) -> None:
     if as_json:
         print_json([_as_dict(*look) for look in found])
         return
@@ -153,7 +186,7 @@ def _show(found: Sequence[_Look], as_json: bool) -> None:
             )
         if item.last_error:
             click.echo(f"{item.name}: {item.last_error}")
-    idle = [look.status.name for look in found if look.waits and not look.progress.workers]
+    idle = [look.status.name for look in found if look.is_idle]
     if idle:
         names = ", ".join(idle)
         click.echo(f"no worker is running for {names}. Start one: qwen-embed pg worker")

@@ -10,12 +10,15 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from qwen_embed_plugins.cli.html_file import earlier_page, html_option, write_page
 from qwen_embed_plugins.cli.output import json_option, print_json
 from qwen_embed_plugins.cli.session import common_options, current, embedding_options, joined
 
 if TYPE_CHECKING:
     from qwen_embed_plugins.cli.claims import Corrected, Correction
     from qwen_embed_plugins.setup import Setup
+
+PAGE_KIND = "qwen-embed usage"
 
 NO_DAY = "expected a day that is not ahead, such as 2026-11-01, or a number of days such as 7d"
 
@@ -61,6 +64,7 @@ def _corrections(
     Examples:
       qwen-embed usage --since 7d
       qwen-embed usage --set deepinfra=12000000 --set fireworks=0.80usd
+      qwen-embed usage --html usage.html
     """
 )
 @click.option(
@@ -77,12 +81,14 @@ def _corrections(
     callback=_corrections,
     help="Correct a claimed grant to what its provider says is left: tokens, or 1.20usd.",
 )
+@html_option("Write it to FILE, a page for a browser with charts by day, instead of a table.")
 @embedding_options
 @json_option
 @common_options
 def usage(
     since: date | None,
     corrections: list[Correction],
+    html: str | None,
     model: str | None,
     dimensions: int | None,
     use: tuple[str, ...],
@@ -98,6 +104,10 @@ def usage(
 
     if corrections and since:
         raise click.UsageError("--since tells, --set corrects: give one of them")
+    if corrections and html:
+        raise click.UsageError("--html tells, --set corrects: give one of them")
+    if html:
+        earlier_page(html, PAGE_KIND)  # refuses a file of somebody else before anything is done
     settings = current().load_settings(model=model, dimensions=dimensions, use=joined(use))
     setup = Setup.make(settings, None)
     if corrections:
@@ -108,9 +118,13 @@ def usage(
 
     with closing(setup.books()) as books:
         found = report(setup, books.read(), time(), since)
+    if html:
+        from qwen_embed_plugins.cli.usage_html import usage_page
+
+        write_page(html, usage_page(PAGE_KIND, found))
     if as_json:
         print_json(as_dict(found))
-    else:
+    elif not html:
         print_report(found, all_limits=current().verbose)
 
 

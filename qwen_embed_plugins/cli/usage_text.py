@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from typing import NamedTuple
 
 import click
 
@@ -18,6 +19,7 @@ from qwen_embed_plugins.cli.usage_report import (
     Report,
     limit_setting,
 )
+from qwen_embed_plugins.meters import Meter
 from qwen_embed_plugins.standing import Standing
 from qwen_embed_plugins.windows import Daily
 
@@ -41,17 +43,14 @@ def print_report(report: Report, *, all_limits: bool) -> None:
         _print_use(report)
     if report.is_empty and not report.claims:
         return
-    blocks = [_claim_block(entry) for entry in report.claims]
-    blocks += [_budget_block(standing) for standing in report.budgets]
-    limits = [item for item in report.limits if all_limits or _is_used_up(item)]
-    blocks += [block for standing in limits for block in _limit_blocks(standing)]
-    if blocks:
+    limits = [item for item in report.limits if all_limits or is_used_up(item)]
+    remainders = [*grants_and_budgets(report), *limit_remainders(limits)]
+    if remainders:
         click.echo()
-        print_blocks(BAR_AND_WORDS, blocks)
+        print_blocks(BAR_AND_WORDS, [_block(remainder) for remainder in remainders])
     click.echo()
-    for line in (_free_line(report), _not_added_line(report), _unclaimed_line(report)):
-        if line:
-            print_text(line)
+    for line in free_lines(report):
+        print_text(line)
 
 
 def print_corrected(corrected: list[Corrected]) -> None:
@@ -84,13 +83,16 @@ def _print_use(report: Report) -> None:
 
 
 def _use_row(entry: OfferUse) -> tuple[str, ...]:
+    used = entry.used
+    return use_name(entry), f"{used.requests:,}", f"{used.tokens:,}", spent_text(used.money)
+
+
+def use_name(entry: OfferUse) -> str:
+    """An offer with its account, if that goes by another name, and a star if it is not set up."""
     name = entry.offer
     if entry.account != name.partition("/")[0]:
         name += f" ({entry.account})"
-    if not entry.configured:
-        name += " *"
-    used = entry.used
-    return name, f"{used.requests:,}", f"{used.tokens:,}", spent_text(used.money)
+    return name if entry.configured else f"{name} *"
 
 
 def _held(entry: OfferUse) -> str:
@@ -102,16 +104,34 @@ def _held(entry: OfferUse) -> str:
 # What is left
 
 
-def _claim_block(entry: ClaimStanding) -> Block:
+class Remainder(NamedTuple):
+    """What is left of a grant, a budget or a limit, in its unit, and in words. `used` is said where
+    there is room for more than what is left."""
+
+    title: str
+    left: int
+    limit: int
+    held: int
+    words: str
+    used: str
+
+
+def grants_and_budgets(report: Report) -> list[Remainder]:
+    """What is left of each."""
+    return [*map(_claim_remainder, report.claims), *map(_budget_remainder, report.budgets)]
+
+
+def _claim_remainder(entry: ClaimStanding) -> Remainder:
     claim, standing = entry.claim, entry.standing
     held = claim.part(standing.held)
-    words = [
+    words = _words(
         f"{claim.number_text(entry.left)} of {claim.amount_text(claim.limit)} left",
         f"{claim.number_text(held)} held" if held else "",
         _renewal(standing),
         _lapse(entry),
-    ]
-    return _block(f"Grant {entry.name}", entry.left, claim.limit, words)
+    )
+    used = f"{claim.amount_text(claim.part(standing.used))} used"
+    return Remainder(f"Grant {entry.name}", entry.left, claim.limit, held, words, used)
 
 
 def _lapse(entry: ClaimStanding) -> str:
@@ -126,42 +146,66 @@ def _renewal(standing: Standing) -> str:
     return f"renews at {window}" if isinstance(window, Daily) else ""
 
 
-def _budget_block(standing: Standing) -> Block:
+def _budget_remainder(standing: Standing) -> Remainder:
     meter, held = standing.meter, standing.held.money
     limit, left = meter.money or 0, standing.left[2] or 0
-    words = [
+    words = _words(
         f"{dollars_text(left)} of {dollars_text(limit)} USD left",
         f"{dollars_text(held)} held" if held else "",
         _renewal(standing),
-    ]
-    return _block(f"Budget {meter.setting} in {meter.table}", left, limit, words)
+    )
+    used = f"{spent_text(standing.used.money)} USD spent"
+    return Remainder(budget_name(meter), left, limit, held, words, used)
 
 
-def _is_used_up(standing: Standing) -> bool:
+def budget_name(meter: Meter) -> str:
+    """A budget by its setting, and where that stands."""
+    return f"Budget {meter.setting} in {meter.table}"
+
+
+def is_used_up(standing: Standing) -> bool:
     """Whether waiting is for more than a request of somebody's to end."""
     return standing.is_used_up and standing.meter.kind != "flight"
 
 
-def _limit_blocks(standing: Standing) -> Iterator[Block]:
-    meter, held = standing.meter, standing.held
-    for part, left in zip(PARTS, standing.left, strict=False):
-        if left is None:
-            continue
-        limit, holds = getattr(meter, part), getattr(held, part)
-        words = [
-            f"{left:,} of {limit:,} left",
-            f"{holds:,} held" if holds else "",
-            f"room again {moment_text(standing.renews_at)}" if standing.renews_at else "",
-        ]
-        of = f"{meter.account}/{meter.offer}" if meter.offer else meter.account
-        yield _block(f"Limit {limit_setting(meter, part)} of {of}", left, limit, words)
+def limit_remainders(limits: Iterable[Standing]) -> Iterator[Remainder]:
+    """What is left of each part of each limit."""
+    for standing in limits:
+        meter, held = standing.meter, standing.held
+        for part, left in zip(PARTS, standing.left, strict=False):
+            if left is None:
+                continue
+            limit, holds = getattr(meter, part), getattr(held, part)
+            words = _words(
+                f"{left:,} of {limit:,} left",
+                f"{holds:,} held" if holds else "",
+                f"room again {moment_text(standing.renews_at)}" if standing.renews_at else "",
+            )
+            used = f"{getattr(standing.used, part):,} {part} used"
+            yield Remainder(limit_name(meter, part), left, limit, holds, words, used)
 
 
-def _block(title: str, left: int, limit: int, words: list[str]) -> Block:
-    return Block(title, [(bar(left, limit), "; ".join(filter(None, words)))])
+def limit_name(meter: Meter, part: str) -> str:
+    """A part of a limit by its setting, and whose it is."""
+    of = f"{meter.account}/{meter.offer}" if meter.offer else meter.account
+    return f"Limit {limit_setting(meter, part)} of {of}"
+
+
+def _words(*parts: str) -> str:
+    return "; ".join(filter(None, parts))
+
+
+def _block(remainder: Remainder) -> Block:
+    return Block(remainder.title, [(bar(remainder.left, remainder.limit), remainder.words)])
 
 
 # What is free
+
+
+def free_lines(report: Report) -> list[str]:
+    """What is free, what is left out of that and why, and what may be claimed."""
+    lines = (_free_line(report), _not_added_line(report), _unclaimed_line(report))
+    return [line for line in lines if line]
 
 
 def _free_line(report: Report) -> str:
