@@ -11,7 +11,8 @@ from typing import IO, TYPE_CHECKING, Any
 
 import click
 
-from qwen_embed_plugins.cli.failures import Unfinished
+from qwen_embed_plugins.cli.database import counted
+from qwen_embed_plugins.cli.failures import Interrupted, Unfinished
 from qwen_embed_plugins.cli.progress import Meter, metered
 from qwen_embed_plugins.cli.session import common_options, current, embedding_options, joined
 from qwen_embed_plugins.cli.texts import (
@@ -27,6 +28,7 @@ from qwen_embed_plugins.cli.vector_files import (
     VectorWriter,
     appending,
     destination,
+    naming,
     writer_for,
 )
 from qwen_embed_plugins.hookspecs import hookimpl
@@ -134,18 +136,38 @@ def embed(
         job = _Job(
             embedder,
             writer_for(form, target, embedder.space.dimensions),
+            output=output,
             role="query" if query else "document",
             unit="line" if file else "text",
             keep_going=keep_going,
             done=_skipped(found, done, output),
         )
-        quiet = current().quiet or file is None
+        # Lines that are printed as they come show by themselves how far it is.
+        quiet = current().quiet or file is None or (not (at_once or output) and sys.stdout.isatty())
         total = len(texts) if quiet or not file else count_texts(file, is_csv=source.is_csv_field)
-        with metered("Embedding", total, quiet=quiet) as meter:
-            counter.meter = meter
-            counter.reach(job.count)
-            job.run(found, counter)
+        try:
+            with metered("Embedding", total, quiet=quiet) as meter:
+                counter.meter = meter
+                counter.reach(job.count)
+                job.run(found, counter)
+        except KeyboardInterrupt:
+            said = _interrupted(counter.done, job.count, output, resume=resume, at_once=at_once)
+            raise Interrupted(said) from None
     job.report()
+
+
+def _interrupted(
+    done: int, written: int, output: str | None, *, resume: bool, at_once: bool
+) -> str:
+    """What was done when Ctrl-C came, and what is left of it."""
+    if output is not None and resume:
+        return f"{counted(written, 'line')} in {output}; the same command goes on from there"
+    if output is None and not at_once:
+        return f"{counted(written, 'text')} written"
+    if not done:
+        return ""
+    keeping = "" if output is None else "; --format jsonl with --resume would keep them"
+    return f"{counted(done, 'text')} embedded, nothing written{keeping}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -240,6 +262,7 @@ class _Job:
         embedder: Embedder,
         writer: VectorWriter,
         *,
+        output: str | None,
         role: Role,
         unit: str,
         keep_going: bool,
@@ -247,6 +270,7 @@ class _Job:
     ) -> None:
         self._embedder = embedder
         self._writer = writer
+        self._output = output
         self._role: Role = role
         self._unit = unit
         self._keep_going = keep_going
@@ -262,7 +286,8 @@ class _Job:
             counter.reach(self.count)
             if self.failed and not self._keep_going:
                 raise Unfinished(f"{self._failures()}; --keep-going writes the others")
-        self._writer.finish()
+        with naming(self._output):
+            self._writer.finish()
 
     def report(self) -> None:
         """Fail if a text has no vector, once the others are safely written."""
@@ -274,7 +299,8 @@ class _Job:
         whole = result.vectors
         if missing and not self._keep_going:
             whole, missing = whole[: min(missing)], set()
-        self._writer.write(whole, missing)
+        with naming(self._output):
+            self._writer.write(whole, missing)
 
     def _failures(self) -> str:
         texts = "text has" if self.failed == 1 else "texts have"
