@@ -10,13 +10,21 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import click
 
-from qwen_embed_plugins.cli.database import age_text, counted, database_options, key_text
+from qwen_embed_plugins.cli.database import (
+    age_text,
+    any_vectorizer_argument,
+    counted,
+    database_options,
+    key_text,
+)
 from qwen_embed_plugins.cli.output import (
     Block,
     Column,
     json_option,
+    moves_its_cursor,
     print_blocks,
     print_json,
+    print_line,
     print_table,
 )
 
@@ -71,7 +79,7 @@ def _described(vectorizer: VectorizerDefinition) -> list[tuple[str, str]]:
 
 
 @click.command(epilog="Example: qwen-embed pg status --watch")
-@click.argument("name", required=False)
+@any_vectorizer_argument
 @click.option("--watch", is_flag=True, help="Look again every two seconds, until Ctrl-C.")
 @json_option
 @database_options
@@ -85,7 +93,7 @@ def status(dsn: str | None, name: str | None, watch: bool, as_json: bool) -> Non
 
     while True:
         found = _looked_at(postgres.status(dsn, name), postgres.progress(dsn, name))
-        if watch and sys.stdout.isatty() and not as_json:
+        if watch and moves_its_cursor(sys.stdout) and not as_json:
             click.echo(CLEAR_SCREEN, nl=False)
         _show(found, as_json)
         if not watch:
@@ -145,18 +153,18 @@ def _show(found: Sequence[_Look], as_json: bool) -> None:
     for item, progress in found:
         if progress.to_walk:
             share = f"{progress.walked} of about {progress.walked + progress.to_walk}"
-            click.echo(f"{item.name}: {share} rows gone through")
+            print_line(f"{item.name}: {share} rows gone through")
         if item.dead:
-            click.echo(
+            print_line(
                 f"{item.name}: {counted(item.dead, 'row')} refused for good, see "
                 f"qwen-embed pg dead {item.name}"
             )
         if item.last_error:
-            click.echo(f"{item.name}: {item.last_error}")
+            print_line(f"{item.name}: {item.last_error}")
     idle = [look.status.name for look in found if look.waits and not look.progress.workers]
     if idle:
         names = ", ".join(idle)
-        click.echo(f"no worker is running for {names}. Start one: qwen-embed pg worker")
+        print_line(f"no worker is running for {names}. Start one: qwen-embed pg worker")
 
 
 def _as_dict(status: VectorizerStatus, progress: VectorizerProgress) -> dict[str, Any]:
@@ -167,7 +175,7 @@ def _as_dict(status: VectorizerStatus, progress: VectorizerProgress) -> dict[str
 
 
 @click.command(epilog="Example: qwen-embed pg dead docs --json")
-@click.argument("name", required=False)
+@any_vectorizer_argument
 @json_option
 @database_options
 def dead(dsn: str | None, name: str | None, as_json: bool) -> None:
