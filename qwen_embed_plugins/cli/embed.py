@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -39,6 +40,8 @@ if TYPE_CHECKING:
     from qwen_embed_plugins.embedder import Embedder
     from qwen_embed_plugins.events import Event
     from qwen_embed_plugins.types import EmbedResult, Role, TextError
+
+log = logging.getLogger(__name__)
 
 SHOWN_FAILURES = 10
 
@@ -236,7 +239,7 @@ def _skipped(texts: Iterator[str], done: int, output: str | None) -> int:
 
 
 class _Counter:
-    """Sees each answer as it comes, so that a bar moves within a portion too."""
+    """Sees each answer as it comes: a bar moves within a portion too, and --verbose tells of it."""
 
     meter: Meter | None = None
     done = 0
@@ -245,7 +248,11 @@ class _Counter:
     def observe(self, event: Event) -> None:
         from qwen_embed_plugins.events import AttemptFinished
 
-        if isinstance(event, AttemptFinished) and event.fault is None:
+        if not isinstance(event, AttemptFinished):
+            return
+        tried = {"offer": event.offer, "texts": event.texts, "tokens": event.tokens}
+        log.debug("an attempt ended", extra={**tried, "fault": event.fault or "none"})
+        if event.fault is None:
             self.reach(self.done + event.texts)
 
     def reach(self, done: int) -> None:

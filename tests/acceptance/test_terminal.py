@@ -291,3 +291,21 @@ def test_a_build_of_an_index_shows_a_bar_on_a_terminal(run: Run, database: Datab
     drawn = plain(on_terminal(run, "pg", "index", "docs"))
     assert "Indexing docs" in drawn
     assert "built docs_embedding_hnsw" in drawn
+
+
+def test_quiet_leaves_the_result_alone_and_verbose_adds(
+    run: Run, docs: Database, ollama: SimulatedServer
+) -> None:
+    """On a terminal, where logs and bars would show: nothing of them, and the same result."""
+    quiet = each_on_terminal(
+        run, ("pg worker --once -q", "pg index docs --queries 0 -v -q", "-q usage", "settings -q")
+    )
+    shown = each_on_terminal(run, ("usage", "settings", "embed x", "embed x -v", "-q embed x -v"))
+    assert re.fullmatch(r"50 embedded \(\d+\.\d s\)\n", quiet["pg worker --once -q"])
+    assert re.fullmatch(r"docs: nothing to build.*\n", quiet["pg index docs --queries 0 -v -q"])
+    assert quiet["-q usage"] == shown["usage"]
+    assert quiet["settings -q"] == shown["settings"]
+    attempt = "an attempt ended, fault: none, offer: ollama/qwen3-embedding-8b, texts: 1, tokens:"
+    assert attempt in shown["embed x -v"]
+    assert attempt in shown["-q embed x -v"], "the last one counts"
+    assert attempt not in shown["embed x"]
