@@ -14,11 +14,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command line and give its exit code; without `arguments`, the process's own.
 
     0: done. 1: the world refused, or work remains. 2: settings or arguments are wrong and nothing
-    was called. 130: interrupted. 141: the reader of our output went away.
+    was called. 130: interrupted (a service that ends in order gives 0). 141: the reader of our
+    output went away.
     """
     if arguments is None:
         gc.set_threshold(_OBJECTS_UNTIL_COLLECTED)
-    from qwen_embed_plugins.cli import failures, root, signals
+    from qwen_embed_plugins.cli import failures, root, signals, streams
 
+    streams.open_closed_streams()
     with signals.interrupting():
         return failures.guarded(lambda: root.run(arguments))

@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 
 import click
 
+from qwen_embed_plugins.cli import names
 from qwen_embed_plugins.cli.session import common_options
 
 Command = TypeVar("Command", bound=Callable[..., Any])
@@ -23,9 +24,47 @@ def database_options(command: Command) -> Command:
     return option(common_options(command))
 
 
+vectorizer_argument = click.argument("name", shell_complete=names.vectorizers)
+any_vectorizer_argument = click.argument("name", required=False, shell_complete=names.vectorizers)
+only_option = click.option(
+    "--only",
+    multiple=True,
+    metavar="NAME",
+    shell_complete=names.vectorizers,
+    help="Only this vectorizer; repeat it.",
+)
+
 sql_option = click.option(
     "--sql", "as_sql", is_flag=True, help="Print the SQL instead of running it."
 )
+
+
+def text_options(command: Command) -> Command:
+    """What the text of a row is, and which rows have one."""
+    options = (
+        click.option(
+            "--column",
+            multiple=True,
+            metavar="NAME",
+            help="A column, written without quotes; repeat it.",
+        ),
+        click.option("--columns", metavar="A,B", help="The same, with commas between."),
+        click.option("--template", metavar="TEXT", help="The text of a row, columns in braces."),
+        click.option("--condition", metavar="SQL", help="Only rows for which this is true."),
+    )
+    for option in reversed(options):
+        command = option(command)
+    return command
+
+
+def columns_named(
+    column: tuple[str, ...], columns: str | None, template: str | None
+) -> list[str] | None:
+    """The columns of `--column` and `--columns`, or None beside a template."""
+    named = [*column, *(part.strip() for part in (columns or "").split(",") if part.strip())]
+    if bool(named) == bool(template):
+        raise click.UsageError("give --column (or --columns), or --template")
+    return named or None
 
 
 def do_or_show(

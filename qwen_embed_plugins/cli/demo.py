@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from qwen_embed_plugins.cli import signals
+from qwen_embed_plugins.cli import names, signals
 from qwen_embed_plugins.cli.failures import Unfinished
 from qwen_embed_plugins.cli.session import common_options, current
 
@@ -33,7 +33,10 @@ ROWS_SHOWN = 3
     """
 )
 @click.option(
-    "--provider", metavar="NAME", help="Embed with this provider, which may cost its price."
+    "--provider",
+    metavar="NAME",
+    shell_complete=names.providers,
+    help="Embed with this provider, which may cost its price.",
 )
 @common_options
 def demo(provider: str | None) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -11,7 +12,8 @@ from typing import IO, TYPE_CHECKING, Any
 
 import click
 
-from qwen_embed_plugins.cli.failures import Unfinished
+from qwen_embed_plugins.cli.database import counted
+from qwen_embed_plugins.cli.failures import Interrupted, Unfinished
 from qwen_embed_plugins.cli.progress import Meter, metered
 from qwen_embed_plugins.cli.session import common_options, current, embedding_options, joined
 from qwen_embed_plugins.cli.texts import (
@@ -27,6 +29,7 @@ from qwen_embed_plugins.cli.vector_files import (
     VectorWriter,
     appending,
     destination,
+    naming,
     writer_for,
 )
 from qwen_embed_plugins.hookspecs import hookimpl
@@ -37,6 +40,8 @@ if TYPE_CHECKING:
     from qwen_embed_plugins.embedder import Embedder
     from qwen_embed_plugins.events import Event
     from qwen_embed_plugins.types import EmbedResult, Role, TextError
+
+log = logging.getLogger(__name__)
 
 SHOWN_FAILURES = 10
 
@@ -134,18 +139,38 @@ def embed(
         job = _Job(
             embedder,
             writer_for(form, target, embedder.space.dimensions),
+            output=output,
             role="query" if query else "document",
             unit="line" if file else "text",
             keep_going=keep_going,
             done=_skipped(found, done, output),
         )
-        quiet = current().quiet or file is None
+        # Lines that are printed as they come show by themselves how far it is.
+        quiet = current().quiet or file is None or (not (at_once or output) and sys.stdout.isatty())
         total = len(texts) if quiet or not file else count_texts(file, is_csv=source.is_csv_field)
-        with metered("Embedding", total, quiet=quiet) as meter:
-            counter.meter = meter
-            counter.reach(job.count)
-            job.run(found, counter)
+        try:
+            with metered("Embedding", total, quiet=quiet) as meter:
+                counter.meter = meter
+                counter.reach(job.count)
+                job.run(found, counter)
+        except KeyboardInterrupt:
+            said = _interrupted(counter.done, job.count, output, resume=resume, at_once=at_once)
+            raise Interrupted(said) from None
     job.report()
+
+
+def _interrupted(
+    done: int, written: int, output: str | None, *, resume: bool, at_once: bool
+) -> str:
+    """What was done when Ctrl-C came, and what is left of it."""
+    if output is not None and resume:
+        return f"{counted(written, 'line')} in {output}; the same command goes on from there"
+    if output is None and not at_once:
+        return f"{counted(written, 'text')} written"
+    if not done:
+        return ""
+    keeping = "" if output is None else "; --format jsonl with --resume would keep them"
+    return f"{counted(done, 'text')} embedded, nothing written{keeping}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -214,7 +239,7 @@ def _skipped(texts: Iterator[str], done: int, output: str | None) -> int:
 
 
 class _Counter:
-    """Sees each answer as it comes, so that a bar moves within a portion too."""
+    """Sees each answer as it comes: a bar moves within a portion too, and --verbose tells of it."""
 
     meter: Meter | None = None
     done = 0
@@ -223,7 +248,11 @@ class _Counter:
     def observe(self, event: Event) -> None:
         from qwen_embed_plugins.events import AttemptFinished
 
-        if isinstance(event, AttemptFinished) and event.fault is None:
+        if not isinstance(event, AttemptFinished):
+            return
+        tried = {"offer": event.offer, "texts": event.texts, "tokens": event.tokens}
+        log.debug("an attempt ended", extra={**tried, "fault": event.fault or "none"})
+        if event.fault is None:
             self.reach(self.done + event.texts)
 
     def reach(self, done: int) -> None:
@@ -240,6 +269,7 @@ class _Job:
         embedder: Embedder,
         writer: VectorWriter,
         *,
+        output: str | None,
         role: Role,
         unit: str,
         keep_going: bool,
@@ -247,6 +277,7 @@ class _Job:
     ) -> None:
         self._embedder = embedder
         self._writer = writer
+        self._output = output
         self._role: Role = role
         self._unit = unit
         self._keep_going = keep_going
@@ -262,7 +293,8 @@ class _Job:
             counter.reach(self.count)
             if self.failed and not self._keep_going:
                 raise Unfinished(f"{self._failures()}; --keep-going writes the others")
-        self._writer.finish()
+        with naming(self._output):
+            self._writer.finish()
 
     def report(self) -> None:
         """Fail if a text has no vector, once the others are safely written."""
@@ -274,7 +306,8 @@ class _Job:
         whole = result.vectors
         if missing and not self._keep_going:
             whole, missing = whole[: min(missing)], set()
-        self._writer.write(whole, missing)
+        with naming(self._output):
+            self._writer.write(whole, missing)
 
     def _failures(self) -> str:
         texts = "text has" if self.failed == 1 else "texts have"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
 import sys
@@ -25,6 +26,8 @@ WRONG_ARGUMENTS = 2
 INTERRUPTED = 130
 """128 and the number of SIGINT, as shells report a program that Ctrl-C ended."""
 
+_NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+
 BROKEN_PIPE = 141
 """128 and the number of SIGPIPE, as shells report `yes` in `yes | head`."""
 
@@ -33,25 +36,44 @@ class Unfinished(click.ClickException):
     """Work remains: said in one line, exit code 1."""
 
 
+class Interrupted(KeyboardInterrupt):
+    """Ctrl-C, and what was done by then."""
+
+
 def guarded(command: Callable[[], int]) -> int:
     """Run a command; what it raises is said in one line, and becomes the exit code."""
+    code = 0
+    error: Exception | KeyboardInterrupt | None = None
     try:
         code = command()
-        sys.stdout.flush()
-    except BrokenPipeError:
-        _abandon(sys.stdout)
+    except (Exception, KeyboardInterrupt) as raised:
+        error = raised
+    lost = _lost_output()
+    if lost is not None and (error is None or isinstance(error, OSError)):
+        error = lost  # the same, and says which file it was
+    return code if error is None else _told(error)
+
+
+def _told(error: Exception | KeyboardInterrupt) -> int:
+    if isinstance(error, BrokenPipeError):
         return BROKEN_PIPE
-    except (KeyboardInterrupt, click.Abort):
-        complain("interrupted")
+    if isinstance(error, click.exceptions.Exit):
+        return error.exit_code
+    if isinstance(error, (KeyboardInterrupt, click.Abort)):
+        _complain_of_interruption(error)
         return INTERRUPTED
-    except click.exceptions.Exit as end:
-        return end.exit_code
-    except Exception as error:
-        complain(describe(error))
-        if not _is_expected(error) and logging.getLogger(LOGGER).isEnabledFor(logging.DEBUG):
-            _show_traceback(error)
-        return exit_code(error)
-    return code
+    complain(describe(error))
+    if not _is_expected(error) and logging.getLogger(LOGGER).isEnabledFor(logging.DEBUG):
+        _show_traceback(error)
+    return exit_code(error)
+
+
+def _complain_of_interruption(error: BaseException) -> None:
+    done = str(error) if isinstance(error, Interrupted) else ""
+    if sys.stderr.isatty():
+        # The terminal has shown ^C: at the end of a question, else alone on its line.
+        click.echo("\n" if isinstance(error, click.Abort) else "\r", err=True, nl=False)
+    complain(f"interrupted: {done}" if done else "interrupted")
 
 
 def complain(message: str) -> None:
@@ -59,7 +81,7 @@ def complain(message: str) -> None:
     line = without_secrets(" ".join(message.split()))
     try:
         click.echo(f"{PROGRAM}: {line}", err=True)
-    except BrokenPipeError:
+    except OSError:  # its reader went away, its disk is full: nobody is left to be told
         _abandon(sys.stderr)
 
 
@@ -80,7 +102,9 @@ def describe(error: Exception) -> str:
         return str(error)
     if isinstance(error, OSError):
         what = error.strerror or str(error) or type(error).__name__
-        return f"{error.filename}: {what}" if error.filename else what
+        # Our own files are named; what stands in no buffer any more was to be printed.
+        where = error.filename or ("standard output" if error.errno in _NO_ROOM else None)
+        return f"{where}: {what}" if where else what
     return (
         f"internal error: {type(error).__name__}: {error} (--verbose shows where; please report it)"
     )
@@ -105,8 +129,20 @@ def _show_traceback(error: Exception) -> None:
     click.echo(without_secrets(text), err=True, nl=False)
 
 
+def _lost_output() -> OSError | None:
+    """Why what was printed did not arrive, if so."""
+    try:
+        sys.stdout.flush()
+    except OSError as error:
+        _abandon(sys.stdout)
+        error.filename = "standard output"
+        return error
+    return None
+
+
 def _abandon(stream: TextIO) -> None:
-    """Let the interpreter's own flush at exit go nowhere: it would complain about the pipe."""
+    """Let the interpreter's own flush at exit go nowhere: it would complain about the stream, and
+    give an exit code of its own."""
     nowhere = os.open(os.devnull, os.O_WRONLY)
     os.dup2(nowhere, stream.fileno())
     os.close(nowhere)

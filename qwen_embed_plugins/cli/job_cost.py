@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from qwen_embed_plugins.cli.output import print_line
 from qwen_embed_plugins.errors import ConfigurationError
 
 if TYPE_CHECKING:
@@ -72,17 +73,17 @@ def say(cost: JobCost) -> None:
     """One or two lines about a job."""
     estimate = cost.estimate
     about = "" if estimate.is_exact else "about "
-    click.echo(
+    print_line(
         f"{estimate.name}: {about}{estimate.rows:,} rows, {about}{estimate.texts:,} texts to embed "
         f"with about {estimate.tokens:,} tokens as {cost.space}"
     )
     if cost.usd is None or cost.seconds is None:
-        click.echo(f"What that costs is not known here: {cost.reason}")
+        print_line(f"What that costs is not known here: {cost.reason}")
         return
     paid = f"{cost.usd:.4f} USD" if cost.usd else "nothing"
-    click.echo(f"That costs {paid} and takes {_duration(cost.seconds)}, on a fair day")
+    print_line(f"That costs {paid} and takes {_duration(cost.seconds)}, on a fair day")
     if cost.reason is not None:
-        click.echo(f"Of it {cost.served:,} texts can be served now. The rest waits: {cost.reason}")
+        print_line(f"Of it {cost.served:,} texts can be served now. The rest waits: {cost.reason}")
 
 
 def _duration(seconds: float) -> str:

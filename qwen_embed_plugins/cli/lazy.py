@@ -6,12 +6,12 @@ import importlib
 from collections.abc import Mapping
 from difflib import get_close_matches
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import click
+from click.shell_completion import CompletionItem
 
-if TYPE_CHECKING:
-    from qwen_embed_plugins.plugins import Registry
+from qwen_embed_plugins.cli.names import plugins_of_others
 
 
 class Lazy(NamedTuple):
@@ -39,7 +39,7 @@ class LazyGroup(click.Group):
         """The commands of plugins. None takes the name of a command of ours."""
         if not self._takes_plugins:
             return {}
-        registry = _commands_of_plugins()
+        registry = plugins_of_others()
         return {
             name: command
             for name, command in (registry.commands if registry else {}).items()
@@ -60,26 +60,27 @@ class LazyGroup(click.Group):
     def resolve_command(
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
-        if args and not args[0].startswith("-") and self.get_command(ctx, args[0]) is None:
+        known = ctx.resilient_parsing or self.get_command(ctx, args[0]) is not None
+        if not known and not args[0].startswith("-"):
             near = get_close_matches(args[0], self.list_commands(ctx), n=1, cutoff=0.6)
             hint = f"; did you mean {near[0]!r}?" if near else ""
             ctx.fail(f"no command {args[0]!r}{hint}")
         return super().resolve_command(ctx, args)
 
-    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+    def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem]:
+        """Commands and options; no command is imported for its line of help."""
+        found = [
+            CompletionItem(name, help=said)
+            for name, said in self._lines()
+            if name.startswith(incomplete)
+        ]
+        return found + click.Command.shell_complete(self, ctx, incomplete)
+
+    def _lines(self) -> list[tuple[str, str]]:
         rows = [(name, lazy.help) for name, lazy in self._lazy.items()]
-        rows += [(name, self.added[name].get_short_help_str()) for name in sorted(self.added)]
+        added = sorted(self.added.items())
+        return rows + [(name, command.get_short_help_str()) for name, command in added]
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         with formatter.section("Commands"):
-            formatter.write_dl(rows)
-
-
-def _commands_of_plugins() -> Registry | None:
-    """What installed plugins declare; None without any, so that `--help` loads nothing."""
-    from importlib.metadata import entry_points
-
-    found = entry_points(group="qwen_embed_plugins")
-    if not found:
-        return None
-    from qwen_embed_plugins.plugins import load_plugins
-
-    return load_plugins(found=tuple(found))
+            formatter.write_dl(self._lines())

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from qwen_embed_plugins.cli import names
 from qwen_embed_plugins.cli.output import (
     Column,
     json_option,
@@ -33,7 +34,7 @@ PRECISIONS = {"q4": "Q4", "fp16": "FP16"}
       qwen-embed models qwen3-embedding-8b
     """
 )
-@click.argument("name", required=False)
+@click.argument("name", required=False, shell_complete=names.models)
 @json_option
 @common_options
 def models(name: str | None, as_json: bool) -> None:

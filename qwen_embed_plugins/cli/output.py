@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import sys
 from collections.abc import Sequence
@@ -10,6 +11,12 @@ from typing import Any, Literal, NamedTuple
 import click
 
 WIDTH_IN_A_PIPE = 80
+
+BETWEEN_COLUMNS = 3
+"""What rich puts between the columns of a table."""
+
+LONG_WORD = 16
+"""A longer word, a path for example, may be broken where a column folds."""
 
 
 class Column(NamedTuple):
@@ -38,16 +45,45 @@ def print_table(
     *,
     empty: str = "none",
 ) -> None:
-    """A table as wide as the terminal, 80 columns in a pipe; colour only on a terminal."""
+    """A table as wide as the terminal, 80 columns in a pipe; colour only on a terminal. Where it is
+    too narrow for that, a block for each row."""
+    described = [Column(column) if isinstance(column, str) else column for column in columns]
+    if not rows:
+        click.echo(empty)
+    elif _least_width(described, rows) > console(sys.stdout).width:
+        print_blocks(described[:1], [_record(described, row) for row in rows])
+    else:
+        _print(_table(described, rows))
+
+
+def _least_width(columns: Sequence[Column], rows: Sequence[Sequence[object]]) -> int:
+    """How wide a table must be to leave words whole, but for long ones in columns that fold."""
+    width = BETWEEN_COLUMNS * (len(columns) - 1)
+    for place, column in enumerate(columns):
+        if column.long == "is cut":
+            said = [column.title]
+        else:
+            said = [column.title, *("" if row[place] is None else str(row[place]) for row in rows)]
+        words = [line for text in said for line in text.splitlines()]
+        if column.long == "folds":
+            words = [word[:LONG_WORD] for line in words for word in line.split()]
+        width += max(map(len, words), default=0)
+    return width
+
+
+def _record(columns: Sequence[Column], row: Sequence[object]) -> Block:
+    """A row as a block: its first cell, and below it the others with their names."""
+    named = zip(columns[1:], row[1:], strict=True)
+    said = [f"{' '.join(c.title.split())} {value}" for c, value in named if value not in (None, "")]
+    return Block(str(row[0]), shared="; ".join(said))
+
+
+def _table(columns: Sequence[Column], rows: Sequence[Sequence[object]]) -> Any:
     from rich.box import SIMPLE_HEAD
     from rich.table import Table
 
-    if not rows:
-        click.echo(empty)
-        return
     table = Table(box=SIMPLE_HEAD, pad_edge=False, show_edge=False, header_style="bold")
-    described = [Column(column) if isinstance(column, str) else column for column in columns]
-    for column in described:
+    for column in columns:
         table.add_column(
             column.title,
             justify="right" if column.right else "left",
@@ -55,13 +91,21 @@ def print_table(
             no_wrap=column.long == "fits",
         )
     for row in rows:
-        table.add_row(*map(_cell, row, described))
-    _print(table)
+        table.add_row(*map(_cell, row, columns))
+    return table
 
 
 def print_text(text: str) -> None:
     """A paragraph, wrapped to the terminal's width."""
     _print(_cell(text, Column("")))
+
+
+def print_line(text: str) -> None:
+    """A sentence, wrapped on a terminal; whole in a pipe, where programs look for it."""
+    if sys.stdout.isatty():
+        print_text(text)
+    else:
+        click.echo(text)
 
 
 def print_pairs(pairs: Sequence[tuple[str, object]]) -> None:
@@ -136,4 +180,11 @@ def console(stream: Any) -> Any:
     from rich.console import Console
 
     width = None if stream.isatty() else WIDTH_IN_A_PIPE
-    return Console(file=stream, width=width, highlight=False)
+    # With NO_COLOR rich would still write in bold.
+    colours: Any = None if os.environ.get("NO_COLOR") else "auto"
+    return Console(file=stream, width=width, highlight=False, color_system=colours)
+
+
+def moves_its_cursor(stream: Any) -> bool:
+    """Whether a stream is a terminal on which something can be drawn over."""
+    return stream.isatty() and os.environ.get("TERM", "") not in ("dumb", "unknown")

@@ -8,7 +8,13 @@ from typing import TYPE_CHECKING
 
 import click
 
-from qwen_embed_plugins.cli.database import counted, database_options, key_text
+from qwen_embed_plugins.cli import names
+from qwen_embed_plugins.cli.database import (
+    counted,
+    database_options,
+    key_text,
+    vectorizer_argument,
+)
 from qwen_embed_plugins.cli.failures import Unfinished
 from qwen_embed_plugins.cli.output import json_option, print_json
 from qwen_embed_plugins.cli.progress import metered
@@ -36,15 +42,18 @@ MEANINGS = {
       qwen-embed pg audit docs --offer deepinfra --since 2026-11-20 --repair
     """
 )
-@click.argument("name")
+@vectorizer_argument
 @click.option("--repair", is_flag=True, help="Have workers mend what is found.")
 @click.option(
-    "--offer", metavar="X", help="Look for what this offer, or all of a provider's, wrote; instead."
+    "--offer",
+    metavar="OFFER",
+    shell_complete=names.providers,
+    help="Look for what this offer, or all of a provider's, wrote; instead.",
 )
 @click.option(
     "--since",
     type=click.DateTime(["%Y-%m-%d", "%Y-%m-%dT%H:%M:%S", "%Y-%m-%d %H:%M:%S"]),
-    metavar="T",
+    metavar="DATE",
     help="With --offer: since when, in this machine's time.",
 )
 @json_option

@@ -4,7 +4,14 @@ from __future__ import annotations
 
 import click
 
-from qwen_embed_plugins.cli.database import database_options, do_or_show, sql_option
+from qwen_embed_plugins.cli.database import (
+    columns_named,
+    database_options,
+    do_or_show,
+    sql_option,
+    text_options,
+    vectorizer_argument,
+)
 
 
 @click.command(
@@ -14,7 +21,7 @@ from qwen_embed_plugins.cli.database import database_options, do_or_show, sql_op
       qwen-embed pg suspend docs --sql
     """
 )
-@click.argument("name")
+@vectorizer_argument
 @sql_option
 @database_options
 def suspend(dsn: str | None, name: str, as_sql: bool) -> None:
@@ -28,7 +35,7 @@ def suspend(dsn: str | None, name: str, as_sql: bool) -> None:
 
 
 @click.command(epilog="Example: qwen-embed pg repair docs")
-@click.argument("name")
+@vectorizer_argument
 @sql_option
 @database_options
 def repair(dsn: str | None, name: str, as_sql: bool) -> None:
@@ -48,16 +55,15 @@ def repair(dsn: str | None, name: str, as_sql: bool) -> None:
       qwen-embed pg redefine docs --template '{title}: {body}'
     """
 )
-@click.argument("name")
-@click.option("--column", "columns", multiple=True, metavar="NAME", help="A column; repeat it.")
-@click.option("--template", metavar="TEXT", help="The text of a row, columns in braces.")
-@click.option("--condition", metavar="SQL", help="Only rows for which this is true.")
+@vectorizer_argument
+@text_options
 @sql_option
 @database_options
 def redefine(
     dsn: str | None,
     name: str,
-    columns: tuple[str, ...],
+    column: tuple[str, ...],
+    columns: str | None,
     template: str | None,
     condition: str | None,
     as_sql: bool,
@@ -67,15 +73,14 @@ def redefine(
     Rows whose text is another now are embedded anew, the others are not paid again. A condition
     that is not named is gone.
     """
-    if bool(columns) == bool(template):
-        raise click.UsageError("name the columns (--column), or give a --template")
+    named = columns_named(column, columns, template)
     do_or_show(
         "redefine",
         dsn,
         name,
         as_sql=as_sql,
         said=f"redefined {name}: workers look at every row",
-        columns=list(columns) or None,
+        columns=named,
         template=template,
         condition=condition,
     )

@@ -8,7 +8,12 @@ from typing import TYPE_CHECKING
 
 import click
 
-from qwen_embed_plugins.cli.database import database_options, size_text
+from qwen_embed_plugins.cli.database import (
+    database_options,
+    size_text,
+    sql_option,
+    vectorizer_argument,
+)
 from qwen_embed_plugins.cli.failures import Unfinished
 from qwen_embed_plugins.cli.output import json_option, print_json
 from qwen_embed_plugins.cli.progress import Meter, metered
@@ -26,15 +31,16 @@ if TYPE_CHECKING:
       qwen-embed pg index docs --queries 200 --json
     """
 )
-@click.argument("name")
+@vectorizer_argument
 @click.option(
     "--queries",
     type=click.IntRange(min=0),
     default=50,
     show_default=True,
+    metavar="N",
     help="How many of its vectors to search for when it stands, to measure it; 0: none.",
 )
-@click.option("--sql", "as_sql", is_flag=True, help="Print the statement instead of running it.")
+@sql_option
 @json_option
 @database_options
 def index(dsn: str | None, name: str, queries: int, as_sql: bool, as_json: bool) -> None:
@@ -82,7 +88,7 @@ class _Report:
         self._waited_for = session
         if session is None:
             self._meter.show(progress.rows_done, progress.rows_total)
-        elif session == before and session not in self._said:
+        elif session == before and session not in self._said and not current().quiet:
             self._said.add(session)
             click.echo(
                 f"waiting for the transaction of process {session} to end "

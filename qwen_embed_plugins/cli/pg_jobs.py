@@ -9,7 +9,12 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from qwen_embed_plugins.cli.database import database_options, sql_option
+from qwen_embed_plugins.cli import names
+from qwen_embed_plugins.cli.database import (
+    database_options,
+    sql_option,
+    vectorizer_argument,
+)
 from qwen_embed_plugins.cli.output import json_option, print_json
 from qwen_embed_plugins.cli.progress import metered
 from qwen_embed_plugins.cli.session import current
@@ -43,7 +48,7 @@ def _consent_options(command: Command) -> Command:
       qwen-embed pg backfill docs --yes
     """
 )
-@click.argument("name")
+@vectorizer_argument
 @click.option("--estimate", "only_estimate", is_flag=True, help="Tell what it would cost, no more.")
 @_consent_options
 @json_option
@@ -93,8 +98,13 @@ def _cost(dsn: str | None, name: str, **space: Any) -> JobCost:
       qwen-embed pg move docs --drop-old
     """
 )
-@click.argument("name")
-@click.option("--model", metavar="NAME", help="The model to move to; default: the present one.")
+@vectorizer_argument
+@click.option(
+    "--model",
+    metavar="NAME",
+    shell_complete=names.models,
+    help="The model to move to; default: the present one.",
+)
 @click.option("--dimensions", type=click.IntRange(min=1), metavar="N", help="Length of vectors.")
 @click.option("--storage", type=click.Choice(["vector", "halfvec"]), help="Type of the vectors.")
 @click.option(
@@ -218,7 +228,7 @@ def _say_end(
 
 
 @click.command(epilog="Example: qwen-embed pg cancel docs")
-@click.argument("name")
+@vectorizer_argument
 @sql_option
 @database_options
 def cancel(dsn: str | None, name: str, as_sql: bool) -> None:

@@ -6,7 +6,11 @@ from typing import TYPE_CHECKING
 
 import click
 
-from qwen_embed_plugins.cli.database import database_options, sql_option
+from qwen_embed_plugins.cli.database import (
+    database_options,
+    only_option,
+    sql_option,
+)
 from qwen_embed_plugins.cli.failures import Unfinished
 
 if TYPE_CHECKING:
@@ -28,7 +32,7 @@ if TYPE_CHECKING:
 @click.option("--app", is_flag=True, help="It searches and reads (the default).")
 @click.option("--worker", is_flag=True, help="It runs workers.")
 @click.option("--owner", is_flag=True, help="It makes vectorizers of tables that it owns.")
-@click.option("--only", multiple=True, metavar="NAME", help="Only this vectorizer; repeat it.")
+@only_option
 @click.option(
     "--revoke", is_flag=True, help="Take back what was granted: of the kinds named, else all of it."
 )

@@ -7,7 +7,14 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from qwen_embed_plugins.cli.database import database_options, sql_option
+from qwen_embed_plugins.cli import names
+from qwen_embed_plugins.cli.database import (
+    columns_named,
+    database_options,
+    sql_option,
+    text_options,
+    vectorizer_argument,
+)
 from qwen_embed_plugins.cli.session import current
 
 if TYPE_CHECKING:
@@ -16,7 +23,10 @@ if TYPE_CHECKING:
 
 @click.command(epilog="Example: qwen-embed pg install --dsn postgresql://app@localhost/app")
 @click.option(
-    "--model", metavar="NAME", help="Model for tables that name none; default: qwen3-embedding-8b."
+    "--model",
+    metavar="NAME",
+    shell_complete=names.models,
+    help="Model for tables that name none; default: qwen3-embedding-8b.",
 )
 @click.option(
     "--dimensions",
@@ -55,19 +65,12 @@ def install(dsn: str | None, model: str | None, dimensions: int | None, as_sql: 
     """
 )
 @click.argument("source")
-@click.option(
-    "--column",
-    "column",
-    multiple=True,
-    metavar="NAME",
-    help="A column, written without quotes; repeat it.",
-)
-@click.option("--columns", metavar="A,B", help="The same, with commas between.")
-@click.option("--template", metavar="TEXT", help="The text of a row, columns in braces.")
+@text_options
 @click.option("--name", metavar="NAME", help="Name of the vectorizer; default: the table's.")
 @click.option(
     "--model",
     metavar="NAME",
+    shell_complete=names.models,
     help="Model; default: as installed. The settings file does not count here.",
 )
 @click.option(
@@ -84,7 +87,6 @@ def install(dsn: str | None, model: str | None, dimensions: int | None, as_sql: 
     type=click.Choice(["hnsw", "binary", "prefix", "none"]),
     help="Index; default: hnsw to 4,000 dimensions, binary beyond.",
 )
-@click.option("--condition", metavar="SQL", help="Only rows for which this is true.")
 @click.option(
     "--chunk-tokens",
     type=click.IntRange(min=1),
@@ -124,13 +126,11 @@ def create(
     SOURCE is written as SQL writes it, with double quotes where needed. From now on every change
     is recorded in the writer's own transaction, and a worker brings the vectors up to date.
     """
-    named = [*column, *(part.strip() for part in (columns or "").split(",") if part.strip())]
-    if bool(named) == (template is not None):
-        raise click.UsageError("give --column (or --columns), or --template")
+    named = columns_named(column, columns, template)
     _check_chunks(options["chunk_tokens"], options["chunk_overlap"], options["target"])
     from qwen_embed_plugins import postgres
 
-    options = {**options, "columns": named or None, "template": template}
+    options = {**options, "columns": named, "template": template}
     if as_sql:
         click.echo(_scripts().create(source, backfill=not no_backfill, **options), nl=False)
         return
@@ -165,7 +165,7 @@ def _warn_of_space(made: VectorizerStatus) -> None:
 
 
 @click.command(epilog="Example: qwen-embed pg drop docs --drop-target")
-@click.argument("name")
+@vectorizer_argument
 @click.option("--drop-target", is_flag=True, help="Drop the vectors too.")
 @sql_option
 @database_options
@@ -195,7 +195,13 @@ def drop(dsn: str | None, name: str, drop_target: bool, as_sql: bool) -> None:
     """
 )
 @click.option("--all", "everything", is_flag=True, help="End all vectorizers first.")
-@click.option("--drop-data", is_flag=True, help="Drop their vectors, too; with --all.")
+@click.option(
+    "--drop-target",
+    "--drop-data",
+    "drop_data",
+    is_flag=True,
+    help="Drop their vectors too; with --all.",
+)
 @click.option("--yes", is_flag=True, help="Do not ask before vectors are dropped.")
 @sql_option
 @database_options

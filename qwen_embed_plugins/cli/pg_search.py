@@ -9,7 +9,12 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from qwen_embed_plugins.cli.database import database_options, key_text
+from qwen_embed_plugins.cli import names
+from qwen_embed_plugins.cli.database import (
+    database_options,
+    key_text,
+    vectorizer_argument,
+)
 from qwen_embed_plugins.cli.output import Column, json_option, print_json, print_table
 from qwen_embed_plugins.cli.session import current, joined
 
@@ -45,10 +50,16 @@ def _told(hit: Hit) -> dict[str, Any]:
       qwen-embed pg search docs bread --filter '{"language": ["en", "ru"]}' --json
     """
 )
-@click.argument("name")
+@vectorizer_argument
 @click.argument("text")
 @click.option(
-    "-k", "--k", type=click.IntRange(min=1), default=10, show_default=True, help="How many rows."
+    "-k",
+    "--k",
+    type=click.IntRange(min=1),
+    default=10,
+    show_default=True,
+    metavar="N",
+    help="How many rows.",
 )
 @click.option(
     "--filter",
@@ -58,7 +69,13 @@ def _told(hit: Hit) -> dict[str, Any]:
     help="Columns of the table, each with a value, a list of values or null.",
 )
 @click.option("--exact", is_flag=True, help="Read every vector instead of the index.")
-@click.option("--use", multiple=True, metavar="PROVIDER", help="Only these may receive the text.")
+@click.option(
+    "--use",
+    multiple=True,
+    metavar="PROVIDER",
+    shell_complete=names.providers,
+    help="Only these may receive the text.",
+)
 @json_option
 @database_options
 def search(

@@ -10,14 +10,22 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import click
 
-from qwen_embed_plugins.cli.database import age_text, counted, database_options, key_text
+from qwen_embed_plugins.cli.database import (
+    age_text,
+    any_vectorizer_argument,
+    counted,
+    database_options,
+    key_text,
+)
 from qwen_embed_plugins.cli.html_file import html_option
 from qwen_embed_plugins.cli.output import (
     Block,
     Column,
     json_option,
+    moves_its_cursor,
     print_blocks,
     print_json,
+    print_line,
     print_table,
 )
 
@@ -80,7 +88,7 @@ def _described(vectorizer: VectorizerDefinition) -> list[tuple[str, str]]:
       qwen-embed pg status --quiet --html status.html
     """
 )
-@click.argument("name", required=False)
+@any_vectorizer_argument
 @click.option("--watch", is_flag=True, help="Look again every two seconds, until Ctrl-C.")
 @html_option(
     "Write it to FILE, a page for a browser, instead of a table; charts go on from the page that "
@@ -101,7 +109,7 @@ def status(dsn: str | None, name: str | None, watch: bool, html: str | None, as_
         found = _looked_at(postgres.status(dsn, name), postgres.progress(dsn, name))
         if page is not None:
             page.write(dsn, found)
-        if watch and sys.stdout.isatty() and not as_json and page is None:
+        if watch and moves_its_cursor(sys.stdout) and not as_json and page is None:
             click.echo(CLEAR_SCREEN, nl=False)
         if as_json or page is None:
             _show(found, as_json)
@@ -178,18 +186,18 @@ def _show(found: Sequence[Look], as_json: bool) -> None:
     for item, progress in found:
         if progress.to_walk:
             share = f"{progress.walked} of about {progress.walked + progress.to_walk}"
-            click.echo(f"{item.name}: {share} rows gone through")
+            print_line(f"{item.name}: {share} rows gone through")
         if item.dead:
-            click.echo(
+            print_line(
                 f"{item.name}: {counted(item.dead, 'row')} refused for good, see "
                 f"qwen-embed pg dead {item.name}"
             )
         if item.last_error:
-            click.echo(f"{item.name}: {item.last_error}")
+            print_line(f"{item.name}: {item.last_error}")
     idle = [look.status.name for look in found if look.is_idle]
     if idle:
         names = ", ".join(idle)
-        click.echo(f"no worker is running for {names}. Start one: qwen-embed pg worker")
+        print_line(f"no worker is running for {names}. Start one: qwen-embed pg worker")
 
 
 def _as_dict(status: VectorizerStatus, progress: VectorizerProgress) -> dict[str, Any]:
@@ -200,7 +208,7 @@ def _as_dict(status: VectorizerStatus, progress: VectorizerProgress) -> dict[str
 
 
 @click.command(epilog="Example: qwen-embed pg dead docs --json")
-@click.argument("name", required=False)
+@any_vectorizer_argument
 @json_option
 @database_options
 def dead(dsn: str | None, name: str | None, as_json: bool) -> None:

@@ -5,14 +5,23 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 import click
 
-from qwen_embed_plugins.cli.database import counted, database_options, do_or_show, sql_option
-from qwen_embed_plugins.cli.failures import Unfinished
+from qwen_embed_plugins.cli import names
+from qwen_embed_plugins.cli.database import (
+    counted,
+    database_options,
+    do_or_show,
+    only_option,
+    sql_option,
+    vectorizer_argument,
+)
+from qwen_embed_plugins.cli.failures import Interrupted, Unfinished
 from qwen_embed_plugins.cli.output import json_option, print_json
 from qwen_embed_plugins.cli.progress import Meter, metered
 from qwen_embed_plugins.cli.session import current, joined, log_as, log_format_option
@@ -33,13 +42,20 @@ if TYPE_CHECKING:
     """
 )
 @click.option("--once", is_flag=True, help="End when nothing is left that can be done now.")
-@click.option("--only", multiple=True, metavar="NAME", help="Only this vectorizer; repeat it.")
-@click.option("--use", multiple=True, metavar="PROVIDER", help="Only these may receive texts.")
+@only_option
+@click.option(
+    "--use",
+    multiple=True,
+    metavar="PROVIDER",
+    shell_complete=names.providers,
+    help="Only these may receive texts.",
+)
 @click.option(
     "--batch-size",
     type=click.IntRange(min=1),
     default=1000,
     show_default=True,
+    metavar="N",
     help="Rows a batch, fewer where they are long.",
 )
 @click.option(
@@ -47,6 +63,7 @@ if TYPE_CHECKING:
     type=click.IntRange(min=1),
     default=4,
     show_default=True,
+    metavar="N",
     help="Batches under way for each vectorizer.",
 )
 @click.option(
@@ -99,7 +116,8 @@ def worker(
     before = _chosen(postgres.status(dsn), chosen)
     _say_what_counts(settings, before)
     stopping = asyncio.Event()
-    with metered("Embedding", _expected(before) if once else None, quiet=quiet) as meter:
+    expected = _expected(before, _to_walk(dsn)) if once else None
+    with metered("Embedding", expected, quiet=quiet) as meter, _second_interrupt():
         tally = Tally(meter)
         summary = postgres.run_worker(
             dsn,
@@ -119,13 +137,28 @@ def worker(
     if as_json:
         print_json(asdict(summary))
     else:
-        click.echo(in_words(summary))
+        click.echo(in_words(summary, stopped=stopping.is_set()))
+    if once and stopping.is_set():
+        raise Interrupted("rows that are left go to the next worker")
     if once:
         after = _chosen(postgres.status(dsn), chosen)
-        to_walk = {item.name: item.to_walk for item in postgres.progress(dsn)}
-        _require_done(summary, after, to_walk, time.monotonic() - ended)
-        if stopping.is_set():
-            raise KeyboardInterrupt
+        _require_done(summary, after, _to_walk(dsn), time.monotonic() - ended)
+
+
+@contextmanager
+def _second_interrupt() -> Iterator[None]:
+    """The second Ctrl-C cancels a worker; what it had claimed is free again after its lease."""
+    try:
+        yield
+    except asyncio.CancelledError:
+        raise Interrupted("rows under way are free again within a minute") from None
+
+
+def _to_walk(dsn: str | None) -> dict[str, int]:
+    """About how many rows backfills have yet to reach, for each vectorizer."""
+    from qwen_embed_plugins import postgres
+
+    return {item.name: item.to_walk for item in postgres.progress(dsn)}
 
 
 def _say_what_counts(settings: Settings, found: Sequence[VectorizerStatus]) -> None:
@@ -156,11 +189,13 @@ def _chosen(found: Sequence[VectorizerStatus], names: set[str] | None) -> list[V
     return [item for item in found if names is None or item.name in names]
 
 
-def _expected(before: Sequence[VectorizerStatus]) -> int | None:
-    """How many rows a run will see; None while a backfill has yet to count them."""
-    if any(item.state == "backfill" for item in before):
-        return None
-    return sum(item.pending + item.leased for item in before)
+def _expected(before: Sequence[VectorizerStatus], to_walk: Mapping[str, int]) -> int | None:
+    """About how many rows a run will see; None if nothing is known of a backfill's."""
+    counts = [item.pending + item.leased + to_walk.get(item.name, 0) for item in before]
+    unknown = any(
+        item.state == "backfill" and not count for item, count in zip(before, counts, strict=True)
+    )
+    return None if unknown else sum(counts)
 
 
 class Tally:
@@ -182,8 +217,8 @@ class Tally:
         self._meter.show(done, done)
 
 
-def in_words(summary: WorkerSummary) -> str:
-    """What a worker did, on one line."""
+def in_words(summary: WorkerSummary, *, stopped: bool = False) -> str:
+    """What a worker did, on one line. One that was stopped does not know whether all was done."""
     counts: list[tuple[int, str]] = [
         (summary.embedded, "embedded"),
         (summary.equal, "unchanged"),
@@ -192,7 +227,7 @@ def in_words(summary: WorkerSummary) -> str:
     ]
     said = [f"{count} {what}" for count, what in counts if count]
     if not said:
-        said = ["nothing was done" if summary.waiting else "nothing to do"]
+        said = ["nothing was done" if summary.waiting or stopped else "nothing to do"]
     return f"{', '.join(said)} ({summary.seconds:.1f} s)"
 
 
@@ -236,7 +271,7 @@ def _came_after(item: VectorizerStatus, seconds_since: float) -> bool:
 
 
 @click.command(epilog="Example: qwen-embed pg retry docs")
-@click.argument("name")
+@vectorizer_argument
 @sql_option
 @database_options
 def retry(dsn: str | None, name: str, as_sql: bool) -> None:
@@ -252,7 +287,7 @@ def retry(dsn: str | None, name: str, as_sql: bool) -> None:
 
 
 @click.command(epilog="Example: qwen-embed pg pause docs")
-@click.argument("name")
+@vectorizer_argument
 @sql_option
 @database_options
 def pause(dsn: str | None, name: str, as_sql: bool) -> None:
@@ -261,7 +296,7 @@ def pause(dsn: str | None, name: str, as_sql: bool) -> None:
 
 
 @click.command(epilog="Example: qwen-embed pg resume docs")
-@click.argument("name")
+@vectorizer_argument
 @sql_option
 @database_options
 def resume(dsn: str | None, name: str, as_sql: bool) -> None:

@@ -10,6 +10,8 @@ from typing import Any, Protocol
 
 import click
 
+from qwen_embed_plugins.cli.output import console, moves_its_cursor
+
 SECONDS_BETWEEN_LINES = 5.0
 
 
@@ -25,7 +27,7 @@ def metered(title: str, total: int | None = None, *, quiet: bool = False) -> Ite
     """A meter for the work inside the block, on standard error."""
     if quiet:
         yield _Silence()
-    elif sys.stderr.isatty():
+    elif moves_its_cursor(sys.stderr):
         with _bar(title, total) as meter:
             yield meter
     else:
@@ -67,8 +69,6 @@ def _bar(title: str, total: int | None) -> Iterator[Meter]:
         TimeRemainingColumn,
     )
 
-    from qwen_embed_plugins.cli.output import console
-
     columns = (
         TextColumn("{task.description}"),
         BarColumn(bar_width=None),
@@ -88,7 +88,18 @@ class _Bar:
 
     def show(self, done: int, total: int | None = None) -> None:
         speed = self._progress.tasks[0].speed
-        changes: dict[str, Any] = {"rate": f"{speed:.0f}/s" if speed else ""}
+        changes: dict[str, Any] = {"rate": rate_text(speed) if speed else ""}
         if total is not None:
             changes["total"] = total
         self._progress.update(self._task, completed=done, **changes)
+
+
+def rate_text(per_second: float) -> str:
+    """So many a second; a minute where that would be none.
+
+    >>> rate_text(1234.5), rate_text(2.5), rate_text(0.25)
+    ('1234/s', '2.5/s', '15/min')
+    """
+    if per_second < 1:
+        return f"{60 * per_second:.0f}/min"
+    return f"{per_second:.0f}/s" if per_second >= 10 else f"{per_second:.1f}/s"

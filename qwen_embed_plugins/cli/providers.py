@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from qwen_embed_plugins.cli import names
 from qwen_embed_plugins.cli.failures import Unfinished
 from qwen_embed_plugins.cli.output import (
     Block,
@@ -32,7 +33,7 @@ if TYPE_CHECKING:
       qwen-embed providers --check --json
     """
 )
-@click.argument("name", required=False)
+@click.argument("name", required=False, shell_complete=names.providers)
 @click.option(
     "--check", is_flag=True, help="Embed one short text with each that serves; costs a few tokens."
 )

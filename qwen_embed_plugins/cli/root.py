@@ -9,6 +9,7 @@ from collections.abc import Sequence
 import click
 
 from qwen_embed_plugins._version import __version__
+from qwen_embed_plugins.cli import completion
 from qwen_embed_plugins.cli.failures import PROGRAM
 from qwen_embed_plugins.cli.lazy import Lazy, LazyGroup
 from qwen_embed_plugins.cli.session import common_options, show_log
@@ -25,6 +26,7 @@ COMMANDS = {
     "doctor": Lazy("doctor:doctor", "Look for what does not work, and say what to do."),
     "serve": Lazy("serve:serve", "Serve embeddings to OpenAI's clients."),
     "demo": Lazy("demo:demo", "Watch a Postgres table embed itself, and search it."),
+    "completion": Lazy("completion:completion", "Print what a shell reads to complete all this."),
     "pg": Lazy("pg:pg", "Postgres tables that embed themselves."),
 }
 
@@ -51,8 +53,8 @@ def root(context: click.Context) -> None:
 
 def run(arguments: Sequence[str] | None = None) -> int:
     """Parse and run; errors are left to the caller."""
-    if "_QWEN_EMBED_COMPLETE" in os.environ:
-        root.main(prog_name=PROGRAM)  # shell completion: answers the shell, then exits
+    if completion.VARIABLE in os.environ:
+        completion.answer(root)
     for stream in (sys.stdout, sys.stderr):
         # A terminal without Unicode gets question marks, not a traceback.
         getattr(stream, "reconfigure", lambda **_: None)(errors="replace")

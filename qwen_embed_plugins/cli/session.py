@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from qwen_embed_plugins.cli import names
 from qwen_embed_plugins.cli.failures import LOGGER
 
 if TYPE_CHECKING:
@@ -58,8 +59,8 @@ class _Format(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
         from qwen_embed_plugins.errors import without_secrets
 
-        names = sorted(record.__dict__.keys() - _PLAIN)
-        fields = [f"{name}: {record.__dict__[name]}" for name in names]
+        keys = sorted(record.__dict__.keys() - _PLAIN)
+        fields = [f"{key}: {record.__dict__[key]}" for key in keys]
         said = ", ".join([record.getMessage(), *fields])
         message = without_secrets(" ".join(said.split()))
         if record.levelno >= logging.WARNING:
@@ -125,14 +126,19 @@ def _keep_settings(context: click.Context, _: click.Parameter, value: str | None
 
 def _keep_quiet(context: click.Context, _: click.Parameter, value: bool) -> None:
     if value:
-        context.ensure_object(Session).quiet = True
-        show_log(logging.WARNING)
+        _keep(context, logging.WARNING)
 
 
 def _keep_verbose(context: click.Context, _: click.Parameter, value: bool) -> None:
     if value:
-        context.ensure_object(Session).verbose = True
-        show_log(logging.DEBUG)
+        _keep(context, logging.DEBUG)
+
+
+def _keep(context: click.Context, level: int) -> None:
+    """Of --quiet and --verbose the last one counts, whichever side of the command it stands on."""
+    session = context.ensure_object(Session)
+    session.quiet, session.verbose = level == logging.WARNING, level == logging.DEBUG
+    show_log(level)
 
 
 def common_options(command: Command) -> Command:
@@ -140,6 +146,7 @@ def common_options(command: Command) -> Command:
     options = (
         click.option(
             "--settings",
+            type=click.Path(),
             metavar="FILE",
             expose_value=False,
             callback=_keep_settings,
@@ -170,7 +177,12 @@ def common_options(command: Command) -> Command:
 def embedding_options(command: Command) -> Command:
     """Options that choose the embedding space and who serves it, over the settings."""
     options = (
-        click.option("--model", metavar="NAME", help="Model, for example qwen3-embedding-0.6b."),
+        click.option(
+            "--model",
+            metavar="NAME",
+            shell_complete=names.models,
+            help="Model, for example qwen3-embedding-0.6b.",
+        ),
         click.option(
             "--dimensions",
             type=click.IntRange(min=1),
@@ -181,6 +193,7 @@ def embedding_options(command: Command) -> Command:
             "--use",
             multiple=True,
             metavar="PROVIDER",
+            shell_complete=names.providers,
             help="Only these providers may receive texts; repeat it, or put commas between.",
         ),
     )

@@ -21,6 +21,16 @@ FORMATS = ("json", "jsonl", "npy")
 HELD_IN_MEMORY = 1 << 26
 
 
+@contextmanager
+def naming(output: str | None) -> Iterator[None]:
+    """Have a failure of writing say where: a full disk names no file."""
+    try:
+        yield
+    except OSError as error:
+        error.filename = error.filename or output or "standard output"
+        raise
+
+
 class VectorWriter(Protocol):
     """Takes rows in order. A missing row is `null` in JSON and NaN in NumPy's format."""
 
@@ -110,7 +120,8 @@ def destination(output: str | None, *, at_once: bool) -> Iterator[IO[bytes]]:
         with SpooledTemporaryFile(max_size=HELD_IN_MEMORY) as file:
             yield file
             file.seek(0)
-            shutil.copyfileobj(file, sys.stdout.buffer)
+            with naming(None):
+                shutil.copyfileobj(file, sys.stdout.buffer)
     else:
         yield sys.stdout.buffer
 
@@ -122,7 +133,7 @@ def appending(output: str, dimensions: int) -> Iterator[tuple[IO[bytes], int]]:
     path = Path(output)
     if path.exists() and not path.is_file():
         raise click.UsageError(f"--resume: {output} is no file that could be gone on with")
-    with path.open("r+b" if path.exists() else "w+b") as file:
+    with _closing(path.open("r+b" if path.exists() else "w+b"), output) as file:
         done, end = 0, 0
         checked = False
         for line in file:
@@ -161,14 +172,24 @@ def _require_length(line: bytes, dimensions: int, output: str) -> None:
 
 
 @contextmanager
+def _closing(file: IO[bytes], output: str) -> Iterator[IO[bytes]]:
+    """Closing writes what is left, and again what could not be written before."""
+    try:
+        yield file
+    finally:
+        with naming(output):
+            file.close()
+
+
+@contextmanager
 def _replacing(path: Path) -> Iterator[IO[bytes]]:
     if path.exists() and not path.is_file():  # /dev/null, a pipe: there is nothing to rename onto
-        with path.open("wb") as file:
+        with _closing(path.open("wb"), str(path)) as file:
             yield file
         return
     part = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
-        with part.open("xb") as file:
+        with _closing(part.open("xb"), str(path)) as file:
             yield file
         part.replace(path)
     finally:

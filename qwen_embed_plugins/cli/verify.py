@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from qwen_embed_plugins.cli import names
 from qwen_embed_plugins.cli.output import Column, json_option, print_json, print_table
 from qwen_embed_plugins.cli.session import common_options, current, embedding_options, joined
 
@@ -15,7 +16,12 @@ if TYPE_CHECKING:
 
 
 @click.command(epilog="Example: qwen-embed verify --use ollama --use deepinfra --against ollama")
-@click.option("--against", metavar="NAME", help="Measure by this offer or provider.")
+@click.option(
+    "--against",
+    metavar="NAME",
+    shell_complete=names.providers,
+    help="Measure by this offer or provider.",
+)
 @click.option(
     "--longest",
     type=click.IntRange(min=1),

@@ -42,14 +42,14 @@ _embedded_servers: dict[Path, Any] = {}
 
 def resolve(address: str | None) -> str:
     """The libpq address that an address of ours stands for; starts the embedded server if named."""
-    address = _first_named(address)
+    address = first_named(address)
     if address.startswith("embedded:"):
         return _embedded(address.removeprefix("embedded:"))
     _require_readable(address)
     return address
 
 
-def _first_named(address: str | None) -> str:
+def first_named(address: str | None) -> str:
     return address or os.environ.get("QWEN_EMBED_DSN") or os.environ.get("DATABASE_URL") or ""
 
 
@@ -179,7 +179,7 @@ def _one_line(error: psycopg.Error) -> str:
 
 
 def _password(target: object) -> str:
-    address = _first_named(target if isinstance(target, str) else None)
+    address = first_named(target if isinstance(target, str) else None)
     try:
         return str(conninfo_to_dict(address).get("password") or "")
     except psycopg.ProgrammingError:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import signal
 import sys
 from collections.abc import Callable, Collection
@@ -23,6 +24,8 @@ from qwen_embed_plugins.postgres.finishing import WorkerProgress
 from qwen_embed_plugins.postgres.metrics import served
 from qwen_embed_plugins.postgres.pipeline import Pipeline, WorkerSummary
 from qwen_embed_plugins.setup import SettingsLike
+
+log = logging.getLogger(__name__)
 
 
 def embedders_from(settings: SettingsLike, registry: Registry | None = None) -> EmbedderFactory:
@@ -113,6 +116,8 @@ async def _run_with_signals(target: Any, options: dict[str, Any]) -> WorkerSumma
     def stop() -> None:
         if stopping.is_set():
             work.cancel()
+        else:
+            log.info("worker is stopping, batches end or are handed back; a second signal aborts")
         stopping.set()
 
     # Windows loops and threads cannot take signals this way; there Ctrl-C ends asyncio.run itself.

@@ -153,6 +153,51 @@ def test_a_pipe_whose_reader_goes_away(run: Run, ollama: SimulatedServer) -> Non
     assert [line for line in said.splitlines() if not line.startswith("texts may be")] == []
 
 
+LEXICAL = "embed --use lexical --model lexical"
+FULL = "No space left on device"
+CLOSED = "Bad file descriptor"
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no sh and no /dev/full")
+@pytest.mark.parametrize(
+    ("line", "code", "said"),
+    [
+        ("providers | true", 141, None),  # `head` may read all before it ends
+        ("providers --json | true", 141, None),
+        (f"{LEXICAL} text | true", 141, None),
+        ("providers > /dev/full", 1, f"standard output: {FULL}"),
+        ("providers --json > /dev/full", 1, f"standard output: {FULL}"),
+        (f"{LEXICAL} text > /dev/full", 1, f"standard output: {FULL}"),
+        (f"{LEXICAL} text --format jsonl > /dev/full", 1, f"standard output: {FULL}"),
+        (f"{LEXICAL} text --output /dev/full", 1, f"/dev/full: {FULL}"),
+        ("embd 2> /dev/full", 2, None),
+        ("settings >&-", 1, f"standard output: {CLOSED}"),
+        ("--help >&-", 1, f"standard output: {CLOSED}"),
+        ("settings 2>&- > there", 0, None),
+        (f"{LEXICAL} text --output there >&- 2>&-", 0, None),
+        (f"{LEXICAL} --file - <&-", 1, CLOSED),
+    ],
+)
+def test_output_that_cannot_be_written(run: Run, line: str, code: int, said: str | None) -> None:
+    """One line that says where, and never the interpreter's own words and code, 120."""
+    command = f"{' '.join(run.command)} {line.partition(' | ')[0]}; echo code $? >&9"
+    reader = line.partition(" | ")[2]
+    script = f"{{ {command}; }} | {reader}" if reader else command
+    answer = subprocess.run(
+        ["sh", "-c", f"{{ {script}; }} 9> code"],
+        capture_output=True,
+        text=True,
+        env=run.environment(),
+        timeout=60,
+        check=False,
+    )
+    complaints = [one for one in answer.stderr.splitlines() if not one.startswith("texts may be")]
+    assert Path("code").read_text() == f"code {code}\n", answer.stderr
+    assert complaints == ([f"qwen-embed: {said}"] if said else [])
+    if "there" in line:
+        assert Path("there").stat().st_size > 0
+
+
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows sends no SIGINT to one process")
 def test_ctrl_c(run: Run, ollama: SimulatedServer) -> None:
     ollama.behave(latency_seconds=30)

@@ -247,3 +247,13 @@ def test_uninstalling_what_others_own_is_refused(run: Run, database: Database) -
             assert connection.execute("SELECT count(*) FROM qwen_embed.vectorizer").fetchone()
     finally:
         database.execute("DROP ROLE qe_stranger")
+
+
+def test_columns_are_named_alike_everywhere(run: Run) -> None:
+    for command in ("create", "redefine"):
+        one_by_one = run("pg", command, "docs", "--column", "a", "--column", "b", "--sql")
+        together = run("pg", command, "docs", "--columns", "a, b", "--sql")
+        assert one_by_one.code == 0
+        assert together.out == one_by_one.out
+        both = run("pg", command, "docs", "--columns", "a", "--template", "{a}", "--sql")
+        assert (both.code, both.complaint[:18]) == (2, "give --column (or ")

@@ -1,0 +1,92 @@
+"""Names that a shell completes. Whatever fails gives none: nobody asked for an error."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING
+
+import click
+
+if TYPE_CHECKING:
+    from qwen_embed_plugins.plugins import Registry
+
+Complete = Callable[[click.Context, click.Parameter, str], "list[str]"]
+
+MOST_SECONDS_OF_A_DATABASE = 1.0
+
+
+def plugins_of_others() -> Registry | None:
+    """What is registered; None where no package brings plugins, so that nothing is loaded."""
+    from importlib.metadata import entry_points
+
+    found = entry_points(group="qwen_embed_plugins")
+    if not found:
+        return None
+    from qwen_embed_plugins.plugins import load_plugins
+
+    return load_plugins(found=tuple(found))
+
+
+def _completing(names: Callable[[click.Context], Iterable[str]]) -> Complete:
+    def complete(context: click.Context, parameter: click.Parameter, incomplete: str) -> list[str]:
+        before, comma, begun = incomplete.rpartition(",")  # as in `--use ollama,deepinfra`
+        try:
+            return [before + comma + name for name in names(context) if name.startswith(begun)]
+        except Exception:
+            return []
+
+    return complete
+
+
+def _models(_: click.Context) -> list[str]:
+    registry = plugins_of_others()
+    if registry is not None:
+        return [*registry.models]
+    from qwen_embed_plugins.cards import cards  # what it registers itself, without loading NumPy
+
+    return [*cards()]
+
+
+def _providers(context: click.Context) -> list[str]:
+    from qwen_embed_plugins.cli.session import Session
+    from qwen_embed_plugins.facts import read_facts
+
+    registry = plugins_of_others()
+    own = read_facts("offers.toml").tables if registry is None else registry.providers
+    return [*dict.fromkeys([*context.ensure_object(Session).load_settings().providers, *own])]
+
+
+def _vectorizers(context: click.Context) -> list[str]:
+    """Those of the database, if it answers at once. No embedded server is started for it."""
+    dsn = context.params.get("dsn")
+    if (dsn or os.environ.get("QWEN_EMBED_DSN") or "").startswith("embedded:"):
+        return []
+    found: list[str] = []
+
+    def ask() -> None:
+        from qwen_embed_plugins import postgres
+
+        found.extend(item.name for item in postgres.list_vectorizers(dsn))
+
+    # A thread, as no driver has a limit for all that it may wait for.
+    asking = threading.Thread(target=_silent(ask), daemon=True)
+    asking.start()
+    asking.join(MOST_SECONDS_OF_A_DATABASE)
+    return [*found]
+
+
+def _silent(ask: Callable[[], None]) -> Callable[[], None]:
+    def asked() -> None:
+        try:
+            ask()
+        except Exception:
+            return
+
+    return asked
+
+
+models = _completing(_models)
+providers = _completing(_providers)
+vectorizers = _completing(_vectorizers)
