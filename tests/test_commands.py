@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import shlex
 from collections.abc import Iterator
+from itertools import takewhile
 from pathlib import Path
 
 import click
@@ -42,7 +43,7 @@ def examples(context: click.Context) -> Iterator[list[str]]:
         found = re.match(r"\s*(?:Example: )?(qwen-embed .*)", line)
         if found:
             words = shlex.split(found[1])
-            yield words[: words.index("|")] if "|" in words else words
+            yield [*takewhile(lambda word: word not in ("|", ">"), words)]
 
 
 @pytest.mark.parametrize("path", COMMANDS)
