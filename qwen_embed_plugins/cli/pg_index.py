@@ -58,8 +58,9 @@ def index(dsn: str | None, name: str, queries: int, as_sql: bool, as_json: bool)
         click.echo(f"{statement};" if statement else nothing)
         return
     began = time.monotonic()
-    with metered(f"Indexing {name}", quiet=current().quiet) as meter:
-        built = postgres.build_index(dsn, name, on_progress=_Report(meter))
+    quiet = current().quiet  # progress comes from another thread, where no command is current
+    with metered(f"Indexing {name}", quiet=quiet) as meter:
+        built = postgres.build_index(dsn, name, on_progress=_Report(meter, quiet=quiet))
     seconds = time.monotonic() - began
     figures = postgres.measure_index(dsn, name, queries=queries)
     if as_json:
@@ -78,8 +79,9 @@ def index(dsn: str | None, name: str, queries: int, as_sql: bool, as_json: bool)
 class _Report:
     """Shows progress; says once whom the build waits for, if that lasts."""
 
-    def __init__(self, meter: Meter) -> None:
+    def __init__(self, meter: Meter, *, quiet: bool) -> None:
         self._meter = meter
+        self._quiet = quiet
         self._waited_for: int | None = None
         self._said: set[int] = set()
 
@@ -88,7 +90,7 @@ class _Report:
         self._waited_for = session
         if session is None:
             self._meter.show(progress.rows_done, progress.rows_total)
-        elif session == before and session not in self._said and not current().quiet:
+        elif session == before and session not in self._said and not self._quiet:
             self._said.add(session)
             click.echo(
                 f"waiting for the transaction of process {session} to end "
