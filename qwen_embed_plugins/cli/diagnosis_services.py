@@ -47,7 +47,10 @@ def of_services(
         named = is_named(offer.provider.config.name, settings, registry)
         yield from _of_check(check, wrong=named)
     if ask and not served:
-        remedy = f"start Ollama and `ollama pull qwen3-embedding`, or set up {FREE_TIERS}"
+        remedy = (
+            f"start Ollama and `ollama pull qwen3-embedding`, or set up {FREE_TIERS}; to look "
+            'around without a model: model = "lexical"'
+        )
         yield Diagnosis("providers", "note", NOBODY, remedy)
     if any(_is_on_this_machine(offer) for offer in catalogue.offers):
         yield from of_machine(catalogue.model.name, Machine.here())

@@ -63,11 +63,11 @@ def _vectorizers(context: click.Context) -> list[str]:
     dsn = context.params.get("dsn")
     if (dsn or os.environ.get("QWEN_EMBED_DSN") or "").startswith("embedded:"):
         return []
+    from qwen_embed_plugins import postgres
+
     found: list[str] = []
 
     def ask() -> None:
-        from qwen_embed_plugins import postgres
-
         found.extend(item.name for item in postgres.list_vectorizers(dsn))
 
     # A thread, as no driver has a limit for all that it may wait for.

@@ -193,13 +193,22 @@ def _is_not_installed(error: psycopg.Error, message: str) -> bool:
     return isinstance(error, missing) and "qwen_embed" in message and not of_one
 
 
+def _remedy_of_address(message: str) -> str:
+    """A server that refuses at the door sends words and no code."""
+    if re.search(r'role "[^"]*" does not exist', message):
+        return "Name one that does: postgresql://ROLE@HOST/DATABASE."
+    if re.search(r'database "[^"]*" does not exist', message):
+        return "Create it (`createdb NAME`), or check --dsn, QWEN_EMBED_DSN or DATABASE_URL."
+    return "Start the server, or check --dsn, QWEN_EMBED_DSN, DATABASE_URL or PGHOST."
+
+
 def _remedy(error: psycopg.Error, message: str) -> str:
     if error.diag.message_hint:
         return error.diag.message_hint.splitlines()[0]
     if _is_not_installed(error, message):
         return "Run `qwen-embed pg install` on this database first."
     if isinstance(error, psycopg.OperationalError) and error.sqlstate is None:
-        return "Start the server, or check --dsn, QWEN_EMBED_DSN, DATABASE_URL or PGHOST."
+        return _remedy_of_address(message)
     if isinstance(error, pg.ReadOnlySqlTransaction):
         return (
             "It is a standby, or default_transaction_read_only is on: name the primary in the "

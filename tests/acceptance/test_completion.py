@@ -64,15 +64,23 @@ def test_what_is_offered(run: Run, line: str, offered: list[str]) -> None:
     assert not Path("data").exists(), "no embedded server is started for it"
 
 
+def completed_at_last(run: Run, line: str, **variables: str) -> list[str]:
+    """As one presses Tab again: on a busy machine a database takes more than its second."""
+    for _ in range(20):
+        if found := completed(run, line, **variables):
+            return found
+    return []
+
+
 def test_vectorizers_are_offered_where_a_database_answers(run: Run, database: Database) -> None:
     postgres.install(database.address)
     for name in ("docs", "drafts", "notes"):
         database.execute(f"CREATE TABLE {name} (id int PRIMARY KEY, body text)")
         postgres.create_vectorizer(database.address, name, columns=["body"])
-    assert completed(run, "qwen-embed pg search d") == ["docs", "drafts"]
+    assert completed_at_last(run, "qwen-embed pg search d") == ["docs", "drafts"]
     named = "postgresql:///?" + urlencode(conninfo_to_dict(database.address))
     line = f"qwen-embed pg worker --dsn {named} --only n"
-    assert completed(run, line, QWEN_EMBED_DSN="") == ["notes"]
+    assert completed_at_last(run, line, QWEN_EMBED_DSN="") == ["notes"]
 
 
 def test_a_database_that_does_not_answer_is_not_waited_for(run: Run) -> None:

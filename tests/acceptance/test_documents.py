@@ -57,6 +57,7 @@ def test_every_block_is_covered_here() -> None:
         ("Python", "python"),
         ("LangChain", "python"),
         ("Postgres", "console"),
+        ("Postgres", "sql"),
         ("Postgres", "python"),
         ("Stacking free tiers", "toml"),
         ("Stacking free tiers", "console"),
@@ -90,17 +91,13 @@ def test_install_block(run: Any, server: SimulatedServer) -> None:
 
 
 def test_postgres_blocks(run: Any, database: Any, server: SimulatedServer) -> None:
-    database.execute(
-        "CREATE TABLE products (id int PRIMARY KEY, name text, description text)",
-        "INSERT INTO products VALUES (1, 'Parka', 'warm'), (2, 'Sandals', 'light')",
-    )
+    database.execute(*under("Postgres", "sql"))
     for line in "".join(under("Postgres", "console")).splitlines():
         words = shlex.split(line.removeprefix("$ "))
         if words[0] == "export":
             continue  # the fixture has set it, to this test's database
         assert words[0] == "qwen-embed"
-        once = ["--once"] if words[-1] == "worker" else []
-        done = run(*words[1:], *once, OLLAMA_HOST=server.url)
+        done = run(*words[1:], OLLAMA_HOST=server.url)
         assert done.code == 0, done.err
     [search] = under("Postgres", "python")
     [retrieve] = [code for code in under("LangChain", "python") if SHOP in code]
@@ -116,6 +113,9 @@ def test_stacking_blocks(run: Any) -> None:
     [console] = under("Stacking free tiers", "console")
     for shown in console.split("$ ")[1:]:
         command, *lines = shown.splitlines()
+        if command.startswith("export "):
+            assert re.findall(r"(\w+)=", command) == list(names)
+            continue
         done = run(*shlex.split(command)[1:], COLUMNS="80", **dict.fromkeys(names, "k"))
         assert done.code == 0, done.err
         printed = [line.rstrip() for line in done.out.splitlines()]
@@ -124,11 +124,11 @@ def test_stacking_blocks(run: Any) -> None:
 
 def test_provider_block() -> None:
     [code] = under("Your own provider", "python")
-    module = ModuleType("acme_embed")
+    module = ModuleType("anvil_embed")
     exec(code, vars(module))  # noqa: S102  the README's own block
-    registry = load_plugins(extra={"acme": module}, found=())
+    registry = load_plugins(extra={"anvil": module}, found=())
     assert not registry.failed()
-    assert registry.providers["acme"].offers[0].max_inputs == 32
+    assert registry.providers["anvil"].offers[0].max_inputs == 32
 
 
 def changing(output: str) -> str:

@@ -36,7 +36,7 @@ def shop(database: Any, server: SimulatedServer) -> Any:
         "products",
         columns=["name", "description"],
         model="qwen3-embedding-0.6b",
-        dimensions=512,
+        dimensions=1024,
     )
     settings = {"providers": {"ollama": {"base_url": server.url}}, "use": ["ollama"]}
     postgres.run_worker(database.address, once=True, settings=settings)

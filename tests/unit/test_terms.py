@@ -402,7 +402,7 @@ def test_a_file_with_all_of_them() -> None:
     rows = {name: (value, origin) for name, value, origin in settings.explain()}
     origin = "file qwen-embed.toml"
     where = "providers.far"
-    assert rows[f"{where}.free"] == ("True", origin)
+    assert rows[f"{where}.free"] == ("true", origin)
     assert rows[f"{where}.free_usd"] == ("1.80", origin)
     assert rows[f"{where}.free_until"] == ("2027-01-31 00:00:00+00:00", origin)
     assert rows[f"{where}.free_tokens_per_day"] == ("0", origin)
