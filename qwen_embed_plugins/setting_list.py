@@ -10,6 +10,7 @@ from qwen_embed_plugins.provider_settings import PROVIDER, ProviderSettings
 from qwen_embed_plugins.setting_checks import ENVIRONMENT_PREFIX, Check, expected, unknown_setting
 from qwen_embed_plugins.setting_meanings import (
     BUDGET_MEANINGS,
+    OPTION_MEANINGS,
     PROVIDER_MEANINGS,
     TOP_LEVEL_MEANINGS,
 )
@@ -47,7 +48,7 @@ class Setting(NamedTuple):
         """Whether a value's name, `providers.mine.free`, is one of this setting."""
         table, _, key = name.rpartition(".")
         stands_in = PROVIDER_TABLE if table.startswith("providers.") else table
-        return (stands_in, key) == (self.table, self.key)
+        return name == self.name or (stands_in, key) == (self.table, self.key)
 
     def is_called(self, name: str) -> bool:
         """Whether somebody who asks for that name wants this one too: by its whole name, that
@@ -84,10 +85,17 @@ def _described(
         )
 
 
+def _options() -> Iterator[Setting]:
+    """Those of single providers, which check them themselves."""
+    for provider, meanings in OPTION_MEANINGS.items():
+        for option, meaning in meanings.items():
+            yield Setting(f"providers.{provider}.{option}", "", "", None, meaning)
+
+
 def settings_called(name: str) -> tuple[Setting, ...]:
     """The settings of that name: `usd_per_day` is one of a budget and one of a provider. Raises
     `ConfigurationError` with the nearest name if there is none."""
-    known = known_settings()
+    known = (*known_settings(), *_options())
     found = tuple(one for one in known if one.is_called(name))
     if not found:
         names = {one.name if "." in name else one.key: None for one in known}

@@ -241,11 +241,12 @@ def figure(count: int) -> str:
 def short(value: float) -> str:
     """A number in little room.
 
-    >>> short(0.5), short(2500), short(250_000), short(5e9), short(1e30)
-    ('0.5', '2,500', '250k', '5G', '1e+30')
+    >>> short(0.5), short(2500), short(250_000), short(999_999), short(5e9), short(1e30)
+    ('0.5', '2,500', '250k', '1M', '5G', '1e+30')
     """
     if abs(value) < 10_000:
         return f"{value:,.4g}" if abs(value) < 1000 else f"{value:,.0f}"
+    value = float(f"{value:.3g}")  # first, or 999,999 would be a thousand thousands
     for power, sign in ((18, "E"), (15, "P"), (12, "T"), (9, "G"), (6, "M"), (3, "k")):
         if value >= 10.0**power:
             count = value / 10.0**power

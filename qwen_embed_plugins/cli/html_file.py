@@ -17,8 +17,20 @@ Command = TypeVar("Command", bound=Callable[..., Any])
 def html_option(help_text: str) -> Callable[[Command], Command]:
     """`--html FILE`."""
     return click.option(
-        "--html", "html", type=click.Path(dir_okay=False), metavar="FILE", help=help_text
+        "--html",
+        "html",
+        type=click.Path(dir_okay=False),
+        metavar="FILE",
+        callback=_file_named,
+        help=help_text,
     )
+
+
+def _file_named(_: click.Context, __: click.Parameter, file: str | None) -> str | None:
+    """A page is replaced as a whole, which needs a name."""
+    if file in ("", "-"):
+        raise click.BadParameter(f"{file!r} names no file")
+    return file
 
 
 def earlier_page(file: str, kind: str) -> str:

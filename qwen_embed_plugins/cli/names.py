@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import threading
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING
@@ -51,20 +50,26 @@ def _models(_: click.Context) -> list[str]:
 
 def _providers(context: click.Context) -> list[str]:
     from qwen_embed_plugins.cli.session import Session
+    from qwen_embed_plugins.errors import QwenEmbedError
     from qwen_embed_plugins.facts import read_facts
 
     registry = plugins_of_others()
-    own = read_facts("offers.toml").tables if registry is None else registry.providers
-    return [*dict.fromkeys([*context.ensure_object(Session).load_settings().providers, *own])]
+    known = read_facts("offers.toml").tables if registry is None else registry.providers
+    try:
+        chosen = [*context.ensure_object(Session).load_settings().providers]
+    except QwenEmbedError:  # a file that is being written
+        chosen = []
+    return [*dict.fromkeys([*chosen, *known])]
 
 
 def _vectorizers(context: click.Context) -> list[str]:
     """Those of the database, if it answers at once. No embedded server is started for it."""
-    dsn = context.params.get("dsn")
-    if (dsn or os.environ.get("QWEN_EMBED_DSN") or "").startswith("embedded:"):
-        return []
     from qwen_embed_plugins import postgres
+    from qwen_embed_plugins.postgres.connect import first_named
 
+    dsn = context.params.get("dsn")
+    if first_named(dsn).startswith("embedded:"):
+        return []
     found: list[str] = []
 
     def ask() -> None:

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from qwen_embed_plugins.cli.pg_status import Look
 
 KIND = "qwen-embed pg status"
+_USUAL_PORT = 5432
 
 
 class StatusPage:
@@ -86,7 +87,10 @@ def _asked(dsn: str | None, names: Sequence[str]) -> tuple[str, dict[str, IndexT
 
 
 def _database_name(info: Any) -> str:
-    """Without user and password; a socket's folder says nothing to a reader."""
+    """Without user and password; a socket's folder says nothing to a reader. Of several hosts the
+    one that answered may be another tomorrow: all are named."""
     if not info.host or info.host.startswith(("/", "@")):
-        return str(info.dbname)
-    return f"{info.dbname} at {info.host}:{info.port}"
+        return str(info.dbname) if info.port == _USUAL_PORT else f"{info.dbname} at :{info.port}"
+    named = info.get_parameters()
+    hosts = named.get("host", info.host)
+    return f"{info.dbname} at {hosts}:{named.get('port', info.port)}"

@@ -35,10 +35,10 @@ def settings(name: str | None, as_json: bool) -> None:
     from qwen_embed_plugins.settings import find_file
 
     session = current()
-    rows = session.load_settings().explain()
     if name is not None:
-        _explain(name, rows, as_json)
+        _explain(name, as_json)
         return
+    rows = session.load_settings().explain()
     file = find_file(session.settings_file, os.environ)
     if as_json:
         print_json(
@@ -50,14 +50,25 @@ def settings(name: str | None, as_json: bool) -> None:
     print_table([Column("Setting", long="fits"), "Value", Column("From", long="fits")], short)
 
 
-def _explain(name: str, rows: Sequence[tuple[str, str, str]], as_json: bool) -> None:
-    """What the settings of this name mean, and their values in force."""
+def _explain(name: str, as_json: bool) -> None:
+    """What the settings of this name mean, and their values in force. Where no values can be told,
+    since one in the file is wrong, the meaning goes before the error."""
+    from qwen_embed_plugins.errors import ConfigurationError
     from qwen_embed_plugins.setting_list import settings_called
 
-    told = [
-        (setting, [row for row in rows if setting.is_meant_by(row[0])])
-        for setting in settings_called(name)
-    ]
+    known = settings_called(name)
+    try:
+        rows = current().load_settings().explain()
+    except ConfigurationError:
+        _tell([(setting, []) for setting in known], as_json)
+        raise
+    _tell(
+        [(setting, [row for row in rows if setting.is_meant_by(row[0])]) for setting in known],
+        as_json,
+    )
+
+
+def _tell(told: Sequence[tuple[Setting, Sequence[tuple[str, str, str]]]], as_json: bool) -> None:
     if as_json:
         listed = [
             {**setting._asdict(), "in_force": [_fields(row) for row in values]}

@@ -23,8 +23,6 @@ T = TypeVar("T")
 # row_security: without the right to see all rows a worker would take hidden ones for deleted.
 # lock_timeout below deadlock_timeout: where an app and a worker block each other, we give up first.
 # force_custom_plan: generic plans made the finish of a batch six times slower.
-# enable_seqscan, jit: all that a worker looks for has an index, and tables that fill and empty
-# within seconds have no statistics to tell when it pays.
 # The last five decide how a value reads as text, hence its hash.
 _BEGIN = """
 BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE;
@@ -34,14 +32,19 @@ SET LOCAL lock_timeout = {lock_timeout};
 SET LOCAL statement_timeout = '5min';
 SET LOCAL idle_in_transaction_session_timeout = '10s';
 SET LOCAL plan_cache_mode = force_custom_plan;
-SET LOCAL enable_seqscan = off;
-SET LOCAL jit = off;
 SET LOCAL client_min_messages = warning;
 SET LOCAL "TimeZone" = 'UTC';
 SET LOCAL "DateStyle" = 'ISO, YMD';
 SET LOCAL "IntervalStyle" = 'postgres';
 SET LOCAL extra_float_digits = 1;
 SET LOCAL bytea_output = 'hex'
+"""
+
+# All that a worker looks for has an index, and tables that fill and empty within seconds have no
+# statistics to tell when reading one whole would pay.
+_LOOKUPS = """;
+SET LOCAL enable_seqscan = off;
+SET LOCAL jit = off
 """
 _LONGEST_LOCK_WAIT_MS = 500
 
@@ -132,7 +135,7 @@ class Session:
         )
         row = await cursor.fetchone()
         longest = max(1, int(row[0]) // 2) if row else _LONGEST_LOCK_WAIT_MS
-        return begin(min(_LONGEST_LOCK_WAIT_MS, longest))
+        return begin(min(_LONGEST_LOCK_WAIT_MS, longest)) + sql.SQL(_LOOKUPS)
 
     async def _roll_back(
         self, connection: psycopg.AsyncConnection[Any], error: BaseException

@@ -51,7 +51,7 @@ def completed(run: Run, line: str, **env: str) -> list[str]:
         ("qwen-embed pg create docs --model bg", ["bge-m3"]),
         ("qwen-embed models lex", ["lexical"]),
         ("qwen-embed nonsense emb", ["embed"]),
-        ("qwen-embed embed --settings broken.toml --use o", []),
+        ("qwen-embed embed --settings broken.toml --use olla", ["ollama"]),
         ("qwen-embed pg pause ", []),
         ("qwen-embed pg pause --dsn embedded:data ", []),
         ("qwen-embed pg pause --dsn ::: ", []),
@@ -61,6 +61,7 @@ def test_what_is_offered(run: Run, line: str, offered: list[str]) -> None:
     run.settings({"mine": {"kind": "openai-compatible", "base_url": "http://127.0.0.1:1"}})
     Path("broken.toml").write_text("dimension = 5", "utf-8")
     assert completed(run, line, PGHOST="/nowhere") == offered
+    assert completed(run, line, DATABASE_URL="embedded:data") == offered
     assert not Path("data").exists(), "no embedded server is started for it"
 
 

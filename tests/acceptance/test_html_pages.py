@@ -135,6 +135,10 @@ def test_a_file_of_somebody_else_is_not_overwritten(
         assert done.complaint.startswith(expected)
         assert len(done.err.splitlines()) == 1
         assert PAGE.read_text("utf-8") == content
+    for name in ("", "-"):
+        assert run(*command, "--html", name).complaint.startswith(
+            f"Invalid value for '--html': {name!r} names no file"
+        )
     folder = run(*command, "--html", ".")
     assert folder.code == 2
     assert "is a directory" in folder.complaint

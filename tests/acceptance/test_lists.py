@@ -48,6 +48,16 @@ def test_one_setting_is_told_in_full(run: Run) -> None:
     both = run("settings", "usd_per_day").out
     assert both.count("Setting") == 2
     assert run.fits(both)
+    option = run("settings", "num_ctx").out
+    assert option.startswith("Setting  providers.ollama.num_ctx")
+    Path("qwen-embed.toml").write_text('spill_to_paid = "maybe"', "utf-8")
+    spoilt = run("settings", "spill_to_paid")
+    assert (spoilt.code, spoilt.complaint) == (
+        2,
+        "file qwen-embed.toml: spill_to_paid = 'maybe': expected true or false",
+    )
+    assert "Whether documents go on to a dearer offer" in spoilt.out
+    Path("qwen-embed.toml").unlink()
     wrong = run("settings", "polcy")
     assert wrong.code == 2
     assert "did you mean 'policy'?" in wrong.complaint
