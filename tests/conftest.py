@@ -7,6 +7,7 @@ ones, and only loopback addresses and Unix sockets may be reached.
 from __future__ import annotations
 
 import ipaddress
+import logging
 import os
 import random
 import re
@@ -194,6 +195,16 @@ def _guard() -> None:
 
 
 _guard()
+
+
+@pytest.fixture(autouse=True)
+def log_as_it_was() -> Iterator[None]:
+    """`--quiet` of a command that a test parses would hold for all tests after it."""
+    logger = logging.getLogger("qwen_embed_plugins")
+    handlers, level = list(logger.handlers), logger.level
+    yield
+    logger.handlers[:] = handlers
+    logger.setLevel(level)
 
 
 @pytest.fixture(autouse=True)
