@@ -139,7 +139,7 @@ def worker(
     else:
         click.echo(in_words(summary, stopped=stopping.is_set()))
     if once and stopping.is_set():
-        raise Interrupted("rows that are left go to the next worker")
+        raise Interrupted("what is left goes to the next worker")
     if once:
         after = _chosen(postgres.status(dsn), chosen)
         _require_done(summary, after, _to_walk(dsn), time.monotonic() - ended)

@@ -235,20 +235,6 @@ def test_quiet_says_nothing_but_the_result(run: Run, ollama: SimulatedServer) ->
     assert run("--quiet", "embed", "text").err == ""
 
 
-def test_every_help_has_an_example_and_fits(run: Run) -> None:
-    from click.testing import CliRunner
-
-    from qwen_embed_plugins.cli import pg, root
-
-    commands = ["", *root.COMMANDS, *(f"pg {name}" for name in pg.COMMANDS)]
-    for command in commands:
-        arguments = [*command.split(), "--help"]
-        answer = CliRunner().invoke(root.root, arguments, prog_name="qwen-embed")
-        assert answer.exit_code == 0, answer.output
-        assert "Example" in answer.output, command
-        assert run.fits(answer.output), command
-
-
 def test_the_help_imports_nothing_heavy(run: Run) -> None:
     program = (
         "import sys\n"

@@ -234,7 +234,7 @@ def test_ctrl_c_ends_a_worker(run: Run, docs: Database, ollama: SimulatedServer)
     once = ("pg", "worker", "--once")
     for arguments, slowness, code, said in (
         (("pg", "worker"), 1, 0, r"50 embedded \(\d+\.\d s\)"),
-        (once, 1, 130, "qwen-embed: interrupted: rows that are left go to the next worker"),
+        (once, 1, 130, "qwen-embed: interrupted: what is left goes to the next worker"),
         (once, 30, 130, "qwen-embed: interrupted: rows under way are free again within a minute"),
     ):
         docs.execute("UPDATE docs SET body = body || '!'")
