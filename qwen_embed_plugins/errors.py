@@ -130,16 +130,23 @@ _SECRETS = re.compile(
     """
 )
 
+_ALSO_INSIDE_WORDS = 8
+"""No service gives shorter keys."""
+
 
 def without_secrets(text: str, known: Iterable[str] = ()) -> str:
     """The text with known secrets, and whatever looks like one, replaced by three stars.
 
     >>> without_secrets("postgresql://app:hunter2@db/x")
     'postgresql://app:***@db/x'
+    >>> without_secrets("the key x in the next text", ["x"])
+    'the key *** in the next text'
     """
     for secret in known:
-        if secret:
+        if len(secret) >= _ALSO_INSIDE_WORDS:
             text = text.replace(secret, "***")
+        elif secret:  # a stand-in such as "x" would make stars of every x in a message
+            text = re.sub(rf"(?<!\w){re.escape(secret)}(?!\w)", "***", text)
     return _SECRETS.sub(
         lambda m: next(group for group in m.groups() if group is not None) + "***", text
     )
