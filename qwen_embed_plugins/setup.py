@@ -159,10 +159,11 @@ _announced: set[str] = set()
 def announce(setup: Setup) -> None:
     """Say once in a process, in one line, which offers may receive texts.
 
-    A warning if texts may leave for outside addresses, so that it is seen by default. Nothing
-    where no offer is left: the error that follows says it.
+    A warning if texts may leave for outside addresses, so that it is seen by default. Nothing of
+    what computes in this process, and nothing where no offer is left: the error that follows says
+    it.
     """
-    offers = setup.catalogue.offers
+    offers = [offer for offer in setup.catalogue.offers if offer.provider.url]
     line = "texts may be sent to: " + ", ".join(offer.key for offer in offers)
     if offers and line not in _announced:
         _announced.add(line)

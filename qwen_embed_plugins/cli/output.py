@@ -186,5 +186,14 @@ def console(stream: Any) -> Any:
 
 
 def moves_its_cursor(stream: Any) -> bool:
-    """Whether a stream is a terminal on which something can be drawn over."""
-    return stream.isatty() and os.environ.get("TERM", "") not in ("dumb", "unknown")
+    """Whether a stream is a terminal on which something can be drawn over, and ours to draw on: in
+    the background it would draw over what its user types."""
+    able = stream.isatty() and os.environ.get("TERM", "") not in ("dumb", "unknown")
+    return able and _in_foreground(stream)
+
+
+def _in_foreground(stream: Any) -> bool:
+    try:
+        return os.tcgetpgrp(stream.fileno()) == os.getpgrp()
+    except (AttributeError, OSError):  # Windows; a terminal that is not the session's own
+        return True

@@ -14,6 +14,7 @@ COMMANDS = {
     "status": Lazy("pg_status:status", "Show what waits, what failed and why."),
     "worker": Lazy("pg_work:worker", "Embed what changed, once or as a service."),
     "search": Lazy("pg_search:search", "Find the rows nearest to a text."),
+    "sql": Lazy("pg_sql:sql", "Run SQL of your own, where there is no psql."),
     "index": Lazy("pg_index:index", "Build the index of a vectorizer and measure it."),
     "backfill": Lazy("pg_jobs:backfill", "Have every row looked at; tells first what it costs."),
     "move": Lazy("pg_jobs:move", "Move to another model or length while the old one serves."),

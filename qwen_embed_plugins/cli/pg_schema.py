@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
@@ -71,13 +72,13 @@ def install(dsn: str | None, model: str | None, dimensions: int | None, as_sql: 
     "--model",
     metavar="NAME",
     shell_complete=names.models,
-    help="Model; default: as installed. The settings file does not count here.",
+    help="Model; default: as your settings say, else as installed.",
 )
 @click.option(
     "--dimensions",
     type=click.IntRange(min=1),
     metavar="N",
-    help="Length of vectors; default: as installed.",
+    help="Length of vectors; default: as your settings say, else as installed.",
 )
 @click.option(
     "--storage", type=click.Choice(["vector", "halfvec"]), help="Type of the vectors' column."
@@ -130,13 +131,30 @@ def create(
     _check_chunks(options["chunk_tokens"], options["chunk_overlap"], options["target"])
     from qwen_embed_plugins import postgres
 
-    options = {**options, "columns": named, "template": template}
+    space = _space_of_settings(options)
+    options = {**options, **space, "columns": named, "template": template}
     if as_sql:
         click.echo(_scripts().create(source, backfill=not no_backfill, **options), nl=False)
         return
     name = postgres.create_vectorizer(dsn, source, backfill=not no_backfill, **options)
-    _warn_of_space(postgres.status(dsn, name)[0])
-    click.echo(f"created the vectorizer {name}. Next: qwen-embed pg worker --once")
+    made = postgres.status(dsn, name)[0]
+    _warn_of_space(made)
+    because = ", as your settings say" if space else ""
+    click.echo(
+        f"created the vectorizer {name} ({made.model}/{made.dimensions}{because}). "
+        "Next: qwen-embed pg worker --once"
+    )
+
+
+def _space_of_settings(options: Mapping[str, Any]) -> dict[str, Any]:
+    """What the user's settings say of the space and no option does. Their defaults say nothing:
+    then what was installed counts."""
+    settings = current().load_settings()
+    return {
+        name: getattr(settings, name)
+        for name in ("model", "dimensions")
+        if options[name] is None and name in settings.origins
+    }
 
 
 def _check_chunks(chunk_tokens: int | None, chunk_overlap: int | None, target: str | None) -> None:

@@ -40,7 +40,7 @@ class _Silence:
 
 
 class _Lines:
-    """A line at most every few seconds, and none for work that is shorter than that."""
+    """A line at most every few seconds, and none for work that is shorter than that or stands."""
 
     def __init__(
         self, title: str, total: int | None, now: Callable[[], float] = time.monotonic
@@ -49,12 +49,14 @@ class _Lines:
         self._total = total
         self._now = now
         self._last = now()
+        self._said = 0
 
     def show(self, done: int, total: int | None = None) -> None:
         self._total = self._total if total is None else total
-        if self._now() - self._last < SECONDS_BETWEEN_LINES:
+        if done == self._said or self._now() - self._last < SECONDS_BETWEEN_LINES:
             return
         self._last = self._now()
+        self._said = done
         whole = "" if self._total is None else f" of {self._total}"
         click.echo(f"{self._title}: {done}{whole}", err=True)
 

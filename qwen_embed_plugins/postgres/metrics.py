@@ -125,9 +125,9 @@ def _figures(
     return {
         "name": state.name,
         "state": state.state,
-        "pending": state.pending or 0,
-        "leased": state.leased or 0,
-        "dead": state.dead or 0,
+        "pending": state.pending,
+        "leased": state.leased,
+        "dead": state.dead,
         "lag": state.lag.total_seconds() if state.lag is not None else 0.0,
         "to_walk": progress.to_walk if progress else 0,
         "workers": progress.workers if progress else 0,

@@ -20,7 +20,10 @@ BEGIN
     IF to_regclass(format('qwen_embed.dead_%s', v.id)) IS NOT NULL THEN
         EXECUTE format('SELECT count(*) FROM qwen_embed.dead_%s', v.id) INTO dead;
     END IF;
+    -- A retired vectorizer has none of these tables, and none of this to do.
     pending := coalesce(pending, 0) + waiting;
+    leased := coalesce(leased, 0);
+    dead := coalesce(dead, 0);
     oldest := least(waiting_since, working_since);
 END $$;
 COMMENT ON FUNCTION qwen_embed.counts(qwen_embed.vectorizer) IS

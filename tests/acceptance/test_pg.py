@@ -48,9 +48,54 @@ def test_installing_twice_is_harmless(run: Run, database: Database) -> None:
     assert run("pg", "install").out.startswith("up to date")
 
 
+def test_a_table_takes_the_space_that_the_settings_name(run: Run, docs: Database) -> None:
+    """Who chose a model for this shell or folder has chosen it for tables too; an option wins."""
+    create = ("pg", "create", "docs", "--column", "body")
+    chosen = {"QWEN_EMBED_MODEL": "lexical"}
+    assert "\"model\" => 'lexical'" in run(*create, "--sql", **chosen).out
+    created = run(*create, **chosen)
+    assert created.out.startswith(
+        "created the vectorizer docs (lexical/1024, as your settings say). Next: "
+    ), created.err
+    assert run("pg", "worker", "--once").out.startswith("3 embedded (")
+    other = ("--name", "other", "--target-name", "other", "--model", "qwen3-embedding-0.6b")
+    assert "(qwen3-embedding-0.6b/512, as your" in run(
+        *create, *other, QWEN_EMBED_DIMENSIONS="512", **chosen
+    ).out  # fmt: skip
+
+
+def test_sql_of_ones_own_needs_no_psql(run: Run, database: Database) -> None:
+    made = run(
+        "pg", "sql", "CREATE TABLE shop (id int, body text); INSERT INTO shop VALUES (1, 'Хлеб'), "
+        "(2, NULL), (3, '100 %'); SELECT id AS n, body, body FROM shop ORDER BY id; SELECT 1 WHERE false"
+    )  # fmt: skip
+    assert made.code == 0, made.err
+    tags, _, rest = made.out.partition("n   body")
+    assert tags.splitlines() == ["CREATE TABLE", "INSERT 0 3"]
+    assert [line.split() for line in rest.splitlines()[2:]] == [
+        ["1", "Хлеб", "Хлеб"], ["2"], ["3", "100", "%", "100", "%"], ["no", "rows"],
+    ]  # fmt: skip
+    asked = run("pg", "sql", "--json", "SELECT 1; SELECT id, now() IS NULL AS late FROM shop LIMIT 1")
+    assert asked.json == [{"id": 1, "late": False}]
+    assert run("pg", "sql", "--json", "DELETE FROM shop WHERE id = 9").json == []
+    script = "\ufeff-- a comment\nUPDATE shop SET body = 'x' WHERE id > 1;\n".encode()
+    assert run("pg", "sql", "--file", "-", stdin=script).out == "UPDATE 2\n"
+
+
+def test_sql_that_fails_leaves_nothing_behind(run: Run, database: Database) -> None:
+    done = run("pg", "sql", "CREATE TABLE half (id int); INSERT INTO half VALUES ('a')")
+    assert (done.code, done.out) == (1, "")
+    assert done.complaint == 'invalid input syntax for type integer: "a"'
+    assert database.execute("SELECT to_regclass('half')") == [(None,)]
+    assert run("pg", "sql").complaint.startswith("give statements")
+    unreadable = run("pg", "sql", "--file", "-", stdin=b"\xff")
+    assert unreadable.complaint.startswith("--file: <stdin> is no text in UTF-8")
+    assert run("pg", "sql", " -- nothing").out == ""
+
+
 def test_from_creation_to_a_search(run: Run, docs: Database) -> None:
     created = run("pg", "create", "docs", "--column", "body", *LEXICAL)
-    assert created.out.startswith("created the vectorizer docs.")
+    assert created.out.startswith("created the vectorizer docs (lexical/1024). Next: ")
     [listed] = run("pg", "list", "--json").json
     assert (listed["name"], listed["columns"]) == ("docs", ["body"])
     assert run.fits(run("pg", "list").out)

@@ -82,6 +82,13 @@ def test_a_move_waits_for_its_worker_and_swaps(run: Run, docs: Database) -> None
         assert "docs is served by qwen3-embedding-8b/256 now." in done.out
         assert "--drop-old" in done.out
         assert len(run("pg", "search", "docs", "row 7", "--json").json) == 10
+        # The old one waits for whoever drops it, and nobody trips over it meanwhile.
+        assert run("pg", "worker", "--once").out.startswith("nothing to do")
+        retired = run("pg", "status", "docs@qwen3-embedding-8b/1024", "--json").json
+        assert [(one["state"], one["leased"], one["dead"]) for one in retired] == [
+            ("retired", 0, 0)
+        ]
+        assert run("pg", "status", "--html", "status.html").code == 0
         assert run("pg", "move", "docs", "--drop-old").out == "dropped the old vectors\n"
         assert run("pg", "move", "docs", "--drop-old").out == "there are no old vectors\n"
     finally:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+import shlex
+import shutil
 import sys
 import time
 from pathlib import Path
@@ -20,6 +22,7 @@ if sys.platform == "win32":
 
 from tests.acceptance.terminals import (
     CTRL_C,
+    Terminal,
     each_on_terminal,
     on_terminal,
     plain,
@@ -27,6 +30,7 @@ from tests.acceptance.terminals import (
 )
 
 BAR = "━"
+BASH = shutil.which("bash")
 ESCAPE = "\x1b"
 STYLE = re.compile(r"\x1b\[[0-9;]*m")
 RATE_AND_TIME_LEFT = re.compile(r"\d/(s|min) +\d+:\d\d")
@@ -178,6 +182,24 @@ def test_progress_has_a_rate_and_the_time_left(
 def test_a_terminal_that_cannot_be_drawn_over_gets_lines(run: Run, texts: Path) -> None:
     drawn = on_terminal(run, "embed", "--file", texts, "--output", "out.json", TERM="dumb")
     assert drawn == "texts may be sent to: ollama/qwen3-embedding-8b\r\n"
+
+
+@pytest.mark.skipif(BASH is None, reason="job control is shown by bash, which is not here")
+def test_in_the_background_nothing_is_drawn_over_the_prompt(
+    run: Run, docs: Database, ollama: SimulatedServer
+) -> None:
+    """A shell with job control gives the command a process group that is not the terminal's."""
+    ollama.behave(latency_seconds=0.05)
+    run.settings({"ollama": {"base_url": ollama.url, "max_inputs": 4, "max_concurrency": 1}})
+    assert BASH is not None
+    job = shlex.join([*run.command, "pg", "worker", "--once", "--batch-size", "5"])
+    shown = Terminal(run, [BASH, "-c", f"set -m; {job} & wait"], 80, {})
+    try:
+        assert shown.end() == 0
+    finally:
+        shown.close()
+    assert "50 embedded" in shown.drawn
+    assert BAR not in shown.drawn
 
 
 def test_ctrl_c_says_what_is_done_and_resume_goes_on(run: Run, ollama: SimulatedServer) -> None:
