@@ -32,9 +32,7 @@ def sql(dsn: str | None, statements: str | None, file: IO[str] | None, as_json: 
     transaction, unless they open others; the rows of each are printed, with --json those of the
     last.
     """
-    if (statements is None) == (file is None):
-        raise click.UsageError('give statements ("SELECT …"), or --file')
-    text = statements if file is None else _read(file)
+    text = _statements(statements, file)
     from qwen_embed_plugins.postgres import connect
 
     with connect.explained(dsn), connect.opened(dsn) as connection:
@@ -47,7 +45,11 @@ def sql(dsn: str | None, statements: str | None, file: IO[str] | None, as_json: 
             _print(cursor)
 
 
-def _read(file: IO[str]) -> str:
+def _statements(given: str | None, file: IO[str] | None) -> str:
+    if given is not None and file is None:
+        return given
+    if given is not None or file is None:
+        raise click.UsageError('give statements ("SELECT …"), or --file')
     try:
         return file.read()
     except UnicodeDecodeError:

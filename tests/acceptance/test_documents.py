@@ -4,11 +4,18 @@ from __future__ import annotations
 
 import re
 import shlex
+import shutil
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
 
 import pytest
 
@@ -18,14 +25,14 @@ from qwen_embed_plugins.plugins import load_plugins
 from tests.documents import blocks_of
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     from qwen_embed_plugins.testing import SimulatedServer
 
 ROOT = Path(__file__).parent.parent.parent
 README = (ROOT / "README.md").read_text("utf-8")
 BLOCKS = blocks_of(README)
-SHOP = "postgresql://localhost/shop"
+BASH = shutil.which("bash") or "bash"
 
 
 def under(heading: str, language: str) -> list[str]:
@@ -34,6 +41,13 @@ def under(heading: str, language: str) -> list[str]:
     ]
     assert found, f"the README has no {language} block under {heading!r}"
     return found
+
+
+@pytest.fixture
+def short_folder() -> Iterator[Path]:
+    """The path of a socket has a limit."""
+    with tempfile.TemporaryDirectory(prefix="walk") as folder:
+        yield Path(folder)
 
 
 def run_python(code: str, run: Any, **variables: str) -> str:
@@ -52,14 +66,14 @@ def run_python(code: str, run: Any, **variables: str) -> str:
 def test_every_block_is_covered_here() -> None:
     covered = {
         ("", "console"),
-        ("Install", "console"),
-        ("Install", "toml"),
-        ("Python", "python"),
+        ("Install", "sh"),
         ("LangChain", "python"),
-        ("Postgres", "console"),
-        ("Postgres", "sql"),
+        ("LangChain", "text"),
+        ("Postgres", "sh"),
+        ("Postgres", "text"),
         ("Postgres", "python"),
         ("Stacking free tiers", "toml"),
+        ("Stacking free tiers", "sh"),
         ("Stacking free tiers", "console"),
         ("Your own provider", "python"),
         ("Your own provider", "toml"),
@@ -67,59 +81,79 @@ def test_every_block_is_covered_here() -> None:
     assert {(block.heading, block.language) for block in BLOCKS} == covered
 
 
-@pytest.mark.parametrize("heading", ["Python", "LangChain"])
-def test_python_blocks(heading: str, run: Any, server: SimulatedServer) -> None:
-    for code in under(heading, "python"):
-        if SHOP not in code:  # those come with the blocks of Postgres
-            assert run_python(code, run, OLLAMA_HOST=server.url).strip()
-    assert server.request_count
+def test_the_extras_to_install_are_ours() -> None:
+    with (ROOT / "pyproject.toml").open("rb") as file:
+        extras = tomllib.load(file)["project"]["optional-dependencies"]
+    [block] = under("Install", "sh")
+    installs = re.findall(r"pip install .*\[([\w,]+)\]'", README)
+    assert f"[{installs[0]}]" in block
+    assert len(set(installs)) == 1, "a package and a checkout are installed alike"
+    assert set(installs[0].split(",")) <= set(extras)
 
 
-def test_settings_block() -> None:
-    [text] = under("Install", "toml")
-    Path("qwen-embed.toml").write_text(text, "utf-8")
+@pytest.mark.skipif(sys.platform == "win32", reason="the blocks are for a Unix shell")
+def test_the_walk_from_the_install_to_the_retriever(
+    run: Any, monkeypatch: pytest.MonkeyPatch, short_folder: Path
+) -> None:
+    """All that the README has a newcomer type after the installation, in one shell and folder."""
+    monkeypatch.chdir(short_folder)
+    *_, model = under("Install", "sh")[0].splitlines()
+    fill, change = under("Postgres", "sh")
+    scripts = {
+        "similar": under("LangChain", "python")[0],
+        "search": under("Postgres", "python")[0],
+        "retrieve": under("Postgres", "python")[1],
+    }
+    for name, code in scripts.items():
+        Path(f"{name}.py").write_text(code, "utf-8")
+    python = [f"python {name}.py >{name}.txt" for name in scripts]
+    walk = (
+        f'set -e; export PATH="{Path(sys.executable).parent}:$PATH"\n'
+        f"{model}\n{python[0]}\n{fill}\n{python[1]}\n{python[2]}\n{change}"
+    )
+    done = subprocess.run(
+        [BASH, "-c", walk], capture_output=True, text=True, env=run.environment(), timeout=120,
+        check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert done.stderr == ""
+
+    [said] = under("LangChain", "text")
+    assert Path("similar.txt").read_text("utf-8") == said
+    [shown] = under("Postgres", "text")
+    filled, _, changed = changing(done.stdout).partition("UPDATE 1\n")
+    assert filled.endswith(changing(shown).removeprefix("...\n"))
+    first_hit = changed.splitlines()[3]
+    assert re.search(r"\b2 +Sandals Fur-lined", first_hit), "the search follows the change"
+    assert Path("search.txt").read_text("utf-8").startswith("{'id': 1} Parka\n")
+    assert Path("retrieve.txt").read_text("utf-8").startswith("1 0.")
+
+
+def test_the_page_of_embedding(run: Any, server: SimulatedServer) -> None:
+    blocks = blocks_of((ROOT / "docs" / "embedding.md").read_text("utf-8"))
+    assert [block.language for block in blocks] == ["python", "toml"]
+    printed = run_python(blocks[0].text, run, OLLAMA_HOST=server.url)
+    assert len(printed.strip("[] \n").split()) == 2
+    Path("qwen-embed.toml").write_text(blocks[1].text, "utf-8")
     settings = Settings.load(environ={})
     offers = build_catalogue(settings, load_plugins(found=())).offers
     assert [offer.key.split("/")[0] for offer in offers] == list(settings.use or ())
 
 
-def test_install_block(run: Any, server: SimulatedServer) -> None:
-    [text] = under("Install", "console")
-    ours = [line for line in text.splitlines() if line.startswith("$ qwen-embed")]
-    for line in ours:
-        assert run(*shlex.split(line)[2:], OLLAMA_HOST=server.url).code == 0
-
-
-def test_postgres_blocks(run: Any, database: Any, server: SimulatedServer) -> None:
-    database.execute(*under("Postgres", "sql"))
-    for line in "".join(under("Postgres", "console")).splitlines():
-        words = shlex.split(line.removeprefix("$ "))
-        if words[0] == "export":
-            continue  # the fixture has set it, to this test's database
-        assert words[0] == "qwen-embed"
-        done = run(*words[1:], OLLAMA_HOST=server.url)
-        assert done.code == 0, done.err
-    [search] = under("Postgres", "python")
-    [retrieve] = [code for code in under("LangChain", "python") if SHOP in code]
-    for code in (search, retrieve):
-        code = code.replace(SHOP, database.address)
-        assert len(run_python(code, run, OLLAMA_HOST=server.url).splitlines()) >= 2
-
-
 def test_stacking_blocks(run: Any) -> None:
     [text] = under("Stacking free tiers", "toml")
     Path("qwen-embed.toml").write_text(text, "utf-8")
-    names = ("SILICONFLOW_API_KEY", "DEEPINFRA_TOKEN", "SCW_SECRET_KEY", "OPENROUTER_API_KEY")
+    [exports] = under("Stacking free tiers", "sh")
+    variables = dict(re.findall(r"(\w+)=(\S+)", exports))
+    assert "unset QWEN_EMBED_MODEL" in exports
     [console] = under("Stacking free tiers", "console")
     for shown in console.split("$ ")[1:]:
         command, *lines = shown.splitlines()
-        if command.startswith("export "):
-            assert re.findall(r"(\w+)=", command) == list(names)
-            continue
-        done = run(*shlex.split(command)[1:], COLUMNS="80", **dict.fromkeys(names, "k"))
+        done = run(*shlex.split(command)[1:], COLUMNS="80", **variables)
         assert done.code == 0, done.err
         printed = [line.rstrip() for line in done.out.splitlines()]
         assert [line for line in lines if line != "..." and line not in printed] == []
+    assert Path("plan.db").exists()
 
 
 def test_provider_block() -> None:

@@ -48,26 +48,30 @@ def test_installing_twice_is_harmless(run: Run, database: Database) -> None:
     assert run("pg", "install").out.startswith("up to date")
 
 
-def test_a_table_takes_the_space_that_the_settings_name(run: Run, docs: Database) -> None:
+def test_a_table_takes_the_space_that_the_settings_name(
+    run: Run, docs: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Who chose a model for this shell or folder has chosen it for tables too; an option wins."""
     create = ("pg", "create", "docs", "--column", "body")
-    chosen = {"QWEN_EMBED_MODEL": "lexical"}
-    assert "\"model\" => 'lexical'" in run(*create, "--sql", **chosen).out
-    created = run(*create, **chosen)
+    monkeypatch.setenv("QWEN_EMBED_MODEL", "lexical")
+    assert "\"model\" => 'lexical'" in run(*create, "--sql").out
+    created = run(*create)
     assert created.out.startswith(
         "created the vectorizer docs (lexical/1024, as your settings say). Next: "
     ), created.err
     assert run("pg", "worker", "--once").out.startswith("3 embedded (")
     other = ("--name", "other", "--target-name", "other", "--model", "qwen3-embedding-0.6b")
     assert "(qwen3-embedding-0.6b/512, as your" in run(
-        *create, *other, QWEN_EMBED_DIMENSIONS="512", **chosen
+        *create, *other, QWEN_EMBED_DIMENSIONS="512"
     ).out  # fmt: skip
 
 
 def test_sql_of_ones_own_needs_no_psql(run: Run, database: Database) -> None:
     made = run(
-        "pg", "sql", "CREATE TABLE shop (id int, body text); INSERT INTO shop VALUES (1, 'Хлеб'), "
-        "(2, NULL), (3, '100 %'); SELECT id AS n, body, body FROM shop ORDER BY id; SELECT 1 WHERE false"
+        "pg", "sql",
+        "CREATE TABLE shop (id int, body text); "
+        "INSERT INTO shop VALUES (1, 'Хлеб'), (2, NULL), (3, '100 %'); "
+        "SELECT id AS n, body, body FROM shop ORDER BY id; SELECT 1 WHERE false",
     )  # fmt: skip
     assert made.code == 0, made.err
     tags, _, rest = made.out.partition("n   body")
@@ -75,7 +79,9 @@ def test_sql_of_ones_own_needs_no_psql(run: Run, database: Database) -> None:
     assert [line.split() for line in rest.splitlines()[2:]] == [
         ["1", "Хлеб", "Хлеб"], ["2"], ["3", "100", "%", "100", "%"], ["no", "rows"],
     ]  # fmt: skip
-    asked = run("pg", "sql", "--json", "SELECT 1; SELECT id, now() IS NULL AS late FROM shop LIMIT 1")
+    asked = run(
+        "pg", "sql", "--json", "SELECT 1; SELECT id, now() IS NULL AS late FROM shop LIMIT 1"
+    )
     assert asked.json == [{"id": 1, "late": False}]
     assert run("pg", "sql", "--json", "DELETE FROM shop WHERE id = 9").json == []
     script = "\ufeff-- a comment\nUPDATE shop SET body = 'x' WHERE id > 1;\n".encode()
