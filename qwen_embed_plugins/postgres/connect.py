@@ -40,8 +40,13 @@ _embedded_servers: dict[Path, Any] = {}
 """Kept so that an embedded server lives as long as the process that started it."""
 
 
-def resolve(address: str | None) -> str:
-    """The libpq address that an address of ours stands for; starts the embedded server if named."""
+def libpq_address(address: str | None = None) -> str:
+    """The libpq address that an address of ours stands for, for psycopg or a pool of your own.
+
+    None: `QWEN_EMBED_DSN`, `DATABASE_URL`, libpq's variables. For `embedded:DIR` it starts the server
+    if none runs there, and that lives at least as long as this process. Blocks. Raises
+    `ConfigurationError` for an address that cannot be one, or where the extra is missing.
+    """
     address = first_named(address)
     if address.startswith("embedded:"):
         return _embedded(address.removeprefix("embedded:"))
@@ -117,7 +122,7 @@ def opened(target: Target) -> Iterator[psycopg.Connection[Any]]:
     if isinstance(target, psycopg.Connection):
         yield target
         return
-    with psycopg.connect(resolve(target), **_OPTIONS) as connection:
+    with psycopg.connect(libpq_address(target), **_OPTIONS) as connection:
         connection.isolation_level = _ISOLATION
         yield connection
 
@@ -128,7 +133,7 @@ async def aopened(target: AsyncTarget) -> AsyncIterator[psycopg.AsyncConnection[
     if isinstance(target, psycopg.AsyncConnection):
         yield target
         return
-    connection = await aconnect(resolve(target))
+    connection = await aconnect(libpq_address(target))
     async with connection:
         await connection.set_isolation_level(_ISOLATION)
         yield connection

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 DOCS = Path(__file__).parent.parent.parent / "docs"
 PAGES = ("from-pgai", "operations", "quickstart.ru", "troubleshooting")
-ELSEWHERE = ("pip", "ollama", "export")
+ELSEWHERE = ("pip", "python3", "ollama", "export")
 """Commands that are others' own; the fixtures have set what is exported."""
 
 
@@ -30,8 +30,6 @@ def tables(database: Database) -> Database:
     database.execute(
         "CREATE TABLE blog (id int PRIMARY KEY, title text, contents text)",
         "INSERT INTO blog VALUES (1, 'Moving', 'how to move a table'), (2, 'Bread', 'needs time')",
-        "CREATE TABLE products (id int PRIMARY KEY, name text, description text)",
-        "INSERT INTO products VALUES (1, 'Парка', 'тёплая'), (2, 'Сандалии', 'лёгкие')",
         "DO $$BEGIN CREATE ROLE embedder; EXCEPTION WHEN duplicate_object THEN END$$",
     )
     return database
@@ -46,9 +44,9 @@ def test_a_page_does_what_it_shows(
     if page == "operations":
         assert run("pg", "install").code == 0
     for block in blocks:
-        if block.language == "console":
+        if block.language in ("console", "sh"):
             for line in block.text.splitlines():
-                _run_line(run, line, server)
+                _run_line(run, line if block.language == "console" else f"$ {line}", server)
         elif block.language == "python":
             assert run_python(block.text, run, OLLAMA_HOST=server.url).strip()
         else:
