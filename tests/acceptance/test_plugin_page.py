@@ -44,7 +44,7 @@ LONGEST = {
 """Lines that a module of the page may have, empty ones included."""
 
 MODULES = [Path(name).stem for name in LONGEST]
-TESTS = ["test_acme.py", "test_brook.py", "test_tern.py", "test_trigrams.py"]
+TESTS = ["test_acme.py", "test_brook.py", "test_tern.py", "test_mill.py", "test_trigrams.py"]
 SETTINGS = "qwen-embed.toml"
 KEY = "made-up"
 NATIVE = 4096
