@@ -25,7 +25,7 @@ from qwen_embed_plugins import AsyncEmbedder, Embedder, NoOfferLeft, Offer, Prov
 from qwen_embed_plugins.plugins import load_plugins
 from qwen_embed_plugins.testing import RecordedRequest, Reply, SimulatedServer, reference_vector
 from qwen_embed_plugins.types import FaultKind
-from tests.documents import blocks_of
+from tests.documents import Command, blocks_of, commands_of
 
 if TYPE_CHECKING:
     from qwen_embed_plugins.types import EmbedResult
@@ -44,18 +44,31 @@ LONGEST = {
 """Lines that a module of the page may have, empty ones included."""
 
 MODULES = [Path(name).stem for name in LONGEST]
-TESTS = ["test_acme.py", "test_brook.py", "test_tern.py", "test_trigrams.py"]
+TESTS = ["test_acme.py", "test_brook.py", "test_tern.py", "test_mill.py", "test_trigrams.py"]
+PROVIDERS = {
+    "acme": "acme",
+    "brook": "brook",
+    "tern": "tern",
+    "mill": "mill",
+    "trigrams": "in-process",
+}
+"""The plugins by entry point, with the provider that each brings."""
+
 SETTINGS = "qwen-embed.toml"
+SCRIPT = "use.py"
 KEY = "made-up"
 NATIVE = 4096
 TEXTS = [f"The {number}th train leaves at nine." for number in range(48)]
 
 
 def test_every_block_is_run_here() -> None:
-    assert set(FILES) == {*LONGEST, *TESTS, "pyproject.toml", SETTINGS}
+    assert len(FILES) == sum(block.file is not None for block in BLOCKS), "a file is shown twice"
+    assert set(FILES) == {*LONGEST, *TESTS, "pyproject.toml", SETTINGS, SCRIPT}
     assert Counter(block.language for block in BLOCKS if not block.file) == {
-        "console": 4,  # all commands: see `test_the_commands_are_these`
-        "python": 2,  # those that use a provider
+        "sh": 4,  # all commands: see `test_the_commands_are_these`
+        "console": 3,  # so here
+        "python": 1,  # the use of the model in process
+        "toml": 1,  # a server that needs no plugin
     }
 
 
@@ -69,20 +82,41 @@ def test_its_test_has_six_lines() -> None:
     assert len(FILES["test_acme.py"].splitlines()) == 6
 
 
-def commands() -> list[str]:
-    shown = "".join(block.text for block in BLOCKS if block.language == "console")
-    return [line.removeprefix("$ ") for line in shown.splitlines() if line.startswith("$ ")]
+def commands() -> list[Command]:
+    shown = [block for block in BLOCKS if block.language in ("sh", "console")]
+    return [command for block in shown for command in commands_of(block)]
+
+
+def command(words: str) -> Command:
+    """The page's first command with these words."""
+    return next(command for command in commands() if words in command.line)
 
 
 def test_the_commands_are_these() -> None:
-    assert commands() == [
-        "pip install qwen-embed-plugins pytest",  # a registry's matter; the next by `installed`
+    """Where no test is named, they are Python's own or a registry's matter."""
+    assert [command.line for command in commands()] == [
+        "python3 -m venv .venv",
+        ". .venv/bin/activate",
+        "pip install qwen-embed-plugins pytest",
+        "pip install --editable .",  # `installed`, as below
+        "qwen-embed providers acme",  # `test_it_is_listed_as_the_page_shows`
+        "python -m pytest -q",  # `test_each_passes_the_contract_by_its_own_test`, as below
+        ". .venv/bin/activate",
+        "python -m qwen_embed_plugins.testing.simulator --port 8700",  # `simulator`
+        "python use.py",  # `test_it_serves_against_the_simulated_server`
+        "sed -i.bak s/acme/brook/g pyproject.toml",  # `installed`
         "pip install --editable .",
-        "qwen-embed plugins",
-        "qwen-embed providers",
         "python -m pytest -q",
-        "python -m qwen_embed_plugins.testing.simulator --port 8700",
     ]
+
+
+def test_a_checkout_is_installed_by_its_path() -> None:
+    [block, *_] = [block for block in BLOCKS if block.language == "sh"]
+    assert block.text.splitlines()[-1] == (
+        "# from a checkout: " + command("qwen-embed-plugins pytest").line.replace(
+            "qwen-embed-plugins", "-e PATH/TO/qwen-embed-plugins"
+        )
+    )  # fmt: skip
 
 
 def documented() -> set[str]:
@@ -102,20 +136,42 @@ def test_every_kind_of_fault_field_of_an_offer_and_attribute_is_explained() -> N
     assert "self.url" in PAGE
 
 
-# The first plugin, as its author meets it
+# A server that needs no plugin
+
+
+def test_three_lines_make_a_provider_of_a_compatible_server(
+    run: Any, server: SimulatedServer
+) -> None:
+    [text] = [block.text for block in BLOCKS if (block.language, block.file) == ("toml", None)]
+    assert len(text.splitlines()) == 3
+    Path(SETTINGS).write_text(text.replace("http://10.0.0.5:8000", server.url), "utf-8")
+    [line] = re.findall(r"`(qwen-embed embed [^`]+)`", PAGE)
+    done = run(*shlex.split(line)[1:])
+    assert done.code == 0, done.err
+    assert len(done.json[0]) == NATIVE
+
+
+# The plugins, as their author meets them
 
 
 @pytest.fixture(scope="module")
 def installed(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """A folder into which pip has installed the page's first plugin, and nothing else."""
-    source, target = tmp_path_factory.mktemp("source"), tmp_path_factory.mktemp("site")
-    for name in ("qwen_embed_acme.py", "pyproject.toml", "test_acme.py"):
-        (source / name).write_text(FILES[name], "utf-8")
+    """A folder into which pip has installed the page's plugins, each from a folder of its own with
+    the first one's `pyproject.toml`, which the page's command changes."""
+    target = tmp_path_factory.mktemp("site")
+    sources = []
+    for plugin in PROVIDERS:
+        source = tmp_path_factory.mktemp(plugin)
+        for name in (f"qwen_embed_{plugin}.py", "pyproject.toml", f"test_{plugin}.py"):
+            (source / name).write_text(FILES[name], "utf-8")
+        rename = command("sed ").line.replace("brook", plugin)
+        subprocess.run(shlex.split(rename), cwd=source, check=True)
+        sources.append(str(source))
     subprocess.run(
         [
             sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--no-build-isolation",
             "--disable-pip-version-check", "--root-user-action=ignore", "--target", str(target),
-            str(source),
+            *sources,
         ],
         check=True,
         capture_output=True,
@@ -123,25 +179,26 @@ def installed(tmp_path_factory: pytest.TempPathFactory) -> str:
     return str(target)
 
 
-def squeezed(text: str) -> str:
-    return " ".join(text.split())
-
-
 def test_it_is_listed_as_the_page_shows(installed: str, run: Any) -> None:
-    listed = run("plugins", PYTHONPATH=installed)
-    [shown] = [line for line in PAGE.splitlines() if line.startswith("acme  ")]
-    assert squeezed(shown) in [squeezed(line) for line in listed.out.splitlines()]
-    providers = squeezed(run("providers", PYTHONPATH=installed).out)
-    [missing] = re.findall(r"what is missing here: `(.+?)`", PAGE)
-    for words in ("acme", *missing.split()):  # the table may break the line anywhere
-        assert words in providers
+    shown = command("providers acme")
+    listed = run(*shlex.split(shown.line)[1:], PYTHONPATH=installed)
+    assert shown.printed(listed.out), listed.out
+
+
+@pytest.mark.parametrize("plugin", PROVIDERS)
+def test_three_names_make_a_package_of_each(installed: str, run: Any, plugin: str) -> None:
+    changed = [line for line in FILES["pyproject.toml"].splitlines() if "acme" in line]
+    assert len(changed) == 3
+    found = run("plugins", "--json", PYTHONPATH=installed).json
+    [listed] = [item for item in found if item["name"] == plugin]
+    assert listed["error"] is None
+    assert f"provider {PROVIDERS[plugin]}" in str(listed["provides"])
 
 
 @pytest.fixture
 def simulator(run: Any) -> Iterator[str]:
     """The address of the server that the page's command starts, on a free port."""
-    [line] = [line for line in commands() if "simulator" in line]
-    words = shlex.split(line.replace("8700", "0"))
+    words = shlex.split(command("simulator").line.replace("8700", "0"))
     process = subprocess.Popen(
         [sys.executable, *words[1:]],
         stdout=subprocess.PIPE,
@@ -156,17 +213,8 @@ def simulator(run: Any) -> Iterator[str]:
         process.communicate()
 
 
-def snippet(heading: str) -> str:
-    [code] = [
-        block.text
-        for block in BLOCKS
-        if (block.heading, block.language, block.file) == (heading, "python", None)
-    ]
-    return code
-
-
-def output_of(code: str, run: Any, **variables: str) -> str:
-    done = subprocess.run(
+def python(code: str, run: Any, **variables: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
         [sys.executable, "-c", code],
         env=run.environment(**variables),
         capture_output=True,
@@ -174,14 +222,24 @@ def output_of(code: str, run: Any, **variables: str) -> str:
         timeout=60,
         check=False,
     )
-    assert done.returncode == 0, done.stderr
-    return done.stdout.strip()
 
 
 def test_it_serves_against_the_simulated_server(installed: str, run: Any, simulator: str) -> None:
     Path(SETTINGS).write_text(FILES[SETTINGS].replace("http://127.0.0.1:8700", simulator), "utf-8")
-    code = snippet("Writing a provider plugin")
-    assert output_of(code, run, PYTHONPATH=installed, ACME_API_KEY=KEY) == f"(1, {NATIVE})"
+    done = python(FILES[SCRIPT], run, PYTHONPATH=installed)
+    assert done.returncode == 0, done.stderr
+    assert command(SCRIPT).printed(done.stdout), done.stdout
+    assert done.stderr == ""
+
+
+def test_texts_that_leave_for_a_public_address_are_announced(
+    installed: str, run: Any, server: SimulatedServer
+) -> None:
+    """The simulated server is the proxy here, and refuses: nothing leaves."""
+    Path(SETTINGS).write_text(f'[providers.acme]\nproxy = "{server.url}"\n', "utf-8")
+    done = python(FILES[SCRIPT], run, PYTHONPATH=installed, ACME_API_KEY=KEY)
+    [said] = re.findall(r"`(texts may be sent to: [^`]+)`", PAGE)
+    assert done.stderr.splitlines()[0] == said
 
 
 # Every plugin: its own test, and texts served
@@ -194,9 +252,9 @@ def test_each_passes_the_contract_by_its_own_test(test: str, run: Any, tmp_path:
     for name, text in FILES.items():
         if name == test or name in LONGEST:
             (folder / name).write_text(text, "utf-8")
-    assert "python -m pytest -q" in commands()
+    shown = command("pytest -q")
     done = subprocess.run(
-        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider"],
+        [sys.executable, *shlex.split(shown.line)[1:], "-p", "no:cacheprovider"],
         cwd=folder,
         # An author has pytest alone; ours has plugins that take longer to load than the test.
         env=run.environment(PYTEST_DISABLE_PLUGIN_AUTOLOAD="1"),
@@ -206,8 +264,15 @@ def test_each_passes_the_contract_by_its_own_test(test: str, run: Any, tmp_path:
         check=False,
     )
     assert done.returncode == 0, done.stdout
+    if test != "test_trigrams.py":  # which takes the smaller contract
+        assert shown.printed(done.stdout), done.stdout
     summary = done.stdout.splitlines()[-1]
     assert re.fullmatch(r"\d+ passed in .*", summary), summary
+
+
+def test_the_number_of_passed_tests_is_the_same_in_words() -> None:
+    passed = command("pytest -q").output[-1].split()[0]
+    assert f"All {passed} pass." in PAGE
 
 
 def module(name: str) -> ModuleType:
@@ -417,14 +482,9 @@ def test_the_one_in_process_serves_several_threads_by_its_own_model() -> None:
     assert near[0] > near[1]
 
 
-def test_the_one_in_process_is_used_as_the_page_shows(run: Any, tmp_path: Path) -> None:
-    site = tmp_path / "site"
-    info = site / "trigrams-1.0.dist-info"
-    info.mkdir(parents=True)
-    name = "qwen_embed_trigrams"
-    (site / f"{name}.py").write_text(FILES[f"{name}.py"], "utf-8")
-    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: trigrams\nVersion: 1.0\n")
-    (info / "entry_points.txt").write_text(f"[qwen_embed_plugins]\ntrigrams = {name}\n")
-    printed = output_of(snippet("A model in your own process"), run, PYTHONPATH=str(site))
-    same, similar = map(float, printed.strip("[]").split())
+def test_the_one_in_process_is_used_as_the_page_shows(installed: str, run: Any) -> None:
+    [code] = [block.text for block in BLOCKS if (block.language, block.file) == ("python", None)]
+    done = python(code, run, PYTHONPATH=installed)
+    assert done.returncode == 0, done.stderr
+    same, similar = map(float, done.stdout.strip().strip("[]").split())
     assert same > 0.99 > similar > 0

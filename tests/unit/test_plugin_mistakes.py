@@ -17,7 +17,12 @@ from qwen_embed_plugins.catalogue import build_catalogue
 from qwen_embed_plugins.plugins import Registry, load_plugins
 from qwen_embed_plugins.provider import Provider
 from qwen_embed_plugins.providers.openai_compatible import OpenAICompatible
-from qwen_embed_plugins.testing import FakeProvider, InProcessContract, ProviderContract
+from qwen_embed_plugins.testing import (
+    Behaviour,
+    FakeProvider,
+    InProcessContract,
+    ProviderContract,
+)
 from qwen_embed_plugins.types import Answer, Batch, WireRequest, WireResponse
 
 PLUGIN = """\
@@ -227,7 +232,25 @@ class KeyForgotten(OpenAICompatible):
         return WireRequest(request.url, request.content)
 
 
+class OwnFormat(Provider):
+    """Speaks a wire format that the simulated server does not know."""
+
+    name = "own-format"
+    base_url = "https://api.brook.example"
+
+    def build_request(self, batch: Batch) -> WireRequest:
+        return WireRequest(f"{self.url}/vectors", orjson.dumps({"texts": batch.texts}))
+
+    def parse_response(self, response: WireResponse) -> Answer:
+        return Answer(orjson.loads(response.content)["vectors"])
+
+
 PROVIDERS = [
+    (
+        OwnFormat,
+        "test_faithful_answer_gives_each_text_its_vector",
+        "the simulated server does not understand /vectors: ",
+    ),
     (
         ByPosition,
         "test_rows_in_another_order_are_put_right",
@@ -258,7 +281,7 @@ def contract_of(given: object) -> ProviderContract:
 
 
 def check(contract: InProcessContract, name: str) -> str:
-    with pytest.raises((AssertionError, ConfigurationError)) as caught:
+    with pytest.raises((AssertionError, ConfigurationError, pytest.fail.Exception)) as caught:
         getattr(contract, name)()
     return str(caught.value)
 
@@ -266,6 +289,33 @@ def check(contract: InProcessContract, name: str) -> str:
 @pytest.mark.parametrize(("provider", "test", "said"), PROVIDERS)
 def test_the_contract_tells_the_cure(provider: type[Provider], test: str, said: str) -> None:
     assert said in check(contract_of(provider), test)
+
+
+def test_the_contract_asks_for_an_answer_in_a_format_that_it_does_not_know() -> None:
+    said = check(contract_of(OwnFormat), "test_faithful_answer_gives_each_text_its_vector")
+    assert "override serve(request, behaviour) and answer as the service would" in said
+
+
+class RefusesNothing(ProviderContract):
+    """The test of an author whose stand-in for the service takes every text."""
+
+    provider = OwnFormat
+
+    def serve(self, request: WireRequest, behaviour: Behaviour) -> WireResponse:
+        texts = orjson.loads(request.content)["texts"]
+        vectors = [self.expected([text])[0].tolist() for text in texts]
+        return WireResponse(200, orjson.dumps({"vectors": vectors}))
+
+
+NOTHING_REFUSED = "a refused batch raised no ProviderError; where the test overrides `serve`"
+
+
+def test_the_contract_asks_a_servers_stand_in_to_refuse_what_it_is_told_to() -> None:
+    contract = RefusesNothing()
+    contract.test_faithful_answer_gives_each_text_its_vector()
+    said = check(contract, "test_refused_batch_raises_a_classified_fault")
+    assert said.startswith(NOTHING_REFUSED)
+    assert "refuse a text which holds behaviour.refuse_texts_with" in said
 
 
 class Backwards(FakeProvider):
@@ -312,4 +362,4 @@ def test_the_page_quotes_what_is_said() -> None:
     tested = [str(said) for *_, said in (*ENTRY_POINTS, *MODULES, *PROVIDERS)]
     assert len(quoted) > 8
     for phrase in quoted:
-        assert any(phrase in said for said in (*tested, WITHOUT_PRICE)), phrase
+        assert any(phrase in said for said in (*tested, WITHOUT_PRICE, NOTHING_REFUSED)), phrase
