@@ -43,8 +43,8 @@ _embedded_servers: dict[Path, Any] = {}
 def libpq_address(address: str | None = None) -> str:
     """The libpq address that an address of ours stands for, for psycopg or a pool of your own.
 
-    None: `QWEN_EMBED_DSN`, `DATABASE_URL`, libpq's variables. For `embedded:DIR` it starts the server
-    if none runs there, and that lives at least as long as this process. Blocks. Raises
+    None: `QWEN_EMBED_DSN`, `DATABASE_URL`, libpq's variables. For `embedded:DIR` it starts the
+    server if none runs there, and that lives at least as long as this process. Blocks. Raises
     `ConfigurationError` for an address that cannot be one, or where the extra is missing.
     """
     address = first_named(address)
