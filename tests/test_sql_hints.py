@@ -129,5 +129,6 @@ def test_errors_of_the_database_alone_are_translated() -> None:
 
 
 def test_lines_of_a_log_for_people_are_translated() -> None:
-    record = logging.makeLogRecord({"msg": "work waits", "reason": "SELECT qwen_embed.pause('d');"})
+    said = {"msg": "work waits", "reason": "SELECT qwen_embed.pause('d');"}
+    record = logging.makeLogRecord({**said, "levelno": logging.INFO})
     assert _Format().format(record) == "work waits, reason: `qwen-embed pg pause d`"
