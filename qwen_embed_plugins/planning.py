@@ -210,9 +210,19 @@ def whole(result: EmbedResult) -> Matrix:
     )
 
 
+def require_query(text: object) -> None:
+    """Raise `InvalidInput` for an empty query, before anything is made ready for it."""
+    if isinstance(text, str) and not text.strip():
+        raise _empty_query()
+
+
+def _empty_query() -> InvalidInput:
+    return InvalidInput("the query is empty; pass some text")
+
+
 def only(result: EmbedResult) -> Vector:
     """The one vector of a query; `InvalidInput` or `PartialFailure` if there is none."""
     if result.errors and result.errors[0].kind == "empty":
-        raise InvalidInput("the query is empty; pass some text")
+        raise _empty_query()
     vector: Vector = whole(result)[0]
     return vector

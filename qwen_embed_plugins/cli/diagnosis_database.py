@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from qwen_embed_plugins.cli.database import age_text, counted
 from qwen_embed_plugins.cli.diagnosis import Diagnosis
+from qwen_embed_plugins.cli.sql_hints import as_commands
 from qwen_embed_plugins.errors import QwenEmbedError
 
 if TYPE_CHECKING:
@@ -33,7 +34,7 @@ def of_database(dsn: str | None) -> Iterator[Diagnosis]:
         if around.installed and not around.vector_is_too_old:
             yield from _of_installation(dsn)
     except QwenEmbedError as error:
-        yield Diagnosis("postgres", "wrong", str(error))
+        yield Diagnosis("postgres", "wrong", as_commands(str(error)))
 
 
 def _of_server(around: Surroundings) -> Iterator[Diagnosis]:
@@ -89,12 +90,13 @@ def _of_vectorizer(one: VectorizerStatus) -> Diagnosis:
     if one.dead:
         parts.append(counted(one.dead, "dead letter"))
     said = ", ".join(parts)
+    remedy = as_commands(one.last_error or "")
     if one.state in BROKEN_STATES:
-        return Diagnosis("postgres", "wrong", said, one.last_error or "see `qwen-embed pg status`")
+        return Diagnosis("postgres", "wrong", said, remedy or "see `qwen-embed pg status`")
     if one.dead:
         return Diagnosis("postgres", "note", said, f"`qwen-embed pg dead {one.name}` says why")
     if one.state in ("paused", "suspended", "held"):
-        return Diagnosis("postgres", "note", said, one.last_error or "")
+        return Diagnosis("postgres", "note", said, remedy)
     return Diagnosis("postgres", "ok", said)
 
 

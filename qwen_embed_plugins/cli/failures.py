@@ -11,8 +11,10 @@ from typing import TextIO
 
 import click
 
+from qwen_embed_plugins.cli.sql_hints import as_commands
 from qwen_embed_plugins.errors import (
     ConfigurationError,
+    DatabaseError,
     InvalidInput,
     QwenEmbedError,
     without_secrets,
@@ -96,8 +98,12 @@ def describe(error: Exception) -> str:
     """What the user is told."""
     if isinstance(error, click.UsageError):
         return _usage(error)
+    if isinstance(error, Unfinished):
+        return as_commands(error.format_message())
     if isinstance(error, click.ClickException):
         return error.format_message()
+    if isinstance(error, DatabaseError):
+        return as_commands(str(error))
     if isinstance(error, QwenEmbedError):
         return str(error)
     if isinstance(error, OSError):

@@ -18,6 +18,7 @@ from qwen_embed_plugins.cli.database import (
 from qwen_embed_plugins.cli.output import json_option, print_json
 from qwen_embed_plugins.cli.progress import metered
 from qwen_embed_plugins.cli.session import current
+from qwen_embed_plugins.cli.sql_hints import as_commands
 
 if TYPE_CHECKING:
     from qwen_embed_plugins.cli.job_cost import JobCost
@@ -206,11 +207,12 @@ def _wait(dsn: str | None, name: str, moving: VectorizerStatus) -> None:
             waits_for = postgres.move_waits_for(dsn, name)
             if waits_for is None:
                 return
-            if waits_for != said and not current().quiet:
-                said = waits_for
-                click.echo(
-                    f"waiting: {waits_for} (a worker must run: qwen-embed pg worker)", err=True
-                )
+            line = f"waiting: {as_commands(waits_for)}"
+            if not any(worker.alive for worker in postgres.workers(dsn)):
+                line += " (a worker must run: qwen-embed pg worker)"
+            if line != said and not current().quiet:
+                said = line
+                click.echo(line, err=True)
             meter.show(postgres.vector_count(dsn, moving.name))
             time.sleep(SECONDS_BETWEEN_LOOKS)
 

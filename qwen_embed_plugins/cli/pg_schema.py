@@ -190,18 +190,21 @@ def _warn_of_space(made: VectorizerStatus) -> None:
 def drop(dsn: str | None, name: str, drop_target: bool, as_sql: bool) -> None:
     """End the vectorizer NAME: its triggers, recorded changes and view go.
 
-    The table with its vectors stays, unless --drop-target, which is possible only now: to drop that
-    table later takes SQL.
+    The table with its vectors stays, unless --drop-target or there is no vector in it. What removes
+    it later is printed.
     """
     from qwen_embed_plugins import postgres
 
     if as_sql:
         click.echo(_scripts().drop(name, drop_target=drop_target), nl=False)
         return
-    target = next((item.target for item in postgres.status(dsn, name)), None)
-    postgres.drop_vectorizer(dsn, name, drop_target=drop_target)
-    kept = f"; its vectors stay in {target}" if target else "; its vectors stay"
-    click.echo(f"dropped {name}" + (" and its vectors" if drop_target else kept))
+    left = postgres.drop_vectorizer(dsn, name, drop_target=drop_target)
+    if left:
+        click.echo(
+            f"dropped {name}; its vectors stay. To remove them too, in SQL: {' '.join(left)}"
+        )
+    else:
+        click.echo(f"dropped {name}" + (" and its vectors" if drop_target else ""))
 
 
 @click.command(

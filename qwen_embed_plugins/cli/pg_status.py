@@ -28,6 +28,7 @@ from qwen_embed_plugins.cli.output import (
     print_line,
     print_table,
 )
+from qwen_embed_plugins.cli.sql_hints import as_commands
 
 if TYPE_CHECKING:
     from qwen_embed_plugins.cli.pg_status_page import StatusPage
@@ -193,7 +194,7 @@ def _show(found: Sequence[Look], as_json: bool) -> None:
                 f"qwen-embed pg dead {item.name}"
             )
         if item.last_error:
-            print_line(f"{item.name}: {item.last_error}")
+            print_line(f"{item.name}: {as_commands(item.last_error)}")
     idle = [look.status.name for look in found if look.is_idle]
     if idle:
         names = ", ".join(idle)

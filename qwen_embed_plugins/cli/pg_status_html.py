@@ -9,6 +9,7 @@ from qwen_embed_plugins.cli.database import age_text, counted, size_text
 from qwen_embed_plugins.cli.html_charts import Point, figure, line_chart, share_bar, short
 from qwen_embed_plugins.cli.html_page import Html, Tile, element, page, table, tiles
 from qwen_embed_plugins.cli.samples import Figures, History, dumped, loaded
+from qwen_embed_plugins.cli.sql_hints import as_commands
 from qwen_embed_plugins.errors import without_secrets
 
 if TYPE_CHECKING:
@@ -133,7 +134,7 @@ def _card(place: int, look: Look, index: IndexText, history: History) -> Html:
         element("h2", status.name, " ", _state(status.state)),
         element("p", _meaning(status.state), class_="faint"),
         element("p", _described(status), class_="faint"),
-        _error(status.last_error) if status.last_error else None,
+        _error(as_commands(status.last_error)) if status.last_error else None,
         tiles(_figures(look)),
         _walk(progress.walked, progress.to_walk) if progress.to_walk else None,
         element("p", element("b", "Index: "), _index(index)),

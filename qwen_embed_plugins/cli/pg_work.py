@@ -28,6 +28,8 @@ from qwen_embed_plugins.cli.session import current, joined, log_as, log_format_o
 
 log = logging.getLogger("qwen_embed_plugins.postgres.worker")
 
+NO_VECTORIZER = ": no vectorizer yet. Begin with: qwen-embed pg create TABLE --column COLUMN"
+
 if TYPE_CHECKING:
     from qwen_embed_plugins.postgres import VectorizerStatus, WorkerProgress, WorkerSummary
     from qwen_embed_plugins.settings import Settings
@@ -113,7 +115,8 @@ def worker(
 
     quiet = current().quiet or log_format == "json"  # lines of a meter are no events
     chosen = set(only) or None
-    before = _chosen(postgres.status(dsn), chosen)
+    found = postgres.status(dsn)
+    before = _chosen(found, chosen)
     _say_what_counts(settings, before)
     stopping = asyncio.Event()
     expected = _expected(before, _to_walk(dsn)) if once else None
@@ -137,7 +140,8 @@ def worker(
     if as_json:
         print_json(asdict(summary))
     else:
-        click.echo(in_words(summary, stopped=stopping.is_set()))
+        begin = "" if found else NO_VECTORIZER
+        click.echo(in_words(summary, stopped=stopping.is_set()) + begin)
     if once and stopping.is_set():
         raise Interrupted("what is left goes to the next worker")
     if once:

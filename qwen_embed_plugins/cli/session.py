@@ -57,11 +57,12 @@ class LogLines(logging.Handler):
 
 class _Format(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
+        from qwen_embed_plugins.cli.sql_hints import as_commands
         from qwen_embed_plugins.errors import without_secrets
 
         keys = sorted(record.__dict__.keys() - _PLAIN)
         fields = [f"{key}: {record.__dict__[key]}" for key in keys]
-        said = ", ".join([record.getMessage(), *fields])
+        said = as_commands(", ".join([record.getMessage(), *fields]))
         message = without_secrets(" ".join(said.split()))
         if record.levelno >= logging.WARNING:
             return f"{record.levelname.lower()}: {message}"

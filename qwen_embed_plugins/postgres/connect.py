@@ -58,6 +58,36 @@ def first_named(address: str | None) -> str:
     return address or os.environ.get("QWEN_EMBED_DSN") or os.environ.get("DATABASE_URL") or ""
 
 
+def place(target: object) -> str:
+    """Where a target leads, in words: folder, or database and host. Nothing else of an address."""
+    try:
+        if isinstance(target, psycopg.BaseConnection):
+            return _place(target.info.dbname, target.info.host)
+        address = first_named(target if isinstance(target, str) else None)
+        if address.startswith("embedded:"):
+            folder = Path(address.removeprefix("embedded:")).expanduser().resolve()
+            return f"in embedded:{folder}"
+        named = conninfo_to_dict(address)
+        if "service" in named:
+            return "here"  # what stands in its file is not read here
+        database = named.get("dbname") or _default("dbname") or named.get("user")
+        return _place(database or _default("user"), named.get("host") or _default("host"))
+    except (psycopg.Error, RuntimeError):  # closed, unreadable, or a home that nobody has
+        return "here"
+
+
+def _place(database: Any, host: Any) -> str:
+    at = f" at {host}" if host else ""
+    return without_secrets(f"in database {database}{at}") if database else "here"
+
+
+def _default(keyword: str) -> str:
+    """What libpq takes where an address leaves something out."""
+    defaults = psycopg.pq.Conninfo.get_defaults()
+    values = (option.val for option in defaults if option.keyword.decode() == keyword)
+    return (next(values, None) or b"").decode("utf-8", "replace")
+
+
 def may_hold_a_password(address: str) -> bool:
     """Whether a password stands in an address of ours; also where nobody can read it."""
     if address.startswith("embedded:"):
@@ -150,14 +180,14 @@ def explained(target: Target | AsyncTarget = None) -> Iterator[None]:
     try:
         yield
     except psycopg.Error as error:
-        raise DatabaseError(explain(error, target)) from error
+        raise DatabaseError(explain(error, target, place(target))) from error
 
 
-def explain(error: psycopg.Error, target: object = None) -> str:
-    """One line about an error of the server: what happened and what to do."""
+def explain(error: psycopg.Error, target: object = None, where: str = "here") -> str:
+    """One line about an error of the server: what happened, `where`, and what to do."""
     message = without_secrets(_one_line(error), known=[_password(target)])
     if _is_not_installed(error, message):
-        message = "qwen_embed is not installed here"
+        message = f"qwen_embed is not installed {where}"
     remedy = _remedy(error, message)
     return f"{message.rstrip('.')}. {remedy}" if remedy else message
 
@@ -198,13 +228,18 @@ def _is_not_installed(error: psycopg.Error, message: str) -> bool:
     return isinstance(error, missing) and "qwen_embed" in message and not of_one
 
 
+_ON_THIS_MACHINE = re.compile(r'connection to server (?:at "(?:localhost|127\.|::1)|on socket)')
+_NONE_YET = "No server yet? --dsn embedded:./pg keeps one in that folder (extra `embedded`)."
+
+
 def _remedy_of_address(message: str) -> str:
     """A server that refuses at the door sends words and no code."""
     if re.search(r'role "[^"]*" does not exist', message):
         return "Name one that does: postgresql://ROLE@HOST/DATABASE."
     if re.search(r'database "[^"]*" does not exist', message):
         return "Create it (`createdb NAME`), or check --dsn, QWEN_EMBED_DSN or DATABASE_URL."
-    return "Start the server, or check --dsn, QWEN_EMBED_DSN, DATABASE_URL or PGHOST."
+    remedy = "Start the server, or check --dsn, QWEN_EMBED_DSN, DATABASE_URL or PGHOST."
+    return f"{remedy} {_NONE_YET}" if _ON_THIS_MACHINE.search(message) else remedy
 
 
 def _remedy(error: psycopg.Error, message: str) -> str:

@@ -18,7 +18,7 @@ def create(source: str, **arguments: Any) -> str:
 
 def drop(name: str, *, drop_target: bool = False) -> str:
     """What `drop_vectorizer` runs."""
-    return _only(vectorizers.drop_vectorizer(name, drop_target=drop_target))
+    return _script(vectorizers.dropping(name, drop_target=drop_target))
 
 
 def pause(name: str) -> str:

@@ -15,6 +15,7 @@ from psycopg import sql
 from psycopg.types.json import Jsonb
 
 from qwen_embed_plugins.errors import ConfigurationError, SpaceMismatch
+from qwen_embed_plugins.planning import require_query
 from qwen_embed_plugins.postgres import connect
 from qwen_embed_plugins.postgres._flow import Flow, Query, Row, Statement, arun, run
 from qwen_embed_plugins.postgres.definition import vector_types
@@ -98,6 +99,7 @@ def search(
     `settings`, by default the discovered ones. Raises `DatabaseError` for an unknown name or
     column, and what the embedder raises.
     """
+    require_query(text)
     question = _Question(name, k, filter, exact, columns)
     with connect.explained(target), connect.opened(target) as connection:
         with connection.transaction():
@@ -130,6 +132,7 @@ async def asearch(
     settings: SettingsLike = None,
 ) -> list[Hit]:
     """As `search`, awaiting."""
+    require_query(text)
     question = _Question(name, k, filter, exact, columns)
     with connect.explained(target):
         async with connect.aopened(target) as connection:

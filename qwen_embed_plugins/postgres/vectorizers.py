@@ -187,12 +187,39 @@ def _require_table(source: str) -> Flow[None]:
     raise DatabaseError(f"there is no table {source}. {remedy}")
 
 
-def drop_vectorizer(name: str, *, drop_target: bool = False) -> Flow[None]:
+def drop_vectorizer(name: str, *, drop_target: bool = False) -> Flow[list[str]]:
     """End a vectorizer: triggers, waiting changes and view go. Its vectors go if `drop_target`.
 
-    Waits some seconds for the table if it is in use. Raises `DatabaseError` for an unknown name.
+    A side table without a vector goes too, unless something depends on it. Gives the statements
+    that would remove what stayed. Waits some seconds for the table if it is in use. Raises
+    `DatabaseError` for an unknown name.
     """
-    yield Statement(
+    kept = yield Statement(
+        sql.SQL(
+            "SELECT v.target_table::oid AS id, 'ALTER TABLE ' || v.source || ' DROP COLUMN ' "
+            "|| quote_ident(qwen_embed.vector_column(v.id, v.source)) || ';' AS removal "
+            "FROM qwen_embed.vectorizer v LEFT JOIN qwen_embed.vectorizer later "
+            "ON later.replaces = v.id AND v.retired_at IS NOT NULL "
+            "WHERE %(name)s IN (v.name, later.name) ORDER BY v.id DESC"
+        ),
+        {"name": name},
+    )
+    yield dropping(name, drop_target=drop_target)
+    if drop_target:
+        return []
+    tables = yield Statement(
+        sql.SQL(
+            "SELECT 'DROP TABLE ' || t.oid::regclass || ';' AS removal "
+            "FROM pg_catalog.pg_class t WHERE t.oid = ANY (%(ids)s) ORDER BY t.oid DESC"
+        ),
+        {"ids": [row["id"] for row in kept if row["id"] is not None]},
+    )
+    return [row["removal"] for row in (*tables, *kept) if row["removal"] is not None]
+
+
+def dropping(name: str, *, drop_target: bool = False) -> Statement:
+    """The statement that ends a vectorizer."""
+    return Statement(
         sql.SQL("SELECT qwen_embed.drop_vectorizer(%(name)s, %(drop_target)s)"),
         {"name": name, "drop_target": drop_target},
     )

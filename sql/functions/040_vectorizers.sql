@@ -203,6 +203,52 @@ END $$;
 COMMENT ON FUNCTION qwen_embed.make_vectorizer(qwen_embed.vectorizer, text, boolean) IS
     'Makes the tables, functions and triggers of a definition, and keeps it.';
 
+CREATE OR REPLACE FUNCTION qwen_embed.check_name(v qwen_embed.vectorizer) RETURNS void
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    other qwen_embed.vectorizer := (SELECT e FROM qwen_embed.vectorizer e WHERE e.name = v.name);
+    -- What move() would refuse is not advised.
+    moves boolean := other.source = v.source AND other.target = 'table' AND v.target = 'table'
+        AND other.retired_at IS NULL AND other.replaces IS NULL AND (qwen_embed.successor(other)).id IS NULL
+        AND (other.model, other.dimensions) <> (v.model, v.dimensions);
+BEGIN
+    IF other.id IS NOT NULL THEN
+        RAISE EXCEPTION USING ERRCODE = 'duplicate_object',
+            MESSAGE = format('there is already a vectorizer %L, of %s in the space %s/%s',
+                v.name, other.source, other.model, other.dimensions),
+            HINT = CASE WHEN moves
+                THEN format('To change its space: SELECT qwen_embed.move(%L, model => %L, dimensions => %s); or give another name => ….',
+                    v.name, v.model, v.dimensions)
+                ELSE format('Give another name => …, or end that one first: SELECT qwen_embed.drop_vectorizer(%L);', v.name) END;
+    END IF;
+END $$;
+COMMENT ON FUNCTION qwen_embed.check_name(qwen_embed.vectorizer) IS
+    'Raises, with the ways on, if there is a vectorizer of that name.';
+
+CREATE OR REPLACE FUNCTION qwen_embed.check_target_name(schema_name text, target_name text) RETURNS void
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    called text := format('%I.%I', schema_name, target_name);
+    there pg_class := (SELECT c FROM pg_class c WHERE c.oid = to_regclass(called));
+    serves text := (SELECT e.name FROM qwen_embed.vectorizer e WHERE there.oid IN (e.target_table, e.target_view) LIMIT 1);
+    -- Each side table says so itself, and this one is nobody's any more.
+    left_over boolean := there.relkind = 'r' AND obj_description(there.oid, 'pg_class') LIKE 'Vectors of %';
+BEGIN
+    IF serves IS NOT NULL THEN
+        RAISE EXCEPTION USING ERRCODE = 'duplicate_table',
+            MESSAGE = format('%s belongs to the vectorizer %L', called, serves),
+            HINT = 'Give another target_name => ….';
+    ELSIF there.oid IS NOT NULL THEN
+        RAISE EXCEPTION USING ERRCODE = 'duplicate_table',
+            MESSAGE = format('%s exists already', CASE WHEN there.relkind IN ('r', 'p') THEN 'table ' ELSE '' END || called),
+            HINT = CASE WHEN left_over
+                THEN format('Give another target_name => …, or drop what an earlier vectorizer left: DROP TABLE %s;', called)
+                ELSE 'Give another target_name => ….' END;
+    END IF;
+END $$;
+COMMENT ON FUNCTION qwen_embed.check_target_name(text, text) IS
+    'Raises if the name for a side table is taken, and says by whom.';
+
 CREATE OR REPLACE FUNCTION qwen_embed.create_vectorizer(
     source regclass,
     columns text[] DEFAULT NULL,
@@ -262,21 +308,15 @@ BEGIN
         END IF;
         v.index_kind := 'none';
     END IF;
-    IF EXISTS (SELECT FROM qwen_embed.vectorizer e WHERE e.name = v.name) THEN
-        RAISE EXCEPTION USING ERRCODE = 'duplicate_object',
-            MESSAGE = format('there is already a vectorizer %L', v.name),
-            HINT = format('Give another name => …, or SELECT qwen_embed.drop_vectorizer(%L);', v.name);
-    END IF;
+    PERFORM qwen_embed.check_name(v);
 
     target_name := coalesce(target_name,
         CASE target WHEN 'column' THEN 'embedding' ELSE qwen_embed.derived_name(table_name, '_embedding') END);
     IF octet_length(target_name) > 63 THEN
         RAISE EXCEPTION USING ERRCODE = 'name_too_long', MESSAGE = 'target_name is longer than 63 bytes',
             HINT = 'Give a shorter one.';
-    ELSIF target = 'table' AND to_regclass(format('%I.%I', schema_name, target_name)) IS NOT NULL THEN
-        RAISE EXCEPTION USING ERRCODE = 'duplicate_table',
-            MESSAGE = format('table %I.%I exists already', schema_name, target_name),
-            HINT = 'Give another target_name => …, or drop that table if it is left from an earlier vectorizer.';
+    ELSIF target = 'table' THEN
+        PERFORM qwen_embed.check_target_name(schema_name, target_name);
     END IF;
 
     v := qwen_embed.make_vectorizer(v, target_name, backfill);
@@ -427,6 +467,39 @@ END $$;
 COMMENT ON FUNCTION qwen_embed.drop_capture(qwen_embed.vectorizer) IS
     'Drops the triggers of a vectorizer. What they append to goes when its row is deleted or retired: end_parts().';
 
+CREATE OR REPLACE FUNCTION qwen_embed.holds_nothing(side_table regclass) RETURNS boolean
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    size bigint := pg_relation_size(side_table);
+    nothing boolean;
+BEGIN
+    IF size IS NULL OR NOT (SELECT pg_has_role(c.relowner, 'USAGE') FROM pg_class c WHERE c.oid = side_table) THEN
+        RETURN false;
+    ELSIF size = 0 THEN
+        RETURN true;
+    -- Rows may be there and not be seen: by an older snapshot, or under a policy. And a large table is
+    -- not read while writers wait.
+    ELSIF size > 10000000 OR current_setting('transaction_isolation') <> 'read committed'
+        OR row_security_active(side_table) OR NOT has_table_privilege(side_table, 'SELECT') THEN
+        RETURN false;
+    END IF;
+    EXECUTE format('SELECT NOT EXISTS (SELECT FROM %s)', side_table) INTO nothing;
+    RETURN nothing;
+END $$;
+COMMENT ON FUNCTION qwen_embed.holds_nothing(regclass) IS
+    'Whether a side table is the caller''s to drop and has certainly no row.';
+
+CREATE OR REPLACE FUNCTION qwen_embed.try_drop(side_table regclass) RETURNS boolean
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp SET client_min_messages = warning AS $$
+BEGIN
+    EXECUTE format('DROP TABLE %s', side_table);
+    RETURN true;
+EXCEPTION WHEN dependent_objects_still_exist THEN
+    RETURN false;
+END $$;
+COMMENT ON FUNCTION qwen_embed.try_drop(regclass) IS
+    'Drops a side table unless something of the user''s depends on it, such as a view or a foreign key; says whether it did.';
+
 CREATE OR REPLACE FUNCTION qwen_embed.drop_vectorizer(name text, drop_target boolean DEFAULT false)
 RETURNS void
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp SET client_min_messages = warning AS $$
@@ -435,6 +508,8 @@ DECLARE
     moved qwen_embed.vectorizer := (SELECT s FROM qwen_embed.vectorizer s WHERE s.replaces = v.id);
     before qwen_embed.vectorizer := (
         SELECT o FROM qwen_embed.vectorizer o WHERE o.id = v.replaces AND o.retired_at IS NOT NULL);
+    -- An empty side table is worth nothing, and would be in the way of the same vectorizer made again.
+    empty boolean := NOT drop_target AND qwen_embed.holds_nothing(v.target_table);
 BEGIN
     IF moved.id IS NOT NULL AND v.retired_at IS NULL THEN
         PERFORM qwen_embed.refuse(format('%L is being moved to %s', v.name, moved.name),
@@ -444,19 +519,22 @@ BEGIN
     -- with it, and Postgres might choose the writer.
     PERFORM qwen_embed.lock_tables(
         ARRAY[v.source, to_regclass('qwen_embed.log_' || v.id), to_regclass('qwen_embed.work_' || v.id),
-            to_regclass('qwen_embed.dead_' || v.id), CASE WHEN drop_target THEN v.target_table END, v.target_view],
+            to_regclass('qwen_embed.dead_' || v.id), CASE WHEN drop_target OR empty THEN v.target_table END, v.target_view],
         'ACCESS EXCLUSIVE');
+    -- Until the lock a worker could write.
+    empty := empty AND qwen_embed.holds_nothing(v.target_table);
     PERFORM qwen_embed.drop_capture(v);
     PERFORM qwen_embed.drop_mark(v, drop_target);
     DELETE FROM qwen_embed.vectorizer kept WHERE kept.id = v.id;
     IF EXISTS (SELECT FROM pg_class WHERE oid = v.target_view AND relkind = 'v') THEN
         EXECUTE format('DROP VIEW %s', v.target_view);
     END IF;
-    IF EXISTS (SELECT FROM pg_class WHERE oid = v.target_table) THEN
-        EXECUTE CASE WHEN drop_target THEN format('DROP TABLE %s', v.target_table)
-            ELSE format('COMMENT ON TABLE %s IS %L', v.target_table, format(
-                'Vectors of %s (%s, %s dimensions) as they were on %s, when their vectorizer %L was dropped.',
-                v.source, v.model, v.dimensions, current_date, v.name)) END;
+    IF drop_target AND EXISTS (SELECT FROM pg_class WHERE oid = v.target_table) THEN
+        EXECUTE format('DROP TABLE %s', v.target_table);
+    ELSIF EXISTS (SELECT FROM pg_class WHERE oid = v.target_table) AND NOT (empty AND qwen_embed.try_drop(v.target_table)) THEN
+        EXECUTE format('COMMENT ON TABLE %s IS %L', v.target_table, format(
+            'Vectors of %s (%s, %s dimensions) as they were on %s, when their vectorizer %L was dropped.',
+            v.source, v.model, v.dimensions, current_date, v.name));
     END IF;
     -- What the last move left behind goes the same way.
     IF before.id IS NOT NULL THEN
@@ -464,4 +542,5 @@ BEGIN
     END IF;
 END $$;
 COMMENT ON FUNCTION qwen_embed.drop_vectorizer(text, boolean) IS
-    'Ends a vectorizer: triggers, log and view go. The vectors stay unless drop_target is true.';
+    'Ends a vectorizer: triggers, log and view go. The vectors stay unless drop_target is true. A side table without '
+    'any goes too, unless something depends on it.';

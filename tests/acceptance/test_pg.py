@@ -178,7 +178,7 @@ def test_the_other_commands(run: Run, docs: Database) -> None:
         (["status", "nothing"], "there is no vectorizer"),
         (["search", "nothing", "text"], "there is no vectorizer"),
         (["worker", "--once", "--only", "nothing"], "there is no vectorizer nothing"),
-        (["drop", "nothing"], "there is no vectorizer 'nothing'. SELECT name FROM"),
+        (["drop", "nothing"], "there is no vectorizer 'nothing'. `qwen-embed pg list`"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )
@@ -226,6 +226,7 @@ def test_a_database_that_is_not_there(run: Run, address: str) -> None:
     done = run("pg", "status", "--dsn", address.format(run.planted))
     assert done.code == 1
     assert "check --dsn" in done.complaint
+    assert "No server yet? --dsn embedded:./pg keeps one in that folder" in done.complaint
 
 
 @pytest.mark.parametrize(

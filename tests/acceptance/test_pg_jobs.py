@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import subprocess
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -95,6 +96,24 @@ def test_a_move_waits_for_its_worker_and_swaps(run: Run, docs: Database) -> None
         worker.terminate()
         worker.wait(30)
     assert [item["name"] for item in run("pg", "list", "--json").json] == ["docs"]
+
+
+def test_a_move_asks_for_a_worker_where_none_runs(run: Run, docs: Database) -> None:
+    line = "waiting: rows are still being walked over"
+    begin = ["pg", "move", "docs", "--dimensions", 256, "--yes"]
+    assert first_wait(run, *begin) == f"{line} (a worker must run: qwen-embed pg worker)\n"
+    docs.execute("INSERT INTO qwen_embed.worker VALUES ('run', 'elsewhere 7', '0')")
+    assert first_wait(run, "pg", "move", "docs") == f"{line}\n"
+
+
+def first_wait(run: Run, *arguments: object) -> str:
+    """What a command that waits says first that it waits for; it is ended then."""
+    with run.start(*arguments, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE) as process:
+        assert process.stderr is not None
+        try:
+            return next(line.decode() for line in process.stderr if line.startswith(b"waiting"))
+        finally:
+            process.terminate()
 
 
 def test_a_move_goes_on_without_whoever_waits_for_it(run: Run, docs: Database) -> None:

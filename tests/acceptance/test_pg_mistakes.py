@@ -1,4 +1,4 @@
-"""Ten mistakes of a user. Each is answered by one line that says what to do, and by the right code.
+"""Mistakes of a user. Each is answered by one line that says what to do, and by the right code.
 
 What a mistake leaves behind is then mended as the line says, since advice that does not work is
 worse than none.
@@ -6,7 +6,9 @@ worse than none.
 
 from __future__ import annotations
 
+import shutil
 import subprocess
+import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -60,11 +62,16 @@ def test_2_a_dropped_column(run: Run, docs: Database) -> None:
     docs.execute("INSERT INTO docs VALUES (3, 'Cheese')")
     said = refused(
         run("pg", "worker", "--once"), 1, "column body, which the text is made of, was dropped",
-        "SELECT qwen_embed.redefine('docs', columns => …);",
+        "`qwen-embed pg redefine docs --column …`",
     )  # fmt: skip
     assert said.startswith("work remains: docs: ")
-    assert "redefine('docs'" in run("pg", "status").out
-    docs.execute("SELECT qwen_embed.redefine('docs', columns => ARRAY['title'])")
+    assert "pg redefine docs" in run("pg", "status").out
+    assert "pg redefine docs" in run("doctor", "--offline").out
+    assert run("pg", "status", "--html", "status.html").code == 0
+    assert "pg redefine docs" in Path("status.html").read_text("utf-8")
+    [state] = run("pg", "status", "--json").json
+    assert "SELECT qwen_embed.redefine(" in state["last_error"], "programs get what is stored"
+    assert run("pg", "redefine", "docs", "--column", "title").code == 0
     assert run("pg", "worker", "--once").code == 0
     assert docs.execute("SELECT text FROM docs_embedding ORDER BY id") == [
         ("Bread",), ("Trains",), ("Cheese",),
@@ -155,8 +162,11 @@ def test_6_the_extension_is_missing(run: Run, docs: Database) -> None:
     said = refused(
         run("pg", "worker", "--once"), 1, "column embedding of public.docs_embedding was dropped"
     )
-    mending = said.split("was dropped. ")[1].rstrip(")")
-    docs.execute(*filter(None, (part.strip() for part in mending.split(";"))))
+    assert said.endswith(
+        "DROP TABLE public.docs_embedding CASCADE; then `qwen-embed pg repair docs`)"
+    )
+    docs.execute("DROP TABLE public.docs_embedding CASCADE")
+    assert run("pg", "repair", "docs").code == 0
     assert run("pg", "worker", "--once").code == 0
     assert len(run("pg", "search", "docs", "bake", "--json").json) == 2
 
@@ -233,8 +243,20 @@ def test_8_a_standby(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_9_a_vectorizer_created_twice(run: Run, docs: Database) -> None:
     create = ("pg", "create", "docs", "--column", "body", *SPACE)
     assert run(*create).code == 0
-    refused(run(*create), 1, "there is already a vectorizer 'docs'", "Give another name")
-    refused(run(*create, "--name", "b"), 1, "docs_embedding exists already", "target_name")
+    refused(
+        run(*create), 1,
+        "there is already a vectorizer 'docs', of public.docs in the space lexical/1024",
+        "Give another --name", "`qwen-embed pg drop docs`",
+    )  # fmt: skip
+    refused(
+        run("pg", "create", "docs", "--column", "body", *OTHER), 1,
+        "`qwen-embed pg move docs --model qwen3-embedding-0.6b --dimensions 64`",
+    )  # fmt: skip
+    said = refused(
+        run(*create, "--name", "b"), 1, "public.docs_embedding belongs to the vectorizer 'docs'",
+        "Give another --target-name",
+    )  # fmt: skip
+    assert "drop" not in said
     assert run(*create, "--name", "b", "--target-name", "b").code == 0
     assert [item["name"] for item in run("pg", "list", "--json").json] == ["b", "docs"]
 
@@ -243,11 +265,57 @@ def test_10_the_source_was_dropped(run: Run, docs: Database) -> None:
     run("pg", "create", "docs", "--column", "body", *SPACE)
     run("pg", "worker", "--once")
     docs.execute("DROP TABLE docs CASCADE")
-    line = "the source table was dropped. SELECT qwen_embed.drop_vectorizer('docs');"
+    line = "the source table was dropped. `qwen-embed pg drop docs`"
     refused(run("pg", "worker", "--once"), 1, "work remains: docs: broken", line)
-    refused(run("pg", "search", "docs", "x"), 1, "was dropped", "drop_vectorizer('docs')")
+    refused(run("pg", "search", "docs", "x"), 1, "was dropped", "`qwen-embed pg drop docs`")
     assert line in run("pg", "status").out
     refused(run("pg", "create", "docs", "--column", "body", *SPACE), 1, "there is no table docs")
-    docs.execute("SELECT qwen_embed.drop_vectorizer('docs')")
+    done = run("pg", "drop", "docs")
+    assert "vectors stay. To remove them too, in SQL: DROP TABLE docs_embedding;" in done.out
     assert run("pg", "worker", "--once").code == 0
     assert docs.execute("SELECT count(*) FROM docs_embedding") == [(2,)], "the vectors stay"
+
+
+def test_11_dropped_and_made_again(run: Run, docs: Database) -> None:
+    """Before a worker ran nothing is in the way; after it, it is said what is and how it goes."""
+    create = ("pg", "create", "docs", "--column", "body", *SPACE)
+    run(*create)
+    assert run("pg", "drop", "docs").out == "dropped docs\n"
+    assert run(*create).code == 0
+    assert run("pg", "worker", "--once").code == 0
+    said = run("pg", "drop", "docs").out
+    removal = "DROP TABLE docs_embedding;"
+    assert said == f"dropped docs; its vectors stay. To remove them too, in SQL: {removal}\n"
+    refused(
+        run(*create), 1, "exists already", "earlier vectorizer left: DROP TABLE public.docs_emb"
+    )
+    docs.execute(removal)
+    assert run(*create).code == 0
+
+
+def test_12_a_worker_where_there_is_nothing_to_work_for(run: Run, docs: Database) -> None:
+    done = run("pg", "worker", "--once")
+    assert done.code == 0
+    assert done.out.endswith(
+        "s): no vectorizer yet. Begin with: qwen-embed pg create TABLE --column COLUMN\n"
+    )
+    run("pg", "create", "docs", "--column", "body", *SPACE)
+    run("pg", "worker", "--once")
+    assert run("pg", "worker", "--once").out.endswith("s)\n")
+
+
+def test_13_an_empty_query(run: Run, docs: Database) -> None:
+    run("pg", "create", "docs", "--column", "body", *SPACE)
+    done = run("pg", "search", "docs", " ", "--verbose")
+    assert done.code == 2
+    assert done.err == "qwen-embed: the query is empty; pass some text\n", "no text goes anywhere"
+
+
+def test_14_another_folder(run: Run) -> None:
+    """An embedded server makes the folder that is named: a wrong one is an empty database."""
+    folder = Path(tempfile.mkdtemp(prefix="qe-"))
+    try:
+        done = run("pg", "status", "--dsn", f"embedded:{folder}/data")
+        refused(done, 1, f"not installed in embedded:{folder}/data. Run `qwen-embed pg install`")
+    finally:
+        shutil.rmtree(folder)

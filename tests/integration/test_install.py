@@ -166,7 +166,9 @@ def test_not_installed(bare: Database) -> None:
         bare.work,
         lambda: postgres.search(bare.dsn, "docs", "x", embedder=bare.stub),
     ):
-        assert "qwen-embed pg install" in refusal(call)
+        message = refusal(call)
+        assert f"not installed in database {bare.conn.info.dbname} at " in message
+        assert "qwen-embed pg install" in message
 
 
 def test_wrong_tables(db: Database) -> None:
@@ -233,8 +235,25 @@ def test_arguments_are_refused_by_name(db: Database, options: dict[str, Any], sa
 
 def test_names_that_are_taken(db: Database) -> None:
     db.create()
-    assert "already a vectorizer 'docs'" in refusal(db.create)
-    assert "target_name" in refusal(lambda: db.create(name="second"))
+    model = db.state().model
+    message = refusal(db.create)
+    assert f"already a vectorizer 'docs', of public.docs in the space {model}/" in message
+    assert "SELECT qwen_embed.drop_vectorizer('docs');" in message, (
+        "in SQL, for whom it may concern"
+    )
+    message = refusal(lambda: db.create(dimensions=48))
+    assert f"SELECT qwen_embed.move('docs', model => '{model}', dimensions => 48);" in message
+    db.rows("CREATE TABLE other (id int PRIMARY KEY, body text)")
+    message = refusal(lambda: db.create("other", name="docs", dimensions=48))
+    assert "move" not in message, "its rows are others"
+    message = refusal(lambda: db.create(name="second"))
+    assert "public.docs_embedding belongs to the vectorizer 'docs'" in message
+    assert message.endswith("Give another target_name => ….")
+    message = refusal(lambda: db.create(name="second", target_name="docs_embedded"))
+    assert "public.docs_embedded belongs to the vectorizer 'docs'" in message, "its view"
+    message = refusal(lambda: db.create(name="second", target_name="other"))
+    assert "table public.other exists already" in message
+    assert "DROP" not in message, "it is the user's"
     db.create(name="second", target_name="second")
     assert "Did you mean 'docs'?" in refusal(lambda: postgres.pause(db.dsn, "dox"))
     assert "Did you mean 'docs'?" in refusal(
@@ -308,7 +327,8 @@ def test_dropping_and_creating_again(db: Database) -> None:
     db.rows("INSERT INTO docs VALUES (1, 'one')")
     db.create()
     db.work()
-    postgres.drop_vectorizer(db.dsn, "docs")
+    [removal] = postgres.drop_vectorizer(db.dsn, "docs")
+    assert removal == "DROP TABLE docs_embedding;"
     assert db.vectors() == {1: "one"}
     left = db.rows(
         "SELECT relname::text FROM pg_class WHERE relnamespace = 'qwen_embed'::regnamespace "
@@ -317,11 +337,81 @@ def test_dropping_and_creating_again(db: Database) -> None:
         "UNION ALL SELECT tgname::text FROM pg_trigger WHERE tgname LIKE 'qwen%%'"
     )
     assert left == []
-    assert "target_name" in refusal(db.create)
-    db.rows("DROP TABLE docs_embedding")
+    assert "left: DROP TABLE public.docs_embedding;" in refusal(db.create)
+    db.rows(removal)
     db.create()
     db.work()
     db.in_step()
+    assert postgres.drop_vectorizer(db.dsn, "docs", drop_target=True) == []
+    assert db.value("SELECT to_regclass('docs_embedding')") is None
+
+
+@pytest.mark.parametrize("rows", ["none", "deleted"])
+def test_an_empty_side_table_goes_with_its_vectorizer(db: Database, rows: str) -> None:
+    db.create()
+    if rows == "deleted":
+        db.rows("INSERT INTO docs VALUES (1, 'one')")
+        db.work()
+        db.rows("DELETE FROM docs")
+        db.work()
+        assert db.value("SELECT pg_relation_size('docs_embedding')") > 0
+    assert postgres.drop_vectorizer(db.dsn, "docs") == []
+    assert db.value("SELECT to_regclass('docs_embedding')") is None
+    db.create()
+
+
+@pytest.mark.parametrize(
+    "made",
+    [
+        "CREATE VIEW mine AS SELECT text FROM docs_embedding",
+        "CREATE TABLE mine (id int, chunk int, FOREIGN KEY (id, chunk) REFERENCES docs_embedding)",
+        "CREATE TABLE mine () INHERITS (docs_embedding)",
+    ],
+    ids=["view", "foreign key", "child"],
+)
+def test_an_empty_side_table_that_something_needs_stays(db: Database, made: str) -> None:
+    db.create()
+    db.rows(made)
+    assert postgres.drop_vectorizer(db.dsn, "docs") == ["DROP TABLE docs_embedding;"]
+    assert db.rows("SELECT * FROM mine") == []
+    assert "was dropped" in db.value("SELECT obj_description('docs_embedding'::regclass)")
+
+
+def test_rows_that_a_session_cannot_see_keep_a_side_table(db: Database) -> None:
+    """A snapshot from before makes no table empty."""
+    asked = "SELECT qwen_embed.holds_nothing('docs_embedding')"
+    db.create()
+    with db.connect() as old:
+        old.isolation_level = psycopg.IsolationLevel.REPEATABLE_READ
+        assert old.execute(asked).fetchall() == [(True,)]
+        db.rows("INSERT INTO docs VALUES (1, 'one')")
+        db.work()
+        assert old.execute("SELECT count(*) FROM docs_embedding").fetchall() == [(0,)]
+        assert old.execute(asked).fetchall() == [(False,)]
+
+
+def test_a_table_of_another_role_or_under_a_policy_is_not_called_empty(db: Database) -> None:
+    asked = "SELECT qwen_embed.holds_nothing('docs_embedding')"
+    db.create()
+    db.rows("CREATE ROLE qe_owner")
+    try:
+        postgres.grant(db.dsn, "qe_owner", "owner")
+        db.rows("GRANT SELECT ON docs, docs_embedding TO qe_owner")
+        db.rows("SET ROLE qe_owner")
+        assert db.value(asked) is False, "not its own"
+        db.rows("RESET ROLE")
+        db.rows("ALTER TABLE docs_embedding OWNER TO qe_owner")
+        db.rows("INSERT INTO docs VALUES (1, 'one')")
+        db.work()
+        db.rows("DELETE FROM docs")  # hides the vector, which a worker has yet to delete
+        db.rows("ALTER TABLE docs_embedding FORCE ROW LEVEL SECURITY")
+        db.rows("SET ROLE qe_owner")
+        assert db.rows("SELECT * FROM docs_embedding") == []
+        assert db.value(asked) is False
+    finally:
+        db.rows("RESET ROLE")
+        db.rows("DROP OWNED BY qe_owner CASCADE")
+        db.rows("DROP ROLE qe_owner")
 
 
 def test_dropping_while_writers_write(db_everywhere: Database) -> None:

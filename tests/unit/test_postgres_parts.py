@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import struct
 from decimal import Decimal
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from qwen_embed_plugins import sql_files
-from qwen_embed_plugins.postgres import _sql
+from qwen_embed_plugins.postgres import _sql, connect
 from qwen_embed_plugins.postgres.answers import BAD_VECTOR_ATTEMPTS, held, sort_answer
 from qwen_embed_plugins.postgres.floor import LogFloor
 from qwen_embed_plugins.postgres.kept import Ready
@@ -19,6 +20,32 @@ from qwen_embed_plugins.postgres.queue import Item, content_hash, sort_rows
 from qwen_embed_plugins.postgres.vectors import Storage, vector_array, vector_text
 from qwen_embed_plugins.spaces import EmbeddingSpace
 from qwen_embed_plugins.types import EmbedResult, TextError, TextErrorKind, Usage
+
+
+@pytest.mark.parametrize(
+    ("address", "said"),
+    [
+        ("postgresql://me:hunter2@db.example/shop", "in database shop at db.example"),
+        ("host=/run/pg dbname=shop password=hunter2", "in database shop at /run/pg"),
+        ("postgresql:///shop", "in database shop at from.env"),
+        ("postgresql://me:hunter2@db.example", "in database from_env at db.example"),
+        ("service=shop password=hunter2", "here"),
+        ("hunter2", "here"),
+        ("embedded:pg", "in embedded:{here}/pg"),
+    ],
+)
+def test_where_an_address_leads(monkeypatch: pytest.MonkeyPatch, address: str, said: str) -> None:
+    monkeypatch.setenv("PGHOST", "from.env")
+    monkeypatch.setenv("PGDATABASE", "from_env")
+    said = said.format(here=Path.cwd().resolve())
+    assert connect.place(address) == said
+    monkeypatch.setenv("QWEN_EMBED_DSN", address)
+    assert connect.place(None) == said
+
+
+def test_where_an_address_without_a_database_leads(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("PGDATABASE", raising=False)
+    assert connect.place("host=h user=anna") == "in database anna at h"
 
 
 @pytest.mark.parametrize(("storage", "kind"), [("vector", ">f4"), ("halfvec", ">f2")])
