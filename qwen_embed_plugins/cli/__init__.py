@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import gc
 from collections.abc import Sequence
 
@@ -19,6 +20,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     if arguments is None:
         gc.set_threshold(_OBJECTS_UNTIL_COLLECTED)
+        # Nor at the end: the interpreter would look through all of it before the system takes it.
+        atexit.register(gc.freeze)
     from qwen_embed_plugins.cli import failures, root, signals, streams
 
     streams.open_closed_streams()
