@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import IO, TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -22,10 +22,15 @@ if TYPE_CHECKING:
     """
 )
 @click.argument("statements", required=False)
-@click.option("--file", type=click.File(encoding="utf-8-sig"), help="A file of them; - is a pipe.")
+@click.option(
+    "--file",
+    type=click.Path(exists=True, dir_okay=False, allow_dash=True),
+    metavar="FILE",
+    help="Run what stands in FILE; - is standard input.",
+)
 @json_option
 @database_options
-def sql(dsn: str | None, statements: str | None, file: IO[str] | None, as_json: bool) -> None:
+def sql(dsn: str | None, statements: str | None, file: str | None, as_json: bool) -> None:
     """Run SQL of your own.
 
     For databases without psql at hand, and for the embedded server. All statements are one
@@ -45,15 +50,17 @@ def sql(dsn: str | None, statements: str | None, file: IO[str] | None, as_json: 
             _print(cursor)
 
 
-def _statements(given: str | None, file: IO[str] | None) -> str:
+def _statements(given: str | None, file: str | None) -> str:
     if given is not None and file is None:
         return given
     if given is not None or file is None:
         raise click.UsageError('give statements ("SELECT …"), or --file')
     try:
-        return file.read()
+        with click.open_file(file, encoding="utf-8-sig") as opened:
+            text: str = opened.read()
     except UnicodeDecodeError:
-        raise click.UsageError(f"--file: {file.name} is no text in UTF-8") from None
+        raise click.UsageError(f"--file: {file} is no text in UTF-8") from None
+    return text
 
 
 def _last(cursor: Cursor[Any]) -> list[dict[str, Any]]:

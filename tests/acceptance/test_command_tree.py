@@ -53,7 +53,7 @@ def test_every_command_has_an_example_of_itself_that_could_be_run(path: str) -> 
     found = examples(command)
     assert "Example" in (command.epilog or "")
     assert any(f"{line} ".startswith(f"{path} ".lstrip()) for line in found)
-    for file in ("texts.txt", "rows.csv"):
+    for file in ("texts.txt", "rows.csv", "shop.sql"):
         Path(file).touch()
     for line in found:
         words = shlex.split(line.partition(" > ")[0], comments=True)

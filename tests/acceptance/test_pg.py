@@ -95,7 +95,7 @@ def test_sql_that_fails_leaves_nothing_behind(run: Run, database: Database) -> N
     assert database.execute("SELECT to_regclass('half')") == [(None,)]
     assert run("pg", "sql").complaint.startswith("give statements")
     unreadable = run("pg", "sql", "--file", "-", stdin=b"\xff")
-    assert unreadable.complaint.startswith("--file: <stdin> is no text in UTF-8")
+    assert unreadable.complaint.startswith("--file: - is no text in UTF-8")
     assert run("pg", "sql", " -- nothing").out == ""
 
 

@@ -171,9 +171,11 @@ def frozen(db: Database, own: EmbeddedServer) -> Iterator[Callable[[], None]]:
 
     def freeze() -> None:
         sessions = "SELECT pid FROM pg_stat_activity WHERE datname = current_database()"
-        stopped.extend([own.pid, *(pid for (pid,) in db.rows(sessions))])
-        for pid in stopped:
-            os.kill(pid, signal.SIGSTOP)
+        for pid in [own.pid, *(pid for (pid,) in db.rows(sessions))]:
+            with contextlib.suppress(ProcessLookupError):  # a session that has just ended
+                os.kill(pid, signal.SIGSTOP)
+                stopped.append(pid)
+        assert own.pid in stopped
 
     try:
         yield freeze
