@@ -67,7 +67,7 @@ def space_of(settings: Settings, catalogue: Catalogue) -> EmbeddingSpace:
     if not model.takes_dimensions(dimensions):
         raise ConfigurationError(
             f"dimensions = {dimensions}: {model.name} gives {model.possible_dimensions()}; choose "
-            "one of these or another model"
+            "a length that it gives, or another model"
         )
     return EmbeddingSpace(model.name, dimensions)
 

@@ -15,6 +15,7 @@ from qwen_embed_plugins.cli.database import (
     sql_option,
     vectorizer_argument,
 )
+from qwen_embed_plugins.cli.failures import Interrupted
 from qwen_embed_plugins.cli.output import json_option, print_json
 from qwen_embed_plugins.cli.progress import metered
 from qwen_embed_plugins.cli.session import current
@@ -157,7 +158,13 @@ def move(
             f"{name} is not being moved: say where to with --model or --dimensions"
         )
     if moving is not None and not no_wait:
-        _wait(dsn, name, moving)
+        try:
+            _wait(dsn, name, moving)
+        except KeyboardInterrupt:
+            raise Interrupted(
+                "the move goes on wherever a worker runs. To swap then: "
+                f"qwen-embed pg move {name}; to give it up: qwen-embed pg cancel {name}"
+            ) from None
         postgres.finish_move(dsn, name)
     dropped = drop_old and not (moving is not None and no_wait) and postgres.drop_old(dsn, name)
     after = postgres.status(dsn, name)[0]

@@ -10,7 +10,13 @@ from qwen_embed_plugins.cli.database import database_options
 from qwen_embed_plugins.cli.output import Column, json_option, print_json, print_table
 
 if TYPE_CHECKING:
-    from psycopg import Cursor
+    import psycopg
+
+LONGEST_CELL = 200
+"""A vector would fill the screen; --json has all of it."""
+
+HELD = ("2BP01", "0A000")
+"""What Postgres says where a view, trigger or function needs what is to be dropped or altered."""
 
 
 @click.command(
@@ -34,14 +40,14 @@ def sql(dsn: str | None, statements: str | None, file: str | None, as_json: bool
     """Run SQL of your own.
 
     For databases without psql at hand, and for the embedded server. All statements are one
-    transaction, unless they open others; the rows of each are printed, with --json those of the
-    last.
+    transaction, unless they open others; the rows of each are printed, long values cut, with --json
+    those of the last, whole.
     """
     text = _statements(statements, file)
     from qwen_embed_plugins.postgres import connect
 
-    with connect.explained(dsn), connect.opened(dsn) as connection:
-        cursor = connection.execute(text.encode())
+    with connect.explained(dsn), connect.opened(dsn, may_be_new=True) as connection:
+        cursor = _run(connection, text)
         if as_json:
             print_json(_last(cursor))
             return
@@ -63,14 +69,44 @@ def _statements(given: str | None, file: str | None) -> str:
     return text
 
 
-def _last(cursor: Cursor[Any]) -> list[dict[str, Any]]:
+def _run(connection: psycopg.Connection[Any], text: str) -> psycopg.Cursor[Any]:
+    import psycopg
+
+    from qwen_embed_plugins.errors import DatabaseError, without_secrets
+
+    try:
+        return connection.execute(text.encode())
+    except psycopg.Error as error:
+        if error.diag.message_primary is None:
+            raise  # the connection broke: said as for every other command
+        raise DatabaseError(without_secrets(_told(error, text))) from error
+
+
+def _told(error: psycopg.Error, text: str) -> str:
+    """All that the server says, unlike of statements of ours: these are the user's to mend."""
+    said = error.diag
+    lines = [said.message_primary or "", *(said.message_detail or "").splitlines()]
+    if error.sqlstate in HELD:
+        lines.append(
+            "Where a vectorizer needs it: `qwen-embed pg suspend NAME` while columns are changed, "
+            "or `qwen-embed pg drop NAME`"
+        )
+    elif said.message_hint:
+        lines.append(said.message_hint)
+    if said.statement_position and "\n" in text.strip():
+        before = text[: int(said.statement_position) - 1]
+        lines[0] += f" in line {before.count(chr(10)) + 1}"
+    return ". ".join(line.rstrip(".") for line in lines)
+
+
+def _last(cursor: psycopg.Cursor[Any]) -> list[dict[str, Any]]:
     while cursor.nextset():
         pass
     names = _names(cursor)
     return [dict(zip(names, row, strict=True)) for row in cursor.fetchall()] if names else []
 
 
-def _print(cursor: Cursor[Any]) -> None:
+def _print(cursor: psycopg.Cursor[Any]) -> None:
     names = _names(cursor)
     if names:
         rows = [[_cell(value) for value in row] for row in cursor.fetchall()]
@@ -79,9 +115,10 @@ def _print(cursor: Cursor[Any]) -> None:
         click.echo(cursor.statusmessage)
 
 
-def _names(cursor: Cursor[Any]) -> list[str]:
+def _names(cursor: psycopg.Cursor[Any]) -> list[str]:
     return [column.name for column in cursor.description or ()]
 
 
 def _cell(value: object) -> str:
-    return "" if value is None else str(value)
+    said = "" if value is None else str(value)
+    return said if len(said) <= LONGEST_CELL else f"{said[: LONGEST_CELL - 1]}…"

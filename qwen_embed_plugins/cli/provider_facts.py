@@ -78,7 +78,11 @@ def _claim(offer: ListedOffer) -> Iterator[_Fact]:
         meters = [claimed.meter for claimed in here.grants]
         places = dict.fromkeys(f"{meter.setting} in {meter.table}" for meter in meters)
         yield _Fact("grant claimed by", ", ".join(places), "as set here")
-    elif grant and (here is None or here.unclaimed or not has_amounts(grant)):
+    elif (
+        grant
+        and not offer.table.free
+        and (here is None or here.unclaimed or not has_amounts(grant))
+    ):
         yield _Fact("to claim the grant", claim_text(grant, offer.provider), "")
 
 

@@ -123,7 +123,8 @@ __all__ = [
     "workers",
 ]
 
-install, ainstall = _blocking(_schema.install), _awaiting(_schema.install)
+install = _blocking(_schema.install, may_be_new=True)
+ainstall = _awaiting(_schema.install, may_be_new=True)
 uninstall, auninstall = _blocking(_schema.uninstall), _awaiting(_schema.uninstall)
 create_vectorizer = _blocking(_vectorizers.create_vectorizer)
 acreate_vectorizer = _awaiting(_vectorizers.create_vectorizer)

