@@ -19,6 +19,7 @@ from qwen_embed_plugins.health import Health
 from qwen_embed_plugins.ledger import Ledger
 from qwen_embed_plugins.parity import Parity, known_probes, strangers_probes
 from qwen_embed_plugins.plugins import Registry, load_plugins, unknown_name
+from qwen_embed_plugins.provider import Provider
 from qwen_embed_plugins.router import Router
 from qwen_embed_plugins.setting_checks import checked_table, unknown_setting
 from qwen_embed_plugins.settings import TOP_LEVEL, Settings, merged_budget
@@ -153,6 +154,11 @@ class Setup:
         return parity
 
 
+def _sends(provider: Provider) -> bool:
+    """Whether it builds requests; one without may only compute in this process."""
+    return bool(provider.url) or type(provider).build_request is not Provider.build_request
+
+
 _announced: set[str] = set()
 
 
@@ -163,7 +169,7 @@ def announce(setup: Setup) -> None:
     what computes in this process, and nothing where no offer is left: the error that follows says
     it.
     """
-    offers = [offer for offer in setup.catalogue.offers if offer.provider.url]
+    offers = [offer for offer in setup.catalogue.offers if _sends(offer.provider)]
     line = "texts may be sent to: " + ", ".join(offer.key for offer in offers)
     if offers and line not in _announced:
         _announced.add(line)

@@ -130,5 +130,11 @@ def test_errors_of_the_database_alone_are_translated() -> None:
 
 def test_lines_of_a_log_for_people_are_translated() -> None:
     said = {"msg": "work waits", "reason": "SELECT qwen_embed.pause('d');"}
-    record = logging.makeLogRecord({**said, "levelno": logging.INFO})
+    worker = {"name": "qwen_embed_plugins.postgres.worker", "levelno": logging.INFO}
+    record = logging.makeLogRecord({**said, **worker})
     assert _Format().format(record) == "work waits, reason: `qwen-embed pg pause d`"
+    # What a provider says is not the database's advice.
+    others = logging.makeLogRecord(
+        {**worker, "msg": "name => 5", "name": "qwen_embed_plugins.call"}
+    )
+    assert "name => 5" in _Format().format(others)

@@ -215,13 +215,19 @@ def _wait(dsn: str | None, name: str, moving: VectorizerStatus) -> None:
             if waits_for is None:
                 return
             line = f"waiting: {as_commands(waits_for)}"
-            if not any(worker.alive for worker in postgres.workers(dsn)):
+            if not _is_worked_at(dsn, {name, moving.name}):
                 line += " (a worker must run: qwen-embed pg worker)"
             if line != said and not current().quiet:
                 said = line
                 click.echo(line, err=True)
             meter.show(postgres.vector_count(dsn, moving.name))
             time.sleep(SECONDS_BETWEEN_LOOKS)
+
+
+def _is_worked_at(dsn: str | None, names: set[str]) -> bool:
+    from qwen_embed_plugins import postgres
+
+    return any(one.alive and names & {*one.vectorizers} for one in postgres.workers(dsn))
 
 
 def _say_end(

@@ -20,6 +20,9 @@ from qwen_embed_plugins.cli.session import current
 
 if TYPE_CHECKING:
     from qwen_embed_plugins.postgres import VectorizerStatus
+    from qwen_embed_plugins.settings import Settings
+
+USUAL_DIMENSIONS = 1024
 
 
 @click.command(epilog="Example: qwen-embed pg install --dsn postgresql://app@localhost/app")
@@ -72,13 +75,13 @@ def install(dsn: str | None, model: str | None, dimensions: int | None, as_sql: 
     "--model",
     metavar="NAME",
     shell_complete=names.models,
-    help="Model; default: as your settings say, else as installed.",
+    help="Model; default: your settings', else as installed.",
 )
 @click.option(
     "--dimensions",
     type=click.IntRange(min=1),
     metavar="N",
-    help="Length of vectors; default: as your settings say, else as installed.",
+    help="Length of vectors; default: your settings', else as installed, else 1,024.",
 )
 @click.option(
     "--storage", type=click.Choice(["vector", "halfvec"]), help="Type of the vectors' column."
@@ -139,7 +142,8 @@ def create(
     name = postgres.create_vectorizer(dsn, source, backfill=not no_backfill, **options)
     made = postgres.status(dsn, name)[0]
     _warn_of_space(made)
-    because = ", as your settings say" if space else ""
+    said = "model" if "model" in space else "length"
+    because = f", the {said} as your settings say" if space else ""
     click.echo(
         f"created the vectorizer {name} ({made.model}/{made.dimensions}{because}). "
         "Next: qwen-embed pg worker --once"
@@ -147,14 +151,30 @@ def create(
 
 
 def _space_of_settings(options: Mapping[str, Any]) -> dict[str, Any]:
-    """What the user's settings say of the space and no option does. Their defaults say nothing:
-    then what was installed counts."""
+    """What the user's settings say of the space, if no option names the model: a length belongs to
+    its model. Their defaults say nothing: then what was installed counts."""
+    if options["model"] is not None:
+        return {}
     settings = current().load_settings()
-    return {
-        name: getattr(settings, name)
-        for name in ("model", "dimensions")
-        if options[name] is None and name in settings.origins
-    }
+    wanted = ("model", "dimensions") if options["dimensions"] is None else ("model",)
+    said = {name: getattr(settings, name) for name in wanted if name in settings.origins}
+    if "model" in said and "dimensions" not in said and options["dimensions"] is None:
+        # Not the length that was installed, which is of another model.
+        said["dimensions"] = _usual_length(settings)
+    return said
+
+
+def _usual_length(settings: Settings) -> int | None:
+    """1,024 numbers, as for tables that say nothing; where the model has none, its own."""
+    from qwen_embed_plugins.catalogue import build_catalogue
+    from qwen_embed_plugins.errors import ConfigurationError
+    from qwen_embed_plugins.plugins import load_plugins
+
+    try:
+        model = build_catalogue(settings, load_plugins()).model
+    except ConfigurationError:  # known to workers elsewhere, perhaps
+        return None
+    return USUAL_DIMENSIONS if model.takes_dimensions(USUAL_DIMENSIONS) else model.dimensions
 
 
 def _check_chunks(chunk_tokens: int | None, chunk_overlap: int | None, target: str | None) -> None:
@@ -190,8 +210,8 @@ def _warn_of_space(made: VectorizerStatus) -> None:
 def drop(dsn: str | None, name: str, drop_target: bool, as_sql: bool) -> None:
     """End the vectorizer NAME: its triggers, recorded changes and view go.
 
-    The table with its vectors stays, unless --drop-target or there is no vector in it. What removes
-    it later is printed.
+    The table with its vectors stays, unless --drop-target; a small one without any goes too. What
+    removes it later is printed.
     """
     from qwen_embed_plugins import postgres
 
@@ -201,7 +221,8 @@ def drop(dsn: str | None, name: str, drop_target: bool, as_sql: bool) -> None:
     left = postgres.drop_vectorizer(dsn, name, drop_target=drop_target)
     if left:
         click.echo(
-            f"dropped {name}; its vectors stay. To remove them too, in SQL: {' '.join(left)}"
+            f"dropped {name}; what held its vectors stays. To remove that too, in SQL: "
+            f"{' '.join(left)}"
         )
     else:
         click.echo(f"dropped {name}" + (" and its vectors" if drop_target else ""))

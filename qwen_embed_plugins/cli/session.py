@@ -62,7 +62,9 @@ class _Format(logging.Formatter):
 
         keys = sorted(record.__dict__.keys() - _PLAIN)
         fields = [f"{key}: {record.__dict__[key]}" for key in keys]
-        said = as_commands(", ".join([record.getMessage(), *fields]))
+        said = ", ".join([record.getMessage(), *fields])
+        if record.name.startswith("qwen_embed_plugins.postgres"):
+            said = as_commands(said)
         message = without_secrets(" ".join(said.split()))
         if record.levelno >= logging.WARNING:
             return f"{record.levelname.lower()}: {message}"

@@ -99,6 +99,8 @@ def _option(argument: str, value: str) -> str:
     option = OPTIONS.get(argument, f"--{argument.replace('_', '-')}")
     if value == "true":
         return option
+    if argument == "columns" and value.startswith("'{"):
+        return f"--columns {_plain(value.replace('{', '').replace('}', ''))}"
     if value.startswith("ARRAY["):
         return " ".join(f"{option} {_plain(item)}" for item in re.findall(_LITERAL, value))
     return f"{option} {_plain(value)}"

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import re
+import sys
 import warnings
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
@@ -256,8 +257,11 @@ def _remedy_of_address(message: str) -> str:
         return "Name one that does: postgresql://ROLE@HOST/DATABASE."
     if re.search(r'database "[^"]*" does not exist', message):
         return "Create it (`createdb NAME`), or check --dsn, QWEN_EMBED_DSN or DATABASE_URL."
+    if "FATAL" in message:  # a server answered
+        return "Check --dsn, QWEN_EMBED_DSN, DATABASE_URL or PGHOST."
     remedy = "Start the server, or check --dsn, QWEN_EMBED_DSN, DATABASE_URL or PGHOST."
-    return f"{remedy} {_NONE_YET}" if _ON_THIS_MACHINE.search(message) else remedy
+    here = sys.platform != "win32" and _ON_THIS_MACHINE.search(message)
+    return f"{remedy} {_NONE_YET}" if here else remedy
 
 
 def _remedy(error: psycopg.Error, message: str) -> str:

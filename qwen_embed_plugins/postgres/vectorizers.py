@@ -356,8 +356,10 @@ def status(name: str | None = None) -> Flow[list[VectorizerStatus]]:
     """The state of each vectorizer, or of the named one. Blocks."""
     rows = yield Statement(
         sql.SQL(
-            "SELECT name, source::text, target::text, model, dimensions, state, pending, leased, "
-            "dead, lag, last_error FROM qwen_embed.status "
+            # The counts of a retired one were null before this package's own functions came.
+            "SELECT name, source::text, target::text, model, dimensions, state, pending, "
+            "coalesce(leased, 0) AS leased, coalesce(dead, 0) AS dead, lag, last_error "
+            "FROM qwen_embed.status "
             "WHERE %(name)s::text IS NULL OR name = (qwen_embed.definition(%(name)s)).name "
             "ORDER BY name"
         ),

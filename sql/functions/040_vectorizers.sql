@@ -210,7 +210,9 @@ DECLARE
     -- What move() would refuse is not advised.
     moves boolean := other.source = v.source AND other.target = 'table' AND v.target = 'table'
         AND other.retired_at IS NULL AND other.replaces IS NULL AND (qwen_embed.successor(other)).id IS NULL
-        AND (other.model, other.dimensions) <> (v.model, v.dimensions);
+        AND (other.model, other.dimensions) <> (v.model, v.dimensions)
+        AND (other.columns, other.template, other.condition, other.chunk_tokens, other.chunk_overlap)
+            IS NOT DISTINCT FROM (v.columns, v.template, v.condition, v.chunk_tokens, v.chunk_overlap);
 BEGIN
     IF other.id IS NOT NULL THEN
         RAISE EXCEPTION USING ERRCODE = 'duplicate_object',
@@ -231,8 +233,8 @@ DECLARE
     called text := format('%I.%I', schema_name, target_name);
     there pg_class := (SELECT c FROM pg_class c WHERE c.oid = to_regclass(called));
     serves text := (SELECT e.name FROM qwen_embed.vectorizer e WHERE there.oid IN (e.target_table, e.target_view) LIMIT 1);
-    -- Each side table says so itself, and this one is nobody's any more.
-    left_over boolean := there.relkind = 'r' AND obj_description(there.oid, 'pg_class') LIKE 'Vectors of %';
+    -- drop_vectorizer() says so of what it leaves.
+    left_over boolean := there.relkind = 'r' AND obj_description(there.oid, 'pg_class') LIKE 'Vectors of %, when their vectorizer % was dropped.';
 BEGIN
     IF serves IS NOT NULL THEN
         RAISE EXCEPTION USING ERRCODE = 'duplicate_table',
@@ -508,8 +510,8 @@ DECLARE
     moved qwen_embed.vectorizer := (SELECT s FROM qwen_embed.vectorizer s WHERE s.replaces = v.id);
     before qwen_embed.vectorizer := (
         SELECT o FROM qwen_embed.vectorizer o WHERE o.id = v.replaces AND o.retired_at IS NOT NULL);
-    -- An empty side table is worth nothing, and would be in the way of the same vectorizer made again.
-    empty boolean := NOT drop_target AND qwen_embed.holds_nothing(v.target_table);
+    ours boolean := (SELECT pg_has_role(c.relowner, 'USAGE') FROM pg_class c WHERE c.oid = v.target_table);
+    empty boolean;
 BEGIN
     IF moved.id IS NOT NULL AND v.retired_at IS NULL THEN
         PERFORM qwen_embed.refuse(format('%L is being moved to %s', v.name, moved.name),
@@ -519,10 +521,10 @@ BEGIN
     -- with it, and Postgres might choose the writer.
     PERFORM qwen_embed.lock_tables(
         ARRAY[v.source, to_regclass('qwen_embed.log_' || v.id), to_regclass('qwen_embed.work_' || v.id),
-            to_regclass('qwen_embed.dead_' || v.id), CASE WHEN drop_target OR empty THEN v.target_table END, v.target_view],
+            to_regclass('qwen_embed.dead_' || v.id), CASE WHEN drop_target OR ours THEN v.target_table END, v.target_view],
         'ACCESS EXCLUSIVE');
-    -- Until the lock a worker could write.
-    empty := empty AND qwen_embed.holds_nothing(v.target_table);
+    -- An empty side table is worth nothing, and would be in the way of the same vectorizer made again.
+    empty := NOT drop_target AND qwen_embed.holds_nothing(v.target_table);
     PERFORM qwen_embed.drop_capture(v);
     PERFORM qwen_embed.drop_mark(v, drop_target);
     DELETE FROM qwen_embed.vectorizer kept WHERE kept.id = v.id;

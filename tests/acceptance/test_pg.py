@@ -57,13 +57,24 @@ def test_a_table_takes_the_space_that_the_settings_name(
     assert "\"model\" => 'lexical'" in run(*create, "--sql").out
     created = run(*create)
     assert created.out.startswith(
-        "created the vectorizer docs (lexical/1024, as your settings say). Next: "
+        "created the vectorizer docs (lexical/1024, the model as your settings say). Next: "
     ), created.err
     assert run("pg", "worker", "--once").out.startswith("3 embedded (")
-    other = ("--name", "other", "--target-name", "other", "--model", "qwen3-embedding-0.6b")
-    assert "(qwen3-embedding-0.6b/512, as your" in run(
+    other = ("--name", "other", "--target-name", "other", "--no-backfill")
+    # A length belongs to its model: the settings' is not for another one, nor the installation's.
+    plain = run(*create, *other, "--model", "qwen3-embedding-0.6b", QWEN_EMBED_DIMENSIONS="2560")
+    assert plain.out.startswith("created the vectorizer other (qwen3-embedding-0.6b/1024). Next: ")
+    run("pg", "drop", "other", "--drop-target")
+    run("pg", "install", "--model", "qwen3-embedding-8b", "--dimensions", 4096)
+    assert "(lexical/1024, the model as" in run(*create, *other).out
+    run("pg", "drop", "other", "--drop-target")
+    monkeypatch.delenv("QWEN_EMBED_MODEL")
+    assert "(qwen3-embedding-8b/512, the length as" in run(
         *create, *other, QWEN_EMBED_DIMENSIONS="512"
     ).out  # fmt: skip
+    Path("qwen-embed.toml").write_text("no settings", "utf-8")
+    script = run(*create, "--model", "lexical", "--dimensions", 64, "--sql")
+    assert script.code == 0, "what is not needed is not read"
 
 
 def test_sql_of_ones_own_needs_no_psql(run: Run, database: Database) -> None:
@@ -88,13 +99,24 @@ def test_sql_of_ones_own_needs_no_psql(run: Run, database: Database) -> None:
     assert run("pg", "sql", "--file", "-", stdin=script).out == "UPDATE 2\n"
 
 
-def test_sql_that_fails_leaves_nothing_behind(run: Run, database: Database) -> None:
+def test_sql_that_fails_leaves_nothing_behind(run: Run, docs: Database) -> None:
+    database = docs
     done = run("pg", "sql", "CREATE TABLE half (id int); INSERT INTO half VALUES ('a')")
     assert (done.code, done.out) == (1, "")
     assert done.complaint == 'invalid input syntax for type integer: "a"'
     assert database.execute("SELECT to_regclass('half')") == [(None,)]
     wrong = run("pg", "sql", "SELECT 1;\nSELECT 2\nFORM half")
     assert wrong.complaint == 'syntax error at or near "half" in line 3'
+    begun = run("pg", "sql", "BEGIN; CREATE TABLE half (id int)")
+    assert (begun.code, "rolled back" in begun.complaint) == (1, True)
+    cut = run("pg", "sql", "--file", "-", stdin=b"CREATE TABLE half (id int);\0")
+    assert (cut.code, "zero byte" in cut.complaint) == (2, True)
+    for copy in ("TO STDOUT", "FROM STDIN"):
+        done = run("pg", "sql", f"COPY docs {copy}")
+        assert done.err.splitlines() == [f"qwen-embed: {done.complaint}"]
+        assert done.complaint.startswith("COPY … FROM STDIN")
+    assert database.execute("SELECT to_regclass('half')") == [(None,)]
+    assert "f(name => integer" in run("pg", "sql", "SELECT f(name => 1)").complaint
     assert run("pg", "sql").complaint.startswith("give statements")
     unreadable = run("pg", "sql", "--file", "-", stdin=b"\xff")
     assert unreadable.complaint.startswith("--file: - is no text in UTF-8")
@@ -106,6 +128,11 @@ def test_sql_that_a_vectorizer_is_in_the_way_of_says_so(run: Run, docs: Database
     dropped = run("pg", "sql", "DROP TABLE docs").complaint
     assert "view docs_embedded depends on table docs" in dropped
     assert dropped.endswith("or `qwen-embed pg drop NAME`")
+    own = "CREATE VIEW own AS TABLE docs; "
+    users = run("pg", "sql", f"{own} CREATE VIEW mine AS TABLE own; DROP VIEW own").complaint
+    assert users.endswith("Use DROP ... CASCADE to drop the dependent objects too")
+    advised = f"{own} SELECT qwen_embed.create_vectorizer('own', columns => '{{id}}')"
+    assert "vectorizer needs it" not in run("pg", "sql", advised).complaint
     assert "CASCADE" not in dropped
     altered = run("pg", "sql", "ALTER TABLE docs ALTER COLUMN body TYPE varchar(9)")
     assert "`qwen-embed pg suspend NAME`" in altered.complaint

@@ -104,6 +104,11 @@ def test_a_move_asks_for_a_worker_where_none_runs(run: Run, docs: Database) -> N
     begin = ["pg", "move", "docs", "--dimensions", 256, "--yes"]
     assert first_wait(run, *begin) == f"{line} (a worker must run: qwen-embed pg worker)\n"
     docs.execute("INSERT INTO qwen_embed.worker VALUES ('run', 'elsewhere 7', '0')")
+    again = first_wait(run, "pg", "move", "docs")
+    assert again.endswith("qwen-embed pg worker)\n"), "it serves another vectorizer"
+    docs.execute(
+        "INSERT INTO qwen_embed.tally SELECT 'run', id, 0, 0, 0, 0, 0 FROM qwen_embed.vectorizer"
+    )
     assert first_wait(run, "pg", "move", "docs") == f"{line}\n"
 
 

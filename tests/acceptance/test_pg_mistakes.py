@@ -271,7 +271,7 @@ def test_10_the_source_was_dropped(run: Run, docs: Database) -> None:
     assert line in run("pg", "status").out
     refused(run("pg", "create", "docs", "--column", "body", *SPACE), 1, "there is no table docs")
     done = run("pg", "drop", "docs")
-    assert "vectors stay. To remove them too, in SQL: DROP TABLE docs_embedding;" in done.out
+    assert "vectors stays. To remove that too, in SQL: DROP TABLE docs_embedding;" in done.out
     assert run("pg", "worker", "--once").code == 0
     assert docs.execute("SELECT count(*) FROM docs_embedding") == [(2,)], "the vectors stay"
 
@@ -285,7 +285,10 @@ def test_11_dropped_and_made_again(run: Run, docs: Database) -> None:
     assert run("pg", "worker", "--once").code == 0
     said = run("pg", "drop", "docs").out
     removal = "DROP TABLE docs_embedding;"
-    assert said == f"dropped docs; its vectors stay. To remove them too, in SQL: {removal}\n"
+    assert (
+        said
+        == f"dropped docs; what held its vectors stays. To remove that too, in SQL: {removal}\n"
+    )
     refused(
         run(*create), 1, "exists already", "earlier vectorizer left: DROP TABLE public.docs_emb"
     )
@@ -316,13 +319,14 @@ def test_14_another_folder(run: Run) -> None:
     folder = Path(tempfile.mkdtemp(prefix="qe-"))
     address = f"embedded:{folder}/data"
     try:
-        for command in (("status",), ("worker", "--once"), ("search", "docs", "text")):
+        for command in (("status",), ("worker", "--once"), ("sql", "SELECT 1")):
             done = run("pg", *command, "--dsn", address)
             refused(
                 done, 2, f"{address}: there is no Postgres in that folder. `qwen-embed pg install`"
             )
         assert list(folder.iterdir()) == []
-        assert run("pg", "sql", "SELECT 1", "--dsn", address).code == 0
+        assert run("pg", "install", "--dsn", address).code == 0
+        assert run("pg", "sql", "DROP SCHEMA qwen_embed CASCADE", "--dsn", address).code == 0
         done = run("pg", "status", "--dsn", address)
         refused(done, 1, f"not installed in {address}. Run `qwen-embed pg install`")
     finally:

@@ -200,6 +200,8 @@ def test_in_the_background_nothing_is_drawn_over_the_prompt(
         shown.close()
     assert "50 embedded" in shown.drawn
     assert BAR not in shown.drawn
+    docs.execute("UPDATE docs SET body = body || '!'")
+    assert BAR in on_terminal(run, "pg", "worker", "--once", "--batch-size", 5), "in front it is"
 
 
 def test_ctrl_c_says_what_is_done_and_resume_goes_on(run: Run, ollama: SimulatedServer) -> None:
