@@ -226,7 +226,7 @@ def in_words(summary: WorkerSummary, *, stopped: bool = False) -> str:
     counts: list[tuple[int, str]] = [
         (summary.embedded, "embedded"),
         (summary.equal, "unchanged"),
-        (summary.removed, "removed"),
+        (summary.removed, "gone or empty"),
         (summary.dead, "dead"),
     ]
     said = [f"{count} {what}" for count, what in counts if count]
