@@ -99,17 +99,16 @@ def _run(connection: psycopg.Connection[Any], text: bytes) -> psycopg.Cursor[Any
 
     try:
         return connection.execute(text)
-    except psycopg.ProgrammingError as error:
-        if error.diag.message_primary is None and "COPY" in str(error):
+    except psycopg.Error as error:
+        said = error.diag.message_primary
+        if said is None and isinstance(error, psycopg.OperationalError):
+            raise  # the connection broke: said as for every other command
+        if said is None and "COPY" in str(error):
             connection.close()  # it waits for data
             raise click.ClickException(
                 "COPY … FROM STDIN and TO STDOUT are psql's matter; INSERT and SELECT do without. "
                 "Look whether what stood before it was done"
             ) from error
-        raise click.ClickException(without_secrets(_told(error, text))) from error
-    except psycopg.Error as error:
-        if error.diag.message_primary is None:
-            raise  # the connection broke: said as for every other command
         raise click.ClickException(without_secrets(_told(error, text))) from error
 
 
