@@ -6,13 +6,12 @@ What sends is made on first use, one for each way out (`ways.py`); no HTTP clien
 from __future__ import annotations
 
 import asyncio
-import importlib.util
 import os
 import threading
 import weakref
 from collections import Counter
 from collections.abc import AsyncGenerator, Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, TypeAlias
 
 from qwen_embed_plugins.deadlines import Deadline
@@ -21,10 +20,6 @@ from qwen_embed_plugins.ways import AsyncWay, Way, is_direct, plain_address
 
 if TYPE_CHECKING:
     from qwen_embed_plugins.effects import Job
-
-LARGE_BYTES = 1 << 20
-"""Longer requests are httpx's: aiohttp warns of such a body, and when its time is over goes on
-handing it to a server that does not read."""
 
 Key: TypeAlias = "tuple[str | None, bool] | None"
 """What jobs that share a way have in common: None stands for plain servers."""
@@ -167,8 +162,6 @@ class _LoopWays:
 
     async def get(self, request: WireRequest, job: Job) -> AsyncWay:
         key = _key(request, job)
-        if key is None and len(request.content) > LARGE_BYTES:
-            key = (job.offer.proxy, job.offer.private)
         if key not in self._ways:
             # An HTTP client takes a sixth of a second to load, in which the loop would stand still.
             make = await asyncio.to_thread(_async_maker, key)
@@ -186,11 +179,10 @@ class _LoopWays:
 
 
 def _async_maker(key: Key) -> Callable[[Job], AsyncWay]:
-    if key is None and importlib.util.find_spec("aiohttp") is not None:
-        with suppress(ImportError):  # one that is broken or too old is not used
-            from qwen_embed_plugins.ways_aiohttp import AiohttpWay
+    if key is None:
+        from qwen_embed_plugins.ways_threaded import ThreadedWay
 
-            return lambda _: AiohttpWay()
+        return lambda _: ThreadedWay()
     from qwen_embed_plugins.ways_httpx import AsyncHttpxWay
 
     return AsyncHttpxWay

@@ -1,8 +1,8 @@
 """A way out: what every HTTP client behind the transport is held to, and what it may say.
 
 Bytes out, bytes in, every failure mapped, every answer bounded. The clients: httpx for whatever has
-a proxy or TLS in between (`ways_httpx.py`), and for plain servers, which are near, lighter ones
-(`ways_plain.py` for threads, `ways_aiohttp.py` for tasks).
+a proxy or TLS in between (`ways_httpx.py`), and for plain servers, which are near, a lighter one
+(`ways_plain.py`, and `ways_threaded.py` for tasks).
 """
 
 from __future__ import annotations

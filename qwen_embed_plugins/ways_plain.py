@@ -1,4 +1,4 @@
-"""The way out to plain servers for threads: the standard library's client, on sockets of ours.
+"""The way out to plain servers: the standard library's client, on sockets of ours.
 
 No proxy, no TLS, no name that needs reading: a server on this machine or next to it, where httpx
 would take longer than the server's answer.
@@ -14,7 +14,7 @@ import threading
 import time
 import zlib
 from collections.abc import Iterable, Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
 from qwen_embed_plugins.addresses import addresses, share
@@ -44,21 +44,57 @@ BUFFER_BYTES = 65_536
 """Heads and short answers are read through a buffer; longer ones go past it."""
 
 
+class Cut:
+    """How another thread ends a request: its socket is shut down, which wakes whoever waits for
+    it. A socket that has gone back to those that wait is another request's, and left alone."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._is_cut = False
+        self._socket: socket.socket | None = None
+
+    def cut(self) -> None:
+        with self._lock:
+            self._is_cut = True
+            if self._socket is not None:
+                with suppress(OSError):  # it is broken already
+                    self._socket.shutdown(socket.SHUT_RDWR)
+
+    @contextmanager
+    def holding(self, sock: socket.socket) -> Iterator[None]:
+        """While the request uses this socket. Raises `ConnectionAbortedError` after the cut."""
+        with self._lock:
+            if self._is_cut:
+                raise ConnectionAbortedError("nobody waits for the answer any more")
+            self._socket = sock
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._socket = None
+
+
 class PlainWay:
     """Connections to plain servers, the one that was used last first."""
 
     def __init__(self) -> None:
         self._idle: dict[str, list[Connection]] = {}
         self._lock = threading.Lock()
+        self._closed = False
 
-    def fetch(self, request: WireRequest, job: Job, deadline: Deadline) -> WireResponse:
+    def fetch(
+        self, request: WireRequest, job: Job, deadline: Deadline, cut: Cut | None = None
+    ) -> WireResponse:
+        """`Way.fetch`, which another thread may `cut` off."""
         talk = Talk(request, job, deadline)
         address = plain_address(request.url)
         if address is None:
             raise ValueError("no address of a plain server")
-        connection = self._idle_one(address.netloc) or _connected(address, talk)
+        cut = cut or Cut()
+        connection = self._idle_one(address.netloc) or _connected(address, talk, cut)
         try:
-            response = connection.talk(talk, address)
+            with cut.holding(connection.socket):
+                response = connection.talk(talk, address)
         except TimeoutError as error:
             connection.close()
             raise talk.no_answer_in_time() from error
@@ -92,13 +128,15 @@ class PlainWay:
             waiting = self._idle.setdefault(netloc, [])
             while waiting and not waiting[0].is_fresh():  # the one that waits longest
                 over.append(waiting.pop(0))
-            keep = connection.is_reusable() and len(waiting) < MAX_IDLE
+            keep = connection.is_reusable() and len(waiting) < MAX_IDLE and not self._closed
             (waiting if keep else over).append(connection)
         for each in over:
             each.close()
 
     def close(self) -> None:
+        """Close the connections, those in use once their answer is there."""
         with self._lock:
+            self._closed = True
             idle, self._idle = self._idle, {}
         for connection in (one for waiting in idle.values() for one in waiting):
             connection.close()
@@ -108,7 +146,7 @@ class Connection:
     """One connection, whose every operation ends by the deadline of the request that it serves."""
 
     def __init__(self, sock: socket.socket) -> None:
-        self._socket = sock
+        self.socket = sock
         self._idle_since = 0.0
         self._reusable = True
         self._deadline = Deadline(0.0, 0.0)
@@ -132,12 +170,12 @@ class Connection:
     def send(self, content: bytes) -> None:
         view = memoryview(content)
         while view:
-            self._socket.settimeout(self._left_seconds())
-            view = view[self._socket.send(view[:SLICE_BYTES]) :]
+            self.socket.settimeout(self._left_seconds())
+            view = view[self.socket.send(view[:SLICE_BYTES]) :]
 
     def receive_into(self, buffer: WriteableBuffer) -> int:
-        self._socket.settimeout(self._left_seconds())
-        return self._socket.recv_into(buffer)
+        self.socket.settimeout(self._left_seconds())
+        return self.socket.recv_into(buffer)
 
     def _left_seconds(self) -> float:
         left = self._deadline.left_seconds()
@@ -155,17 +193,17 @@ class Connection:
         if not 0 <= time.monotonic() - self._idle_since < KEEPALIVE_SECONDS:
             return False
         if not hasattr(select, "poll"):  # Windows
-            return not select.select([self._socket], [], [], 0)[0]
+            return not select.select([self.socket], [], [], 0)[0]
         poll = select.poll()
-        poll.register(self._socket, select.POLLIN)
+        poll.register(self.socket, select.POLLIN)
         return not poll.poll(0)
 
     def close(self) -> None:
-        self._socket.close()
+        self.socket.close()
 
 
 class _Response(http.client.HTTPResponse):
-    """An answer that is refused where its length is in doubt, as httpx and aiohttp refuse it."""
+    """An answer that is refused where its length is in doubt, as httpx refuses it."""
 
     def begin(self) -> None:
         super().begin()
@@ -268,7 +306,7 @@ class _Answer(io.BufferedReader):
         super().close()
 
 
-def _connected(address: Address, talk: Talk) -> Connection:
+def _connected(address: Address, talk: Talk, cut: Cut) -> Connection:
     """A new connection, to the first address of the name that answers."""
     host, port, *_ = address
     try:
@@ -282,7 +320,7 @@ def _connected(address: Address, talk: Talk) -> Connection:
             raise talk.no_connection_in_time()
         seconds = share(left, len(found) - tried, CONNECT_SECONDS)
         try:
-            sock = socket.create_connection((place, port), seconds)
+            sock = _opened(place, port, seconds, cut)
         except OSError as error:
             failed = error
         else:
@@ -292,6 +330,20 @@ def _connected(address: Address, talk: Talk) -> Connection:
     if isinstance(failed, TimeoutError):
         raise talk.no_connection_in_time() from failed
     raise talk.cannot_connect(failed) from failed
+
+
+def _opened(place: str, port: int, seconds: float, cut: Cut) -> socket.socket:
+    """A socket to an address, no name. Raises `OSError`."""
+    family, kind, protocol, _, there = socket.getaddrinfo(place, port, type=socket.SOCK_STREAM)[0]
+    sock = socket.socket(family, kind, protocol)
+    try:
+        sock.settimeout(seconds)
+        with cut.holding(sock):
+            sock.connect(there)
+    except BaseException:
+        sock.close()
+        raise
+    return sock
 
 
 def _parts(answer: http.client.HTTPResponse, talk: Talk) -> Iterator[bytes]:

