@@ -13,11 +13,7 @@ SELECT v.id, v.name, v.model, v.dimensions, v.storage, v.index_kind, v.chunk_tok
     v.notify, v.trouble,
     n.nspname AS source_schema, s.relname AS source_table,
     tn.nspname AS target_schema, t.relname AS target_table, qwen_embed.vector_column(v.id, v.source) AS vector_column,
-    ARRAY(SELECT k.source_column FROM qwen_embed.key_columns(v.id) k ORDER BY k.place) AS source_key,
-    ARRAY(SELECT CASE v.target WHEN 'column' THEN 'k' || k.place ELSE k.target_column END FROM qwen_embed.key_columns(v.id) k ORDER BY k.place) AS target_key,
-    ARRAY(SELECT k.type FROM qwen_embed.key_columns(v.id) k ORDER BY k.place) AS key_types,
-    ARRAY(SELECT k.equality FROM qwen_embed.key_columns(v.id) k ORDER BY k.place) AS equality,
-    ARRAY(SELECT k.greater FROM qwen_embed.key_columns(v.id) k ORDER BY k.place) AS greater,
+    key.source_key, key.target_key, key.key_types, key.equality, key.greater,
     qwen_embed.capture_problem(v) AS problem,
     v.capture_mark IS DISTINCT FROM qwen_embed.capture_mark(v) AS capture_changed,
     qwen_embed.partitions_changed(v) AS partitions_changed,
@@ -26,6 +22,14 @@ SELECT v.id, v.name, v.model, v.dimensions, v.storage, v.index_kind, v.chunk_tok
         WHERE l.vectorizer = v.id AND l.expires_at < statement_timestamp()) AS has_expired,
     (SELECT max(coalesce((to_jsonb(m) ->> 'needs')::int, m.number)) FROM qwen_embed.migration m) AS needs
 FROM qwen_embed.vectorizer v
+CROSS JOIN LATERAL (
+    SELECT coalesce(array_agg(k.source_column ORDER BY k.place), '{}') AS source_key,
+        coalesce(array_agg(CASE v.target WHEN 'column' THEN 'k' || k.place ELSE k.target_column END ORDER BY k.place), '{}')
+            AS target_key,
+        coalesce(array_agg(k.type ORDER BY k.place), '{}') AS key_types,
+        coalesce(array_agg(k.equality ORDER BY k.place), '{}') AS equality,
+        coalesce(array_agg(k.greater ORDER BY k.place), '{}') AS greater
+    FROM qwen_embed.key_columns(v.id) k) AS key
 LEFT JOIN pg_catalog.pg_class s ON s.oid = v.source
 LEFT JOIN pg_catalog.pg_namespace n ON n.oid = s.relnamespace
 LEFT JOIN pg_catalog.pg_class t ON t.oid = CASE v.target

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import atexit
 import gc
+import os
 from collections.abc import Sequence
 
 _OBJECTS_UNTIL_COLLECTED = 50_000
@@ -22,6 +23,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         gc.set_threshold(_OBJECTS_UNTIL_COLLECTED)
         # Nor at the end: the interpreter would look through all of it before the system takes it.
         atexit.register(gc.freeze)
+        # numpy's linear algebra, of which nothing here takes long, would start a thread for each
+        # core, and each would look for work for a moment at every start.
+        os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     from qwen_embed_plugins.cli import failures, root, signals, streams
 
     streams.open_closed_streams()

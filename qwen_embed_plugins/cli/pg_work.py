@@ -115,11 +115,11 @@ def worker(
 
     quiet = current().quiet or log_format == "json"  # lines of a meter are no events
     chosen = set(only) or None
-    found = postgres.status(dsn)
+    found, to_walk = _looked_at(dsn)
     before = _chosen(found, chosen)
     _say_what_counts(settings, before)
     stopping = asyncio.Event()
-    expected = _expected(before, _to_walk(dsn)) if once else None
+    expected = _expected(before, to_walk) if once else None
     with metered("Embedding", expected, quiet=quiet) as meter, _second_interrupt():
         tally = Tally(meter)
         summary = postgres.run_worker(
@@ -145,8 +145,8 @@ def worker(
     if once and stopping.is_set():
         raise Interrupted("what is left goes to the next worker")
     if once:
-        after = _chosen(postgres.status(dsn), chosen)
-        _require_done(summary, after, _to_walk(dsn), time.monotonic() - ended)
+        after, to_walk = _looked_at(dsn)
+        _require_done(summary, _chosen(after, chosen), to_walk, time.monotonic() - ended)
 
 
 @contextmanager
@@ -158,11 +158,14 @@ def _second_interrupt() -> Iterator[None]:
         raise Interrupted("rows under way are free again within a minute") from None
 
 
-def _to_walk(dsn: str | None) -> dict[str, int]:
-    """About how many rows backfills have yet to reach, for each vectorizer."""
+def _looked_at(dsn: str | None) -> tuple[list[VectorizerStatus], dict[str, int]]:
+    """All vectorizers, and about how many rows the backfill of each has yet to reach."""
     from qwen_embed_plugins import postgres
+    from qwen_embed_plugins.postgres import connect
 
-    return {item.name: item.to_walk for item in postgres.progress(dsn)}
+    with connect.explained(dsn), connect.opened(dsn) as connection:
+        found = postgres.status(connection)
+        return found, {item.name: item.to_walk for item in postgres.progress(connection)}
 
 
 def _say_what_counts(settings: Settings, found: Sequence[VectorizerStatus]) -> None:

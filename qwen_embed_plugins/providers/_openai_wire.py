@@ -10,7 +10,7 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from decimal import Decimal
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import orjson
@@ -87,10 +87,18 @@ def parse_answer(
 def answer_of(items: Sequence[Mapping[str, Any]], body: Mapping[str, Any]) -> Answer:
     """The answer that ordered items hold, each in its `embedding`; the body has the `usage`."""
     values = [item.get("embedding") for item in items]
-    encoding: Literal["base64", "float"] = (
-        "base64" if any(isinstance(value, (str, memoryview)) for value in values) else "float"
-    )
-    return Answer(stacked([to_row(value) for value in values]), _tokens(body), encoding)
+    encoded = [isinstance(value, (str, memoryview)) for value in values]
+    vectors = _decoded(values) if all(encoded) else stacked([to_row(value) for value in values])
+    return Answer(vectors, _tokens(body), "base64" if any(encoded) else "float")
+
+
+def _decoded(values: Sequence[Any]) -> Any:
+    """Rows that are all in base64, as `stacked` gives them: joined as bytes, so that a row costs
+    one object."""
+    rows = [_bytes_of(value) for value in values]
+    if len({len(row) for row in rows}) != 1:
+        return [_numbers(row) for row in rows]
+    return _numbers(b"".join(rows)).reshape(len(rows), len(rows[0]) // 4)
 
 
 def rows_in(part: Any) -> list[Mapping[str, Any]] | None:
@@ -144,7 +152,7 @@ def to_row(value: Any) -> Row | None:
     if value is None:
         return None
     if isinstance(value, (str, memoryview)):
-        return _from_base64(value)
+        return _numbers(_bytes_of(value))
     if isinstance(value, np.ndarray):
         return value
     if not isinstance(value, list):
@@ -158,8 +166,7 @@ def to_row(value: Any) -> Row | None:
         ) from None
 
 
-def _from_base64(value: str | memoryview) -> Row:
-    """Little-endian float32 (TEI and vLLM in their source)."""
+def _bytes_of(value: str | memoryview) -> bytes:
     try:
         # Strict decoding is also the faster one: 11 µs against 17 for 4,096 numbers.
         raw = pybase64.b64decode(value, validate=True)
@@ -167,6 +174,11 @@ def _from_base64(value: str | memoryview) -> Row:
         raise ProviderError(Fault("bad_vector", "a row is a string that is no base64")) from None
     if len(raw) % 4:
         raise ProviderError(Fault("bad_vector", f"a row has {len(raw)} bytes, no multiple of 4"))
+    return raw
+
+
+def _numbers(raw: bytes) -> Row:
+    """Little-endian float32 (TEI and vLLM in their source)."""
     return np.frombuffer(raw, dtype="<f4")
 
 
@@ -178,7 +190,7 @@ def stacked(rows: list[Row | None]) -> Any:
         return rows
     shape = lengths.pop()
     full = [np.full(shape, np.nan, np.float32) if row is None else row for row in rows]
-    return np.asarray(full, dtype=np.float32)
+    return np.concatenate(full, dtype=np.float32).reshape(len(full), *shape)
 
 
 def _tokens(body: Mapping[str, Any]) -> int | None:

@@ -12,7 +12,7 @@ import re
 import unicodedata
 import zlib
 from collections.abc import Callable, Iterator, Sequence
-from functools import lru_cache, partial
+from functools import cache, lru_cache, partial
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -44,7 +44,13 @@ LEXICAL = Model(
 
 # Han, kana and hangul: scripts whose words are one to three signs long and have no spaces.
 _DENSE = "\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uac00-\ud7af\U00020000-\U0003ffff"
-_PIECES = re.compile(rf"[{_DENSE}]+|[^\W{_DENSE}]+")
+
+
+@cache
+def _pieces() -> re.Pattern[str]:
+    """Runs of one kind of script. Compiled when it is used: it takes longer than the whole rest of
+    this module to load, and all providers are loaded where one is asked."""
+    return re.compile(rf"[{_DENSE}]+|[^\W{_DENSE}]+")
 
 
 def lexical_vectors(texts: Sequence[str]) -> Matrix:
@@ -57,7 +63,7 @@ def lexical_vectors(texts: Sequence[str]) -> Matrix:
 
 def _vector(text: str) -> npt.NDArray[np.float64]:
     folded = unicodedata.normalize("NFKC", text).casefold()
-    words = _PIECES.findall(folded) or [folded]
+    words = _pieces().findall(folded) or [folded]
     hashes, counts = np.unique(
         np.concatenate([_features(word) for word in words]), return_counts=True
     )
@@ -86,7 +92,7 @@ _kept_hashes = lru_cache(maxsize=32768)(_hashes)
 
 def _named_features(word: str) -> Iterator[str]:
     """A word and its pieces. The word itself comes twice, for it says the most."""
-    if _PIECES.match(word) and not re.match(rf"[{_DENSE}]", word):
+    if _pieces().match(word) and not re.match(rf"[{_DENSE}]", word):
         yield f"w {word}"
         yield f"W {word}"
         framed, sizes = f"<{word}>", (3, 4, 5)
