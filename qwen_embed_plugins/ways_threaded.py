@@ -7,6 +7,7 @@ reads a long answer with fewer copies and calls than any client that is driven b
 from __future__ import annotations
 
 import asyncio
+import os
 import weakref
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
@@ -30,7 +31,7 @@ class ThreadedWay:
         self._way = PlainWay()
         self._threads = ThreadPoolExecutor(MOST_THREADS, "qwen-embed-http")
         # For a loop that nobody shuts down.
-        weakref.finalize(self, self._way.close)
+        weakref.finalize(self, _close, self._way, os.getpid())
 
     async def fetch(self, request: WireRequest, job: Job, deadline: Deadline) -> WireResponse:
         cut = Cut()
@@ -44,3 +45,10 @@ class ThreadedWay:
         """Close the connections, those in use once their answer is there."""
         self._threads.shutdown(wait=False)
         self._way.close()
+
+
+def _close(way: PlainWay, owner: int) -> None:
+    """Close its connections in the process that made them. In a fork of it a thread that is not
+    there may hold the lock."""
+    if os.getpid() == owner:
+        way.close()

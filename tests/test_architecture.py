@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import ast
+import importlib
 import subprocess
 import sys
 from pathlib import Path
@@ -267,3 +268,27 @@ def test_importing_the_package_loads_no_integration(blocked: bool) -> None:
     )
     assert answer.returncode == 0, answer.stderr
     assert answer.stdout.strip() == "[]"
+
+
+def test_who_searches_loads_nothing_of_a_worker() -> None:
+    program = (
+        "import sys\n"
+        f"from {PACKAGE} import postgres\n"
+        "postgres.search, postgres.status\n"
+        "of_worker = ('pipeline', 'asking', 'auditing')\n"
+        "print([name for name in of_worker if postgres.__name__ + '.' + name in sys.modules])\n"
+    )
+    answer = subprocess.run(
+        [sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert (answer.stdout.strip(), answer.stderr) == ("[]", "")
+
+
+@pytest.mark.parametrize("package", [PACKAGE, f"{PACKAGE}.postgres"])
+def test_names_that_load_on_first_use_are_where_they_are_looked_for(package: str) -> None:
+    module = importlib.import_module(package)
+    assert set(module._HOMES) == set(module.__all__) - {"__version__"} <= set(dir(module))
+    for name in module.__all__:
+        assert getattr(module, name) is not None
+    with pytest.raises(AttributeError, match="no attribute 'nobody'"):
+        _ = module.nobody
