@@ -9,7 +9,6 @@ import asyncio
 import contextlib
 import logging
 import queue
-import threading
 import time
 import weakref
 from collections.abc import Callable, Generator
@@ -38,6 +37,7 @@ from qwen_embed_plugins.errors import ConfigurationError, ProviderError, shown, 
 from qwen_embed_plugins.ledger import Ledger, Reservation
 from qwen_embed_plugins.meters import Refused
 from qwen_embed_plugins.state import State
+from qwen_embed_plugins.threads import Workers
 from qwen_embed_plugins.types import (
     Answer,
     Batch,
@@ -321,51 +321,6 @@ async def _atake_step(
     if isinstance(step, Pause):
         return await asyncio.sleep(step.seconds)
     return await asyncio.to_thread(step.function)
-
-
-class Workers:
-    """Daemon threads that make attempts for the blocking driver.
-
-    Not a ThreadPoolExecutor: that one joins its threads at exit, so Ctrl-C would wait for every
-    request that is still out.
-    """
-
-    def __init__(self) -> None:
-        self._tasks: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
-        # Reentrant, since the garbage collector may call `close` in a thread that holds it.
-        self._lock = threading.RLock()
-        self._threads = 0
-        self._idle = 0
-
-    def submit(self, task: Callable[[], None]) -> None:
-        """Run a task in some thread; one is added when none is idle."""
-        with self._lock:
-            if self._idle:
-                self._idle -= 1
-            else:
-                self._threads += 1
-                name = f"qwen-embed-{self._threads}"
-                arguments = (self._tasks,)
-                threading.Thread(target=self._work, name=name, args=arguments, daemon=True).start()
-            self._tasks.put(task)
-
-    def close(self) -> None:
-        """Let the threads end once their tasks are done; does not wait for them. Later tasks get
-        threads and a queue of their own, so that none waits for a thread that is about to end."""
-        with self._lock:
-            threads, self._threads, self._idle = self._threads, 0, 0
-            tasks, self._tasks = self._tasks, queue.SimpleQueue()
-            for _ in range(threads):
-                tasks.put(None)
-
-    def _work(self, tasks: queue.SimpleQueue[Callable[[], None] | None]) -> None:
-        while (task := tasks.get()) is not None:
-            task()
-            # Else the last job, and with it the provider, lives as long as the thread idles.
-            del task
-            with self._lock:
-                if tasks is self._tasks:
-                    self._idle += 1
 
 
 class BlockingDriver:

@@ -46,9 +46,13 @@ BUFFER_BYTES = 65_536
 
 class Cut:
     """How another thread ends a request: its socket is shut down, which wakes whoever waits for
-    it. A socket that has gone back to those that wait is another request's, and left alone."""
+    it. A socket that has gone back to those that wait is another request's, and left alone.
+
+    `is_heard` says whether the request may have reached its server. After a cut it stays as it is.
+    """
 
     def __init__(self) -> None:
+        self.is_heard = False
         self._lock = threading.Lock()
         self._is_cut = False
         self._socket: socket.socket | None = None
@@ -61,12 +65,12 @@ class Cut:
                     self._socket.shutdown(socket.SHUT_RDWR)
 
     @contextmanager
-    def holding(self, sock: socket.socket) -> Iterator[None]:
+    def holding(self, sock: socket.socket, *, connected: bool) -> Iterator[None]:
         """While the request uses this socket. Raises `ConnectionAbortedError` after the cut."""
         with self._lock:
             if self._is_cut:
                 raise ConnectionAbortedError("nobody waits for the answer any more")
-            self._socket = sock
+            self._socket, self.is_heard = sock, connected
         try:
             yield
         finally:
@@ -79,7 +83,8 @@ class PlainWay:
 
     def __init__(self) -> None:
         self._idle: dict[str, list[Connection]] = {}
-        self._lock = threading.Lock()
+        # Reentrant, since the garbage collector may call `close` in a thread that holds it.
+        self._lock = threading.RLock()
         self._closed = False
 
     def fetch(
@@ -93,7 +98,7 @@ class PlainWay:
         cut = cut or Cut()
         connection = self._idle_one(address.netloc) or _connected(address, talk, cut)
         try:
-            with cut.holding(connection.socket):
+            with cut.holding(connection.socket, connected=True):
                 response = connection.talk(talk, address)
         except TimeoutError as error:
             connection.close()
@@ -338,7 +343,7 @@ def _opened(place: str, port: int, seconds: float, cut: Cut) -> socket.socket:
     sock = socket.socket(family, kind, protocol)
     try:
         sock.settimeout(seconds)
-        with cut.holding(sock):
+        with cut.holding(sock, connected=False):
             sock.connect(there)
     except BaseException:
         sock.close()

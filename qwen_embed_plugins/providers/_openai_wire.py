@@ -93,12 +93,12 @@ def answer_of(items: Sequence[Mapping[str, Any]], body: Mapping[str, Any]) -> An
 
 
 def _decoded(values: Sequence[Any]) -> Any:
-    """Rows that are all in base64, as `stacked` gives them: joined as bytes, so that a row costs
-    one object."""
+    """Rows that are all in base64, as `stacked` gives them (and as writable): joined as bytes, so
+    that a row costs one object."""
     rows = [_bytes_of(value) for value in values]
     if len({len(row) for row in rows}) != 1:
         return [_numbers(row) for row in rows]
-    return _numbers(b"".join(rows)).reshape(len(rows), len(rows[0]) // 4)
+    return _numbers(bytearray().join(rows)).reshape(len(rows), len(rows[0]) // 4)
 
 
 def rows_in(part: Any) -> list[Mapping[str, Any]] | None:
@@ -177,7 +177,7 @@ def _bytes_of(value: str | memoryview) -> bytes:
     return raw
 
 
-def _numbers(raw: bytes) -> Row:
+def _numbers(raw: bytes | bytearray) -> Row:
     """Little-endian float32 (TEI and vLLM in their source)."""
     return np.frombuffer(raw, dtype="<f4")
 

@@ -455,7 +455,7 @@ def test_plain_servers_are_asked_without_httpx() -> None:
 
 
 def http_threads() -> set[threading.Thread]:
-    return {each for each in threading.enumerate() if each.name.startswith("qwen-embed-http")}
+    return {each for each in threading.enumerate() if each.name.startswith("qwen-embed-")}
 
 
 async def test_a_cancelled_request_ends_its_connection_and_its_thread() -> None:
@@ -582,6 +582,79 @@ def test_a_process_ends_at_once_when_its_request_is_given_up() -> None:
         done = subprocess.run(command, capture_output=True, text=True, timeout=30, check=False)
         over.set()
     assert done.stderr.splitlines()[-1].endswith("TimeoutError")
+
+
+ABANDONED = """
+import asyncio, sys
+from types import SimpleNamespace
+from qwen_embed_plugins.deadlines import Deadline
+from qwen_embed_plugins.transport import AsyncHttpTransport
+from qwen_embed_plugins.types import WireRequest
+
+job = SimpleNamespace(
+    max_answer_bytes=1000, timeout_seconds=600.0, offer=SimpleNamespace(proxy=None, private=True)
+)
+transport = AsyncHttpTransport()
+loop = asyncio.new_event_loop()
+sent = loop.create_task(transport.send(WireRequest(sys.argv[1]), job, Deadline.after(600)))
+loop.run_until_complete(asyncio.sleep(0.5))
+"""
+
+
+def test_a_process_ends_at_once_where_nobody_gave_its_request_up() -> None:
+    over = threading.Event()
+
+    def silent(_: socket.socket) -> None:
+        over.wait(60)
+
+    with RawServer(silent) as server:
+        command = [sys.executable, "-c", ABANDONED, f"http://{server.place}/v1"]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=30, check=False)
+        over.set()
+    assert done.returncode == 0
+    assert "Traceback" not in done.stderr
+
+
+async def test_a_slow_lookup_does_not_outlast_the_deadline(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    real, over = socket.getaddrinfo, threading.Event()
+
+    def slow(*arguments: Any, **options: Any) -> Any:
+        over.wait(30)
+        return real(*arguments, **options)
+
+    monkeypatch.setattr(socket, "getaddrinfo", slow)
+    speaking = Speaking(sized(b"abc"))
+    with RawServer(speaking) as server:
+        way = ThreadedWay()
+        request = WireRequest(f"http://{server.place}/v1", b"{}")
+        with pytest.raises(TransportFailure, match=r"did not answer in 0\.3 s") as raised:
+            await asyncio.wait_for(way.fetch(request, JOB, Deadline.after(0.3)), 20)
+        over.set()
+        await asyncio.sleep(0.2)
+        await way.aclose()
+    assert raised.value.kind == "connect"
+    assert not speaking.requests, "it was said that nobody had heard it"
+
+
+async def test_where_no_thread_is_to_be_had_nothing_is_sent(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def refused(_: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    speaking = Speaking(sized(b"abc"))
+    with RawServer(speaking) as server:
+        way = ThreadedWay()
+        request = WireRequest(f"http://{server.place}/v1", b"{}")
+        with monkeypatch.context() as patch:
+            patch.setattr(threading.Thread, "start", refused)
+            with pytest.raises(TransportFailure, match="can't start new thread"):
+                await way.fetch(request, JOB, Deadline.after(5))
+        assert (await way.fetch(request, JOB, Deadline.after(5))).content == b"abc"
+        await way.aclose()
+    assert len(speaking.requests) == 1
 
 
 LEFT = """
