@@ -551,7 +551,7 @@ async def test_cancelled_at_any_moment_the_others_have_their_own_answers(seed: i
         await way.aclose()
 
 
-INTERRUPTED = """
+PROGRAM = """
 import asyncio, sys
 from types import SimpleNamespace
 from qwen_embed_plugins.deadlines import Deadline
@@ -561,13 +561,18 @@ from qwen_embed_plugins.types import WireRequest
 job = SimpleNamespace(
     max_answer_bytes=1000, timeout_seconds=600.0, offer=SimpleNamespace(proxy=None, private=True)
 )
+"""
 
+INTERRUPTED = (
+    PROGRAM
+    + """
 async def main():
     sent = AsyncHttpTransport().send(WireRequest(sys.argv[1]), job, Deadline.after(600))
     await asyncio.wait_for(sent, 0.5)
 
 asyncio.run(main())
 """
+)
 
 
 def test_a_process_ends_at_once_when_its_request_is_given_up() -> None:
@@ -584,21 +589,14 @@ def test_a_process_ends_at_once_when_its_request_is_given_up() -> None:
     assert done.stderr.splitlines()[-1].endswith("TimeoutError")
 
 
-ABANDONED = """
-import asyncio, sys
-from types import SimpleNamespace
-from qwen_embed_plugins.deadlines import Deadline
-from qwen_embed_plugins.transport import AsyncHttpTransport
-from qwen_embed_plugins.types import WireRequest
-
-job = SimpleNamespace(
-    max_answer_bytes=1000, timeout_seconds=600.0, offer=SimpleNamespace(proxy=None, private=True)
-)
-transport = AsyncHttpTransport()
+ABANDONED = (
+    PROGRAM
+    + """transport = AsyncHttpTransport()
 loop = asyncio.new_event_loop()
 sent = loop.create_task(transport.send(WireRequest(sys.argv[1]), job, Deadline.after(600)))
 loop.run_until_complete(asyncio.sleep(0.5))
 """
+)
 
 
 def test_a_process_ends_at_once_where_nobody_gave_its_request_up() -> None:
