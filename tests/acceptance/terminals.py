@@ -12,6 +12,7 @@ import struct
 import subprocess
 import sys
 import termios
+import time
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
@@ -20,6 +21,9 @@ if TYPE_CHECKING:
 
 CTRL_C = b"\x03"
 MOST_SECONDS = 60
+SECONDS_TO_READ_A_QUESTION = 0.5
+"""CPython loses a Ctrl-C that comes after its prompt is drawn and before it waits for the answer, a
+few microseconds which a loaded machine makes many. Nobody who reads the question is as fast."""
 
 CONTROLLED = (
     "import fcntl, os, sys, termios\n"
@@ -73,6 +77,11 @@ class Terminal:
         """Read until it says so."""
         while text not in plain(self.drawn):
             assert self._read(), f"ended without {text!r}: {plain(self.drawn)}"
+
+    def wait_for_question(self, text: str) -> None:
+        """Read until it asks so, and as long as a person reads."""
+        self.wait_for(text)
+        time.sleep(SECONDS_TO_READ_A_QUESTION)
 
     def press(self, key: bytes) -> None:
         os.write(self._leader, key)

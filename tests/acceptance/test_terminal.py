@@ -277,7 +277,7 @@ def test_ctrl_c_ends_a_worker(run: Run, docs: Database, ollama: SimulatedServer)
 
 def test_ctrl_c_answers_a_question(run: Run, docs: Database) -> None:
     with terminal(run, "pg", "uninstall", "--all", "--drop-target") as question:
-        question.wait_for("[y/N]")
+        question.wait_for_question("[y/N]")
         question.press(CTRL_C)
         assert question.end() == 130
         assert plain(question.drawn).splitlines()[-1] == "qwen-embed: interrupted"
