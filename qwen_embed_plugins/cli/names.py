@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 
 import click
 
+from qwen_embed_plugins.cli.installed import GROUP, may_bring_plugins
+
 if TYPE_CHECKING:
     from qwen_embed_plugins.plugins import Registry
 
@@ -18,9 +20,11 @@ MOST_SECONDS_OF_A_DATABASE = 1.0
 
 def plugins_of_others() -> Registry | None:
     """What is registered; None where no package brings plugins, so that nothing is loaded."""
+    if not may_bring_plugins():
+        return None
     from importlib.metadata import entry_points
 
-    found = entry_points(group="qwen_embed_plugins")
+    found = entry_points(group=GROUP)
     if not found:
         return None
     from qwen_embed_plugins.plugins import load_plugins

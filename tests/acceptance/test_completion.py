@@ -26,7 +26,7 @@ if sys.platform == "win32":
 from tests.acceptance.terminals import Terminal
 
 VARIABLE = "_QWEN_EMBED_COMPLETE"
-HEAVY = {"asyncio", "httpx", "numpy", "orjson", "psycopg", "rich"}
+HEAVY = {"asyncio", "httpx", "importlib.metadata", "numpy", "orjson", "psycopg", "rich"}
 
 
 def completed(run: Run, line: str, **env: str) -> list[str]:
