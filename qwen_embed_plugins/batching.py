@@ -70,15 +70,16 @@ def set_long_apart(
     piece: Piece,
     texts: Callable[[Piece], Sequence[str]],
     offer: ConfiguredOffer,
-    others: Sequence[ConfiguredOffer],
+    others: Callable[[Piece], Sequence[ConfiguredOffer]],
     count: TokenCounter,
 ) -> tuple[Piece, Piece | None]:
     """Part a piece into what suits the offer and what looks too long for it, if one of the others
     takes longer texts.
 
     An estimate routes and never refuses: without such an offer all stay together, and the
-    provider's own answer decides. `texts` gives those of a piece; it is asked once for an offer,
-    since with each batch the work would grow with the square of a call.
+    provider's own answer decides. `texts` gives those of a piece, and `others` the offers that it
+    may go to; `texts` is asked once for an offer, since with each batch the work would grow with
+    the square of a call.
     """
     limit = offer.offer.max_input_tokens
     if limit is None or piece.split is not None or piece.is_ours:
@@ -87,7 +88,7 @@ def set_long_apart(
         return piece, None
     piece = replace(piece, fits=piece.fits | {offer.key})
     is_long = [count(text) > limit for text in texts(piece)]
-    if not any(is_long) or not any(_takes_longer(other, limit) for other in others):
+    if not any(is_long) or not any(_takes_longer(other, limit) for other in others(piece)):
         return piece, None
     pairs = list(zip(piece.places, is_long, strict=True))
     long_places = tuple(place for place, long in pairs if long)

@@ -165,9 +165,8 @@ class EmbedCall:
     def _start(self, piece: Piece, offer: ConfiguredOffer) -> Flow[Piece | None]:
         """Start a batch from the front of the piece; gives what is left of it. What the offer has
         yet to show is asked first, and the piece goes on waiting."""
-        others = self.chooser.allowed(piece)
         piece, too_long = set_long_apart(
-            piece, self._texts, offer, others, self.router.count_tokens
+            piece, self._texts, offer, self.chooser.allowed, self.router.count_tokens
         )
         if too_long is not None:
             self.pool.append(too_long)

@@ -61,7 +61,10 @@ class Health:
         self._offers: dict[str, _OfferHealth] = {}
 
     def _of(self, key: str) -> _OfferHealth:
-        return self._offers.setdefault(key, _OfferHealth())
+        state = self._offers.get(key)
+        if state is None:
+            state = self._offers[key] = _OfferHealth()
+        return state
 
     def paused(self, key: str, now: float) -> Paused | None:
         """The pause that an offer or an account is in, if any."""

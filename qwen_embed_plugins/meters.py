@@ -72,7 +72,7 @@ class Meter:
         """The same of an attempt that is to be reserved. No limit per time is too small for a
         single attempt: it then goes alone."""
         amount = self.counts(amount, credit)
-        if self.kind == "budget" or self.kind in GRANTS:
+        if self.kind in ("use", "budget", *GRANTS):
             return amount
         return Amount(
             _at_most(amount.requests, self.requests),

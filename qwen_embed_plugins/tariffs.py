@@ -9,6 +9,7 @@ from __future__ import annotations
 import threading
 from dataclasses import dataclass
 from decimal import Decimal
+from functools import lru_cache
 from typing import TypeAlias
 
 from qwen_embed_plugins.catalogue import ConfiguredOffer
@@ -48,6 +49,12 @@ class Tariff:
         return (2, UNKNOWN_PRICE if self.price is None else self.price)
 
 
+@lru_cache(maxsize=1024)
+def _at(price: Decimal | None) -> Tariff:
+    """The tariff without a grant, which every request asks for several times."""
+    return Tariff(price)
+
+
 class Tariffs:
     """The tariffs of all offers, shared by flows. `version` changes with each that ends or begins
     anew by what the ledger said; `budgeted` says that there is a budget over all."""
@@ -66,7 +73,7 @@ class Tariffs:
                 ((grant.lost_at(now), place) for place, grant in enumerate(grants)),
             )
             return Tariff(Decimal(0), grants[first], lost_at)
-        return Tariff(offer.price)
+        return _at(offer.price)
 
     def serves(self, offer: ConfiguredOffer, now: float) -> bool:
         """Whether it may be asked at all: an unknown price is none that a budget could allow, over
@@ -76,6 +83,8 @@ class Tariffs:
 
     def changes_at(self, offer: ConfiguredOffer, now: float) -> float:
         """When the offer's tariff may change by itself."""
+        if not offer.grants:
+            return float("inf")
         moments = [grant.until for grant in offer.grants if grant.until is not None]
         with self._lock:
             keys = {_key(grant.meter, now) for grant in offer.grants}

@@ -10,8 +10,7 @@ import os
 import threading
 import weakref
 from collections import Counter
-from collections.abc import AsyncGenerator, Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncGenerator, Callable
 from typing import TYPE_CHECKING, TypeAlias
 
 from qwen_embed_plugins.deadlines import Deadline
@@ -47,28 +46,30 @@ class HttpTransport:
 
     def send(self, request: WireRequest, job: Job, deadline: Deadline) -> WireResponse:
         """Send a request and give the whole answer, or raise `TransportFailure`."""
-        with self._way(request, job) as way:
+        way = self._taken(request, job)
+        try:
             return way.fetch(request, job, deadline)
+        finally:
+            self._give_back(way)
 
-    @contextmanager
-    def _way(self, request: WireRequest, job: Job) -> Iterator[Way]:
-        """The way out for a job, which stays open until the job is done with it."""
+    def _taken(self, request: WireRequest, job: Job) -> Way:
+        """The way out for a job, which stays open until the job gives it back."""
         with self._lock:
             way = self._made(request, job)
             self._out[way] += 1
-        try:
-            yield way
-        finally:
-            with self._lock:
-                self._out[way] -= 1
-                done = not self._out[way]
-                if done:
-                    del self._out[way]
-                close = done and way in self._retired
-                if close:
-                    self._retired.remove(way)
+        return way
+
+    def _give_back(self, way: Way) -> None:
+        with self._lock:
+            self._out[way] -= 1
+            done = not self._out[way]
+            if done:
+                del self._out[way]
+            close = done and way in self._retired
             if close:
-                way.close()
+                self._retired.remove(way)
+        if close:
+            way.close()
 
     def _made(self, request: WireRequest, job: Job) -> Way:
         key = _key(request, job)

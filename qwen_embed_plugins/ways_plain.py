@@ -13,8 +13,8 @@ import socket
 import threading
 import time
 import zlib
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager, nullcontext, suppress
 from typing import TYPE_CHECKING, Any
 
 from qwen_embed_plugins.addresses import addresses, share
@@ -95,10 +95,9 @@ class PlainWay:
         address = plain_address(request.url)
         if address is None:
             raise ValueError("no address of a plain server")
-        cut = cut or Cut()
-        connection = self._idle_one(address.netloc) or _connected(address, talk, cut)
+        connection = self._idle_one(address.netloc) or _connected(address, talk, cut or Cut())
         try:
-            with cut.holding(connection.socket, connected=True):
+            with cut.holding(connection.socket, connected=True) if cut else nullcontext():
                 response = connection.talk(talk, address)
         except TimeoutError as error:
             connection.close()
@@ -232,40 +231,63 @@ class _Response(http.client.HTTPResponse):
         return size
 
 
-class _Http(http.client.HTTPConnection):
-    """The protocol alone: it opens no connection and closes none."""
-
-    response_class = _Response
+class _Http:
+    """The protocol alone, by http.client: it opens no connection and closes none."""
 
     def __init__(self, connection: Connection) -> None:
-        super().__init__("")
-        self.socket = self.sock = _Socket(connection)
+        self.socket = _Socket(connection)
         self._connection = connection
-        self._unsent: list[bytes] = []
+        self._head = b""
+        self._head_of: tuple[str, str, dict[str, str]] | None = None
 
     def ask(self, request: WireRequest, address: Address) -> http.client.HTTPResponse:
         """Send a request; gives the answer, whose body is yet to be read."""
-        headers = {"host": address.netloc, **headers_of(request)}
-        if request.content or request.method in _WITH_BODY:
-            headers["content-length"] = str(len(request.content))
-        self.putrequest(request.method, address.target, skip_host=True, skip_accept_encoding=True)
-        for name, value in headers.items():
-            self.putheader(name, value.encode("ascii"))
-        self.endheaders(request.content or None)
-        content = b"".join(self._unsent)
-        self._unsent.clear()
+        # Head and body in one packet.
+        message = self._head_for(request, address) + request.content
         try:
-            self._connection.send(content)
+            self._connection.send(message)
         except (BrokenPipeError, ConnectionResetError) as error:
             # Who refuses a request need not read it; what he says stands before the broken end.
             with suppress(OSError, http.client.HTTPException):
-                return self.getresponse()
+                return self._answer(request)
             raise error
-        return self.getresponse()
+        return self._answer(request)
+
+    def _head_for(self, request: WireRequest, address: Address) -> bytes:
+        """All before the body. It is the same for each request to a route but for the length."""
+        headers = {"host": address.netloc, **headers_of(request)}
+        length = b"\r\n"
+        if request.content or request.method in _WITH_BODY:
+            headers.pop("content-length", None)
+            length = b"content-length: %d\r\n\r\n" % len(request.content)
+        wanted = (request.method, address.target, headers)
+        if wanted != self._head_of:
+            self._head, self._head_of = _Head().written(*wanted), wanted
+        return self._head + length
+
+    def _answer(self, request: WireRequest) -> http.client.HTTPResponse:
+        answer = _Response(self.socket, method=request.method)  # type: ignore[arg-type]
+        answer.begin()
+        return answer
+
+
+class _Head(http.client.HTTPConnection):
+    """Writes the head of a request, and refuses what may not stand in one."""
+
+    def __init__(self) -> None:
+        super().__init__("")
+        self._written = b""
+
+    def written(self, method: str, target: str, headers: Mapping[str, str]) -> bytes:
+        """The head without the empty line at its end. Raises `ValueError`."""
+        self.putrequest(method, target, skip_host=True, skip_accept_encoding=True)
+        for name, value in headers.items():
+            self.putheader(name, value.encode("ascii"))
+        self.endheaders()
+        return self._written.removesuffix(b"\r\n")
 
     def send(self, data: Any) -> None:
-        # Head and body come apart, and would go out in two packets.
-        self._unsent.append(data)
+        self._written += data
 
 
 class _Socket:
