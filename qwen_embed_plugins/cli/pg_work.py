@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from qwen_embed_plugins.cli import names
+from qwen_embed_plugins.cli import allocator, names
 from qwen_embed_plugins.cli.database import (
     counted,
     database_options,
@@ -110,6 +110,7 @@ def worker(
     work remains, and one line says which and why.
     """
     log_as(log_format)
+    allocator.keep_buffers()
     settings = current().load_settings(use=joined(use))
     from qwen_embed_plugins import postgres
 
