@@ -1,4 +1,8 @@
-"""What capture costs writers: ratios to the same table without triggers, medians of five."""
+"""What capture costs writers: ratios to the same table without triggers, medians over the rounds.
+
+Each round has both tables in turn, either of them first as often, and begins with an empty log, as
+after a worker: Postgres would look after a longer one meanwhile.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +19,7 @@ from tests.postgres_servers import embedded_server
 
 ROWS = 100_000
 SINGLES = 2_000
-ROUNDS = 5
+ROUNDS = 11
 STATEMENTS = {
     "bulk insert": "INSERT INTO {t} SELECT i, 'text ' || i, 0 FROM generate_series(1, {n}) i",
     "update of another column": "UPDATE {t} SET other = other + 1",
@@ -40,23 +44,39 @@ def single_ms(connection: psycopg.Connection[object], table: str) -> float:
 def measure(
     connection: psycopg.Connection[object], label: str, plain: str, watched: str
 ) -> dict[str, Any]:
-    figures: dict[str, dict[str, list[float]]] = {plain: {}, watched: {}}
-    for _ in range(ROUNDS):
-        for table in (plain, watched):
+    taken: dict[str, dict[str, list[float]]] = {plain: {}, watched: {}}
+    for number in range(ROUNDS):
+        for table in (plain, watched) if number % 2 else (watched, plain):
+            empty(connection, table)
             for what, statement in STATEMENTS.items():
-                taken = seconds(connection, statement.format(t=table, n=ROWS))
-                figures[table].setdefault(what, []).append(taken)
-            figures[table].setdefault("single", []).append(single_ms(connection, table))
-            connection.execute(f"TRUNCATE {table}")
-    medians = {
-        table: {what: statistics.median(taken) for what, taken in found.items()}
-        for table, found in figures.items()
+                found = seconds(connection, statement.format(t=table, n=ROWS))
+                taken[table].setdefault(what, []).append(found)
+            taken[table].setdefault("one row", []).append(single_ms(connection, table))
+    ratios = {
+        what: [
+            slow / fast for fast, slow in zip(taken[plain][what], taken[watched][what], strict=True)
+        ]
+        for what in STATEMENTS
     }
-    ratios = {what: medians[watched][what] / medians[plain][what] for what in STATEMENTS}
-    more = medians[watched]["single"] - medians[plain]["single"]
-    said = [f"{what} {ratio:.2f}" for what, ratio in ratios.items()]
+    medians = {what: statistics.median(found) for what, found in ratios.items()}
+    one_row = {table: statistics.median(found["one row"]) for table, found in taken.items()}
+    more = one_row[watched] - one_row[plain]
+    said = [f"{what} {medians[what]:.2f} ({spread(found)})" for what, found in ratios.items()]
     say(f"writers, {label}: {', '.join(said)}; one row {more:+.3f} ms")
-    return {"title": f"writers, {label}", "ratios": ratios, "one row": more, "seconds": medians}
+    return {"title": f"writers, {label}", "ratios": medians, "one row": more, "seconds": taken}
+
+
+def empty(connection: psycopg.Connection[object], table: str) -> None:
+    """The table, and what was recorded of any; and nothing is left to be written for others."""
+    connection.execute(f"TRUNCATE {table}")
+    connection.execute("TRUNCATE qwen_embed.log_1, qwen_embed.log_2")
+    connection.execute("CHECKPOINT")
+
+
+def spread(ratios: list[float]) -> str:
+    """The middle half of them."""
+    low, _, high = statistics.quantiles(ratios, n=4)
+    return f"{low:.2f} to {high:.2f}"
 
 
 def run() -> list[dict[str, Any]]:
