@@ -1,4 +1,5 @@
-"""A server that answers at once, with vectors that were encoded before the first request.
+"""A server that answers at once, or after a set time, with vectors that were encoded before the
+first request.
 
 It runs in a process of its own, so that it takes no time of the client's. Each text has a vector of
 its own, the same each time: one of a pool, but for its first numbers.
@@ -87,8 +88,9 @@ def own_numbers(text: Any) -> tuple[int, tuple[float, float, float]]:
 
 
 class _Protocol(asyncio.Protocol):
-    def __init__(self, answers: Answers) -> None:
+    def __init__(self, answers: Answers, latency_seconds: float) -> None:
         self._answers = answers
+        self._latency_seconds = latency_seconds
         self._received = bytearray()
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -111,14 +113,23 @@ class _Protocol(asyncio.Protocol):
                 b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: %d\r\n\r\n"
                 % sum(map(len, parts))
             )
-            self._transport.write(b"".join([head, *parts]))
+            answer = b"".join([head, *parts])
+            if self._latency_seconds:
+                asyncio.get_running_loop().call_later(self._latency_seconds, self._write, answer)
+            else:
+                self._write(answer)
+
+    def _write(self, answer: bytes) -> None:
+        self._transport.write(answer)
 
 
-def _serve(ready: Connection, dimensions: int, floats_only: bool) -> None:
+def _serve(ready: Connection, dimensions: int, floats_only: bool, latency_seconds: float) -> None:
     async def run() -> None:
         answers = Answers(dimensions, floats_only=floats_only)
         loop = asyncio.get_running_loop()
-        server = await loop.create_server(lambda: _Protocol(answers), "127.0.0.1", 0)
+        server = await loop.create_server(
+            lambda: _Protocol(answers, latency_seconds), "127.0.0.1", 0
+        )
         ready.send(server.sockets[0].getsockname()[1])
         await server.serve_forever()
 
@@ -127,11 +138,14 @@ def _serve(ready: Connection, dimensions: int, floats_only: bool) -> None:
 
 
 @contextmanager
-def instant_server(dimensions: int, *, floats_only: bool = False) -> Iterator[str]:
+def instant_server(
+    dimensions: int, *, floats_only: bool = False, latency_seconds: float = 0.0
+) -> Iterator[str]:
     """Its base address, as in `base_url`. It may know JSON numbers alone, whatever it is asked."""
     context = multiprocessing.get_context("spawn")
     here, there = context.Pipe()
-    process = context.Process(target=_serve, args=(there, dimensions, floats_only), daemon=True)
+    arguments = (there, dimensions, floats_only, latency_seconds)
+    process = context.Process(target=_serve, args=arguments, daemon=True)
     process.start()
     try:
         yield f"http://127.0.0.1:{here.recv()}/v1"
