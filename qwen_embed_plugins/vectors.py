@@ -56,8 +56,7 @@ def row_faults(
     if dimensions < matrix.shape[1]:
         bad |= ~(kept > 1e-12)
     # A padded row ends in zero, and to look at all ends takes a fifth of a look at all runs.
-    may_be_padded = np.count_nonzero(matrix[:, -1]) < len(matrix)
-    if dense and may_be_padded and matrix.shape[1] > PADDING_RUN:
+    if dense and matrix.shape[1] > PADDING_RUN and np.count_nonzero(matrix[:, -1]) < len(matrix):
         bad |= ~matrix[:, -PADDING_RUN:].any(axis=1)
     if not np.count_nonzero(bad):
         return {}

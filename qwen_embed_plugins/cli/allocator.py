@@ -18,8 +18,10 @@ OPTIONS = {
 
 
 def keep_buffers() -> None:
-    """Have the C library use large buffers again. Does nothing without glibc, or where the
-    environment has an option set."""
+    """Have the C library use large buffers again. Does nothing without glibc; an option that the
+    environment has set stays."""
+    if "glibc.malloc." in os.environ.get("GLIBC_TUNABLES", ""):
+        return
     try:
         mallopt = ctypes.CDLL(None).mallopt
     except (OSError, TypeError, AttributeError):

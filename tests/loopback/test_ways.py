@@ -191,6 +191,21 @@ def test_a_request_is_the_same_by_every_way(way: Way) -> None:
     assert not any(line.startswith(b"content-length") for line in second)
 
 
+def test_each_request_on_a_connection_has_its_own_key_and_length(way: Way) -> None:
+    speaking = Speaking(sized(b"abc"))
+    sent = [("one", b"x"), ("one", b"yy" * 50), ("two", b"zz"), ("one", b"")]
+    with RawServer(speaking) as server:
+        for key, content in sent:
+            ask(way, server.place, content, headers={"authorization": f"Bearer {key}"})
+    seen = []
+    for request in speaking.requests:
+        head, _, body = request.partition(b"\r\n\r\n")
+        lines = dict(line.lower().split(b": ", 1) for line in head.split(b"\r\n")[1:])
+        assert lines[b"content-length"] == b"%d" % len(body)
+        seen.append((lines[b"authorization"].decode().removeprefix("bearer "), body))
+    assert (seen, speaking.connections) == (sent, 1)
+
+
 def test_a_connection_serves_again(way: Way) -> None:
     speaking = Speaking(sized(b"abc"))
     with RawServer(speaking) as server:

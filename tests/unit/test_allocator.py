@@ -22,7 +22,7 @@ def told(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, int]]:
     options: list[tuple[int, int]] = []
     library = SimpleNamespace(mallopt=lambda number, value: options.append((number, value)))
     monkeypatch.setattr(ctypes, "CDLL", lambda name: library)
-    for variable in allocator.OPTIONS:
+    for variable in ("GLIBC_TUNABLES", *allocator.OPTIONS):
         monkeypatch.delenv(variable, raising=False)
     return options
 
@@ -38,6 +38,10 @@ def test_what_the_user_has_set_stays(
     monkeypatch.setenv("MALLOC_ARENA_MAX", "4")
     allocator.keep_buffers()
     assert told == [(-1, 32 << 20), (-3, 32 << 20)]
+    told.clear()
+    monkeypatch.setenv("GLIBC_TUNABLES", "glibc.rtld.nns=2:glibc.malloc.arena_max=2")
+    allocator.keep_buffers()
+    assert told == []
 
 
 @pytest.mark.parametrize("failure", [OSError("musl"), TypeError("Windows")])
